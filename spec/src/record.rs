@@ -1,0 +1,30 @@
+//! Typed records that a guest sends over its console (`[REC-1]` to `[REC-3]`).
+//!
+//! A record is one line: [`PREFIX`], then one JSON object. A reader looks for the prefix anywhere
+//! in a line (a kernel message without a newline may stand before it) and ignores other lines.
+//!
+//! | `type` | fields |
+//! |---|---|
+//! | `platform` | `kernel`, `clocksource`, `clockevent`, `apic`, `idle`, `hypervisor`: strings read inside the guest; `cpus`: online vCPUs |
+//! | `work` | `work`: name; `ops`: operations done; `ok`: the work's own check; `error`: text, only if not ok; `elapsed_ns`; `latency_ns`: `{n, min, median, p99, max}` per operation, or null |
+//! | `skip` | `work`: name; `reason`: text |
+//! | `done` | `works`: number of `work` records sent before |
+
+/// What starts a record.
+pub const PREFIX: &str = "@coopvirt ";
+
+/// The JSON text of a record found in a console line, if there is one (`[REC-2]`).
+pub fn find_in_line(line: &str) -> Option<&str> {
+    line.find(PREFIX).map(|at| line[at + PREFIX.len()..].trim_end())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rec_2_a_record_is_found_behind_other_text() {
+        assert_eq!(find_in_line("[ 1.0] x@coopvirt {\"a\":1}\r"), Some("{\"a\":1}"));
+        assert_eq!(find_in_line("plain"), None);
+    }
+}

@@ -1,0 +1,3 @@
+//! Exit accounting: what exits happened, why, and whether the counters agree.
+
+pub mod model;

@@ -1,0 +1,4 @@
+//! Coopvirt's virtual machine monitor as a library.
+#![deny(unsafe_code)]
+
+pub mod account;

@@ -1,0 +1,2 @@
+//! The `coopvirt` command.
+fn main() {}
