@@ -2,3 +2,7 @@
 #![deny(unsafe_code)]
 
 pub mod account;
+pub mod bus;
+pub mod irq;
+pub mod pci;
+pub mod virtio;
