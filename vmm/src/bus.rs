@@ -36,7 +36,9 @@ pub enum BusError {
         name: String,
     },
     /// The range does not fit in the address space.
-    #[error("bus range {base:#x}+{len_bytes:#x} for {name} runs past the end of the address space")]
+    #[error(
+        "bus range {base:#x}+{len_bytes:#x} for {name} runs past the end of the address space"
+    )]
     Overflow {
         /// Start of the range.
         base: u64,
@@ -97,7 +99,11 @@ impl Bus {
         }
         // The last address, not the end: a range may include the very last byte.
         let Some(last) = base.checked_add(len_bytes - 1) else {
-            return Err(BusError::Overflow { base, len_bytes, name });
+            return Err(BusError::Overflow {
+                base,
+                len_bytes,
+                name,
+            });
         };
         // Ranges do not overlap, so of those that start at or before `last` only the last one can
         // reach into the new range.
@@ -113,7 +119,14 @@ impl Bus {
                 });
             }
         }
-        self.entries.insert(base, Entry { len_bytes, name, device });
+        self.entries.insert(
+            base,
+            Entry {
+                len_bytes,
+                name,
+                device,
+            },
+        );
         Ok(())
     }
 
@@ -192,12 +205,34 @@ mod tests {
     fn overlapping_empty_and_overflowing_ranges_are_refused() {
         let mut bus = Bus::new();
         bus.insert(0x10, 0x10, probe()).unwrap();
-        for (base, len) in [(0x10, 1), (0x1f, 1), (0x8, 9), (0x1f, 0x100), (0, 0x1000), (0x14, 4)] {
+        for (base, len) in [
+            (0x10, 1),
+            (0x1f, 1),
+            (0x8, 9),
+            (0x1f, 0x100),
+            (0, 0x1000),
+            (0x14, 4),
+        ] {
             let error = bus.insert(base, len, probe()).unwrap_err();
-            assert!(matches!(error, BusError::Overlap { other_base: 0x10, .. }), "{error}");
+            assert!(
+                matches!(
+                    error,
+                    BusError::Overlap {
+                        other_base: 0x10,
+                        ..
+                    }
+                ),
+                "{error}"
+            );
         }
-        assert!(matches!(bus.insert(0x40, 0, probe()), Err(BusError::Empty { .. })));
-        assert!(matches!(bus.insert(u64::MAX, 2, probe()), Err(BusError::Overflow { .. })));
+        assert!(matches!(
+            bus.insert(0x40, 0, probe()),
+            Err(BusError::Empty { .. })
+        ));
+        assert!(matches!(
+            bus.insert(u64::MAX, 2, probe()),
+            Err(BusError::Overflow { .. })
+        ));
         bus.insert(0x20, 1, probe()).unwrap();
         bus.insert(0, 0x10, probe()).unwrap();
         bus.insert(u64::MAX, 1, probe()).unwrap();

@@ -94,8 +94,14 @@ struct Table {
 impl MsiRouter {
     /// Creates the router of a VM that has KVM's irqchip.
     pub fn new(vm: Arc<VmFd>) -> Self {
-        let table = Table { next_gsi: NR_IOAPIC_PINS, messages: BTreeMap::new() };
-        Self { vm, table: Mutex::new(table) }
+        let table = Table {
+            next_gsi: NR_IOAPIC_PINS,
+            messages: BTreeMap::new(),
+        };
+        Self {
+            vm,
+            table: Mutex::new(table),
+        }
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
@@ -105,7 +111,9 @@ impl MsiRouter {
     fn install(&self, messages: &BTreeMap<u32, MsiMessage>) -> io::Result<()> {
         let routing = KvmIrqRouting::from_entries(&entries(messages))
             .map_err(|error| io::Error::other(format!("{error:?}")))?;
-        self.vm.set_gsi_routing(&routing).map_err(|e| io::Error::from_raw_os_error(e.errno()))
+        self.vm
+            .set_gsi_routing(&routing)
+            .map_err(|e| io::Error::from_raw_os_error(e.errno()))
     }
 }
 
@@ -139,20 +147,32 @@ impl InterruptSink for MsiRouter {
             None => table.messages.remove(&gsi),
         };
         let MsiMessage { address, data } = message;
-        Err(IrqError::Route { gsi, address, data, source })
+        Err(IrqError::Route {
+            gsi,
+            address,
+            data,
+            source,
+        })
     }
 
     fn register_irqfd(&self, fd: &EventFd, gsi: u32) -> Result<(), IrqError> {
-        self.vm.register_irqfd(fd, gsi).map_err(|error| irqfd_error(gsi, error.errno()))
+        self.vm
+            .register_irqfd(fd, gsi)
+            .map_err(|error| irqfd_error(gsi, error.errno()))
     }
 
     fn unregister_irqfd(&self, fd: &EventFd, gsi: u32) -> Result<(), IrqError> {
-        self.vm.unregister_irqfd(fd, gsi).map_err(|error| irqfd_error(gsi, error.errno()))
+        self.vm
+            .unregister_irqfd(fd, gsi)
+            .map_err(|error| irqfd_error(gsi, error.errno()))
     }
 }
 
 fn irqfd_error(gsi: u32, errno: i32) -> IrqError {
-    IrqError::Irqfd { gsi, source: io::Error::from_raw_os_error(errno) }
+    IrqError::Irqfd {
+        gsi,
+        source: io::Error::from_raw_os_error(errno),
+    }
 }
 
 /// The whole table: what KVM has from the start, then the messages.
@@ -163,11 +183,19 @@ fn entries(messages: &BTreeMap<u32, MsiMessage>) -> Vec<kvm_irq_routing_entry> {
         if gsi < NR_PIC_PINS / 2 {
             entries.push(chip_entry(gsi, KVM_IRQCHIP_PIC_MASTER, gsi));
         } else if gsi < NR_PIC_PINS {
-            entries.push(chip_entry(gsi, KVM_IRQCHIP_PIC_SLAVE, gsi - NR_PIC_PINS / 2));
+            entries.push(chip_entry(
+                gsi,
+                KVM_IRQCHIP_PIC_SLAVE,
+                gsi - NR_PIC_PINS / 2,
+            ));
         }
         entries.push(chip_entry(gsi, KVM_IRQCHIP_IOAPIC, gsi));
     }
-    entries.extend(messages.iter().map(|(&gsi, &message)| msi_entry(gsi, message)));
+    entries.extend(
+        messages
+            .iter()
+            .map(|(&gsi, &message)| msi_entry(gsi, message)),
+    );
     entries
 }
 
@@ -175,7 +203,9 @@ fn chip_entry(gsi: u32, irqchip: u32, pin: u32) -> kvm_irq_routing_entry {
     kvm_irq_routing_entry {
         gsi,
         type_: KVM_IRQ_ROUTING_IRQCHIP,
-        u: kvm_irq_routing_entry__bindgen_ty_1 { irqchip: kvm_irq_routing_irqchip { irqchip, pin } },
+        u: kvm_irq_routing_entry__bindgen_ty_1 {
+            irqchip: kvm_irq_routing_irqchip { irqchip, pin },
+        },
         ..Default::default()
     }
 }
@@ -204,7 +234,9 @@ mod tests {
     fn default_routes_are_both_pics_and_the_ioapic() {
         let entries = entries(&BTreeMap::new());
         assert_eq!(entries.len(), 40);
-        assert!(entries.iter().all(|entry| entry.type_ == KVM_IRQ_ROUTING_IRQCHIP));
+        assert!(entries
+            .iter()
+            .all(|entry| entry.type_ == KVM_IRQ_ROUTING_IRQCHIP));
         for gsi in 0..24 {
             let nr = entries.iter().filter(|entry| entry.gsi == gsi).count();
             assert_eq!(nr, if gsi < 16 { 2 } else { 1 }, "gsi {gsi}");
@@ -213,11 +245,16 @@ mod tests {
 
     #[test]
     fn messages_come_after_the_chips() {
-        let message = MsiMessage { address: 0xfee0_0000, data: 0x41 };
+        let message = MsiMessage {
+            address: 0xfee0_0000,
+            data: 0x41,
+        };
         let entries = entries(&BTreeMap::from([(24, message), (30, message)]));
         assert_eq!(entries.len(), 42);
         let gsis: Vec<u32> = entries[40..].iter().map(|entry| entry.gsi).collect();
         assert_eq!(gsis, [24, 30]);
-        assert!(entries[40..].iter().all(|entry| entry.type_ == KVM_IRQ_ROUTING_MSI));
+        assert!(entries[40..]
+            .iter()
+            .all(|entry| entry.type_ == KVM_IRQ_ROUTING_MSI));
     }
 }

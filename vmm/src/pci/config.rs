@@ -89,7 +89,10 @@ impl ConfigSpace {
 
     /// Adds a BAR. It gets its address by [`ConfigSpace::place_bar`].
     pub fn add_bar(&mut self, bar: Bar) {
-        assert!(bar.size_bytes.is_power_of_two() && bar.size_bytes >= 16, "bad size of {bar:?}");
+        assert!(
+            bar.size_bytes.is_power_of_two() && bar.size_bytes >= 16,
+            "bad size of {bar:?}"
+        );
         self.bar_sizes[bar.index] = bar.size_bytes;
         // The bits below the size are hard-wired to zero; that is how a guest learns the size.
         self.allow(BAR0 + bar.index * 4, &(!(bar.size_bytes - 1)).to_le_bytes());
@@ -100,7 +103,10 @@ impl ConfigSpace {
     pub fn add_capability(&mut self, id: u8, body: &[u8], writable: &[u8]) -> usize {
         let offset = self.next_cap;
         let end = (offset + 2 + body.len()).next_multiple_of(4);
-        assert!(end <= CONFIG_BYTES, "capabilities do not fit in configuration space");
+        assert!(
+            end <= CONFIG_BYTES,
+            "capabilities do not fit in configuration space"
+        );
         self.set(offset, &[id, 0]);
         self.set(offset + 2, body);
         self.allow(offset + 2, writable);
@@ -134,7 +140,11 @@ impl ConfigSpace {
     /// Reads bytes at an offset; what is past the 256th is zero.
     pub fn read(&self, offset: u16, data: &mut [u8]) {
         for (index, byte) in data.iter_mut().enumerate() {
-            *byte = self.bytes.get(usize::from(offset) + index).copied().unwrap_or(0);
+            *byte = self
+                .bytes
+                .get(usize::from(offset) + index)
+                .copied()
+                .unwrap_or(0);
         }
     }
 
@@ -157,6 +167,11 @@ impl ConfigSpace {
         bytes.try_into().expect("four bytes were taken")
     }
 
+    /// Sets four bytes, as [`ConfigSpace::get4`] reads them.
+    pub fn set4(&mut self, offset: usize, bytes: [u8; 4]) {
+        self.set(offset, &bytes);
+    }
+
     fn set(&mut self, offset: usize, bytes: &[u8]) {
         self.bytes[offset..offset + bytes.len()].copy_from_slice(bytes);
     }
@@ -177,7 +192,10 @@ mod tests {
             class: 0x01_80_00,
             ..Default::default()
         });
-        space.add_bar(Bar { index: 1, size_bytes: 0x8000 });
+        space.add_bar(Bar {
+            index: 1,
+            size_bytes: 0x8000,
+        });
         space
     }
 
@@ -219,7 +237,10 @@ mod tests {
         assert_eq!(read4(&space, 0), 0x1042_1af4);
         assert_eq!(read4(&space, 8) >> 8, 0x01_80_00);
         assert_eq!(usize::from(space.bytes[0x34]), offset);
-        assert_eq!(space.bytes[offset..offset + 6], [0x11, second as u8, 1, 0xff, 3, 4]);
+        assert_eq!(
+            space.bytes[offset..offset + 6],
+            [0x11, second as u8, 1, 0xff, 3, 4]
+        );
         assert_eq!(space.bytes[second..second + 4], [0x09, 0, 5, 6]);
         assert_eq!(space.bytes[0x3d], 0, "no interrupt pin");
     }

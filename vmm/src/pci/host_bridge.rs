@@ -17,7 +17,9 @@ impl HostBridge {
             class: 0x06_00_00,
             ..Default::default()
         };
-        Self { config: ConfigSpace::new(&header) }
+        Self {
+            config: ConfigSpace::new(&header),
+        }
     }
 }
 

@@ -49,7 +49,10 @@ impl Vector {
 
     fn message(&self) -> MsiMessage {
         let [low, high, data, _] = self.entry;
-        MsiMessage { address: u64::from(high) << 32 | u64::from(low), data }
+        MsiMessage {
+            address: u64::from(high) << 32 | u64::from(low),
+            data,
+        }
     }
 }
 
@@ -59,13 +62,28 @@ impl Msix {
         let vectors = (0..nr_vectors)
             .map(|_| {
                 let gsi = sink.allocate()?;
-                let irqfd = EventFd::new(EFD_NONBLOCK).map_err(|source| irqfd_error(gsi, source))?;
+                let irqfd =
+                    EventFd::new(EFD_NONBLOCK).map_err(|source| irqfd_error(gsi, source))?;
                 let entry = [0, 0, 0, CONTROL_MASKED];
-                Ok(Vector { gsi, irqfd, entry, pending: false, registered: false, routed: None })
+                Ok(Vector {
+                    gsi,
+                    irqfd,
+                    entry,
+                    pending: false,
+                    registered: false,
+                    routed: None,
+                })
             })
             .collect::<Result<_, IrqError>>()?;
-        let state = State { enabled: false, masked: false, vectors };
-        Ok(Self { sink, state: Mutex::new(state) })
+        let state = State {
+            enabled: false,
+            masked: false,
+            vectors,
+        };
+        Ok(Self {
+            sink,
+            state: Mutex::new(state),
+        })
     }
 
     /// How many vectors there are.
@@ -138,15 +156,22 @@ impl Msix {
     pub fn pending_read(&self, offset: u64, data: &mut [u8]) {
         let state = self.state();
         for (index, byte) in data.iter_mut().enumerate() {
-            let first = usize::try_from(offset).unwrap_or(usize::MAX / 16).saturating_add(index);
+            let first = usize::try_from(offset)
+                .unwrap_or(usize::MAX / 16)
+                .saturating_add(index);
             let bits = state.vectors.iter().skip(first.saturating_mul(8)).take(8);
-            *byte = bits.enumerate().fold(0, |byte, (bit, v)| byte | u8::from(v.pending) << bit);
+            *byte = bits
+                .enumerate()
+                .fold(0, |byte, (bit, v)| byte | u8::from(v.pending) << bit);
         }
     }
 
     /// Forgets what is pending, as a device reset does. Table and enable bits are PCI's, and stay.
     pub fn clear_pending(&self) {
-        self.state().vectors.iter_mut().for_each(|vector| vector.pending = false);
+        self.state()
+            .vectors
+            .iter_mut()
+            .for_each(|vector| vector.pending = false);
     }
 
     /// Routes a vector that may send now, and sends what was pending.
@@ -183,7 +208,12 @@ impl Msix {
 
 impl Drop for Msix {
     fn drop(&mut self) {
-        for vector in self.state().vectors.iter().filter(|vector| vector.registered) {
+        for vector in self
+            .state()
+            .vectors
+            .iter()
+            .filter(|vector| vector.registered)
+        {
             // On the way out there is nobody left to tell.
             let _ = self.sink.unregister_irqfd(&vector.irqfd, vector.gsi);
         }
@@ -192,7 +222,9 @@ impl Drop for Msix {
 
 impl State {
     fn table_byte(&self, offset: u64) -> Option<u8> {
-        let vector = self.vectors.get(usize::try_from(offset / MSIX_ENTRY_BYTES).ok()?)?;
+        let vector = self
+            .vectors
+            .get(usize::try_from(offset / MSIX_ENTRY_BYTES).ok()?)?;
         let within = usize::try_from(offset % MSIX_ENTRY_BYTES).ok()?;
         Some(vector.entry[within / 4].to_le_bytes()[within % 4])
     }

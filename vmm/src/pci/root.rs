@@ -87,13 +87,22 @@ pub struct PciRoot {
 impl PciRoot {
     /// Creates a root with its host bridge.
     pub fn new(layout: PciLayout) -> Result<Self, PciError> {
-        let PciLayout { mmio_base: base, mmio_len_bytes: len_bytes, .. } = layout;
-        let end = base.checked_add(len_bytes).filter(|&end| len_bytes > 0 && end <= 1 << 32);
+        let PciLayout {
+            mmio_base: base,
+            mmio_len_bytes: len_bytes,
+            ..
+        } = layout;
+        let end = base
+            .checked_add(len_bytes)
+            .filter(|&end| len_bytes > 0 && end <= 1 << 32);
         if end.is_none() {
             return Err(PciError::Window { base, len_bytes });
         }
         let bridge: SharedFunction = Arc::new(Mutex::new(HostBridge::new()));
-        let topology = Topology { functions: vec![bridge], next_base: base };
+        let topology = Topology {
+            functions: vec![bridge],
+            next_base: base,
+        };
         Ok(Self {
             layout,
             topology: Mutex::new(topology),
@@ -118,7 +127,10 @@ impl PciRoot {
             if size_bytes == 0 {
                 continue;
             }
-            let no_room = || PciError::NoRoom { name: function.name().to_owned(), size_bytes };
+            let no_room = || PciError::NoRoom {
+                name: function.name().to_owned(),
+                size_bytes,
+            };
             let base = topology.next_base.next_multiple_of(u64::from(size_bytes));
             let end = base + u64::from(size_bytes);
             if end > self.layout.mmio_base + self.layout.mmio_len_bytes {
@@ -201,7 +213,8 @@ impl PciRoot {
         let after = decode.partition_point(|(decoded, _)| decoded.base <= gpa);
         let (decoded, function) = decode.get(after.checked_sub(1)?)?;
         let end = gpa.checked_add(u64::try_from(len_bytes).ok()?)?;
-        let inside = gpa < decoded.base + decoded.len_bytes && end <= decoded.base + decoded.len_bytes;
+        let inside =
+            gpa < decoded.base + decoded.len_bytes && end <= decoded.base + decoded.len_bytes;
         inside.then(|| (*decoded, function.clone()))
     }
 
@@ -213,11 +226,15 @@ impl PciRoot {
             std::mem::replace(&mut *decode, table.clone())
         };
         // Everything that goes is told first, so that no two BARs bind the same address.
-        let gone = former.iter().filter(|(old, _)| !table.iter().any(|(new, _)| new == old));
+        let gone = former
+            .iter()
+            .filter(|(old, _)| !table.iter().any(|(new, _)| new == old));
         for (old, function) in gone {
             lock(function).bar_moved((old.bar, None));
         }
-        let come = table.iter().filter(|(new, _)| !former.iter().any(|(old, _)| new == old));
+        let come = table
+            .iter()
+            .filter(|(new, _)| !former.iter().any(|(old, _)| new == old));
         for (new, function) in come {
             lock(function).bar_moved((new.bar, Some(new.base)));
         }
@@ -229,9 +246,16 @@ impl PciRoot {
         for (slot, shared) in topology.functions.iter().enumerate() {
             let function = lock(shared);
             for (bar, size_bytes) in function.bar_sizes().into_iter().enumerate() {
-                let Some(base) = function.bar_address(bar) else { continue };
+                let Some(base) = function.bar_address(bar) else {
+                    continue;
+                };
                 // Both are below 2^32: no overflow in any of the sums.
-                let decoded = Decoded { base, len_bytes: u64::from(size_bytes), slot, bar };
+                let decoded = Decoded {
+                    base,
+                    len_bytes: u64::from(size_bytes),
+                    slot,
+                    bar,
+                };
                 let in_window =
                     base >= self.layout.mmio_base && base + decoded.len_bytes <= window_end;
                 if in_window && !table.iter().any(|(other, _)| other.overlaps(&decoded)) {

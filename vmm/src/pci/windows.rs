@@ -50,7 +50,8 @@ impl BusDevice for EcamWindow {
 
     fn write(&mut self, offset: u64, data: &[u8]) {
         if let Some((bus, device, function, register)) = split_ecam(offset) {
-            self.root.config_write(bus, device, function, register, data);
+            self.root
+                .config_write(bus, device, function, register, data);
         }
     }
 
@@ -69,7 +70,11 @@ pub struct ConfigPorts {
 impl ConfigPorts {
     /// Creates the ports; they belong at [`CONFIG_PORTS_BASE`].
     pub fn new(root: Arc<PciRoot>) -> Self {
-        Self { root, address: 0, on_reset: None }
+        Self {
+            root,
+            address: 0,
+            on_reset: None,
+        }
     }
 
     /// Calls `on_reset` when the guest asks for a reset by port 0xcf9. The call comes with the
@@ -105,7 +110,8 @@ impl BusDevice for ConfigPorts {
 
     fn write(&mut self, offset: u64, data: &[u8]) {
         if let Some((bus, device, function, register)) = self.selected(offset, data.len()) {
-            self.root.config_write(bus, device, function, register, data);
+            self.root
+                .config_write(bus, device, function, register, data);
             return;
         }
         match (offset, data) {

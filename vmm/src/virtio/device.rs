@@ -81,7 +81,10 @@ pub trait VirtioDevice: Send {
 /// Copies what `config` has at `offset`; the rest of `data` is zero.
 pub(super) fn read_config(config: &[u8], offset: u64, data: &mut [u8]) {
     data.fill(0);
-    let Some(from) = usize::try_from(offset).ok().and_then(|offset| config.get(offset..)) else {
+    let Some(from) = usize::try_from(offset)
+        .ok()
+        .and_then(|offset| config.get(offset..))
+    else {
         return;
     };
     let len = from.len().min(data.len());
