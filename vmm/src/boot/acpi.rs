@@ -6,7 +6,7 @@
 //! them no ACPI idle driver takes the slot that a guest's own idle driver needs.
 //! Source: ACPI specification 6.5, chapters 4 and 5.
 
-use acpi_tables::aml::{self, Aml};
+use acpi_tables::aml;
 use acpi_tables::facs::FACS;
 use acpi_tables::fadt::{FADTBuilder, Flags};
 use acpi_tables::gas::{AccessSize, AddressSpace, GAS};
@@ -15,6 +15,7 @@ use acpi_tables::mcfg::MCFG;
 use acpi_tables::rsdp::Rsdp;
 use acpi_tables::sdt::Sdt;
 use acpi_tables::xsdt::XSDT;
+use acpi_tables::Aml;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryError};
 
 use crate::mem::layout as at;

@@ -36,8 +36,8 @@ pub(super) fn write(
         params.hdr.ramdisk_image = low32(initrd.start);
         params.hdr.ramdisk_size = low32(initrd.bytes);
     }
-    for (slot, (addr, size, type_)) in memory_map(memory_bytes).into_iter().enumerate() {
-        params.e820_table[slot] = boot_e820_entry { addr, size, type_ };
+    for (slot, (addr, size, kind)) in memory_map(memory_bytes).into_iter().enumerate() {
+        params.e820_table[slot] = boot_e820_entry { addr, size, r#type: kind };
         params.e820_entries += 1;
     }
     ram.write_obj(params, GuestAddress(ZERO_PAGE))
