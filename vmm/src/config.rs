@@ -30,6 +30,18 @@ pub enum ConsoleKind {
     Virtio,
 }
 
+/// What the first vCPU runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Kernel {
+    /// An image file: ELF vmlinux with a PVH note, or bzImage.
+    File(PathBuf),
+    /// Machine code of our own, entered in 64-bit mode with the first 4 GiB mapped one to one.
+    Code {
+        /// Guest-physical addresses and what to write there; the first one is the entry.
+        pieces: Vec<(u64, Vec<u8>)>,
+    },
+}
+
 /// A disk of the guest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DiskConfig {
@@ -42,8 +54,8 @@ pub struct DiskConfig {
 /// Everything that decides what a machine is.
 #[derive(Clone, Debug)]
 pub struct MachineConfig {
-    /// Kernel image: ELF vmlinux with a PVH note, or bzImage.
-    pub kernel: PathBuf,
+    /// What the first vCPU runs.
+    pub kernel: Kernel,
     /// Initial RAM file system.
     pub initrd: Option<PathBuf>,
     /// Kernel command line.

@@ -21,5 +21,6 @@ pub mod machine;
 pub mod mem;
 pub mod pci;
 pub mod stop;
+pub mod validate;
 pub mod vcpu;
 pub mod virtio;

@@ -15,7 +15,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use crate::boot::{self, registers, BootError};
 use crate::bus::{Bus, BusError};
-use crate::config::{ConfigError, ConsoleKind, MachineConfig, Mode};
+use crate::config::{ConfigError, ConsoleKind, Kernel, MachineConfig, Mode};
 use crate::console::input::{Input, InputSink};
 use crate::devices::debug_exit::DebugExit;
 use crate::devices::i8042::I8042;
@@ -115,7 +115,9 @@ impl Machine {
             return Err(ConfigError::PinCount { given, needed }.into());
         }
         // Bad files are reported before anything is built, also where there is no KVM.
-        let (_, _) = boot::image::open(&config.kernel).map_err(BootError::from)?;
+        if let Kernel::File(path) = &config.kernel {
+            boot::image::open(path).map_err(BootError::from)?;
+        }
         let disks = open_disks(config)?;
         let ram = ram::allocate(config.memory_bytes, config.backing)?;
         let kvm = open::open()?;

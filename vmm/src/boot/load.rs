@@ -8,11 +8,11 @@ use linux_loader::cmdline::Cmdline;
 use linux_loader::loader::bzimage::BzImage;
 use linux_loader::loader::elf::{Elf, PvhBootCapability};
 use linux_loader::loader::{load_cmdline, KernelLoader, KernelLoaderResult};
-use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion, ReadVolatile};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion, ReadVolatile};
 
 use super::image::{self, Format, ImageError};
 use super::{acpi, linux64, pvh};
-use crate::config::MachineConfig;
+use crate::config::{Kernel, MachineConfig};
 use crate::mem::layout::{ABOVE_4G, ACPI, CMDLINE, CMDLINE_MAX_BYTES, HIGH_RAM};
 use crate::mem::GuestRam;
 
@@ -69,17 +69,22 @@ pub struct Initrd {
 
 /// Loads everything that a machine boots from.
 pub fn load(ram: &GuestRam, config: &MachineConfig, cmdline: &str) -> Result<Entry, BootError> {
-    let (mut file, format) = image::open(&config.kernel)?;
+    let path = match &config.kernel {
+        Kernel::File(path) => path,
+        Kernel::Code { pieces } => return load_code(ram, pieces),
+    };
+    let (mut file, format) = image::open(path)?;
     let memory_mib = config.memory_bytes >> 20;
-    let failed = |source| BootError::Kernel { path: config.kernel.clone(), memory_mib, source };
+    let failed = |source| BootError::Kernel { path: path.clone(), memory_mib, source };
+    let check_room = |end| check_room(path, memory_mib, low_end(ram), end);
     acpi::write(ram, config.vcpus.get())?;
     write_cmdline(ram, cmdline)?;
     match format {
         Format::Elf => {
             let high = Some(GuestAddress(HIGH_RAM));
             let loaded = Elf::load(&**ram, None, &mut file, high).map_err(failed)?;
-            let entry = pvh_entry(&config.kernel, ram, &loaded)?;
-            check_room(config, low_end(ram), loaded.kernel_end)?;
+            let entry = pvh_entry(path, ram, &loaded)?;
+            check_room(loaded.kernel_end)?;
             let initrd = load_initrd(ram, config, loaded.kernel_end, u64::MAX)?;
             pvh::write(ram, config.memory_bytes, initrd, ACPI)?;
             Ok(Entry::Pvh(entry))
@@ -91,7 +96,7 @@ pub fn load(ram: &GuestRam, config: &MachineConfig, cmdline: &str) -> Result<Ent
             // The kernel unpacks itself: `init_size` bytes from where it starts must be RAM.
             let start = loaded.kernel_load.0.max(header.pref_address);
             let end = start.saturating_add(header.init_size.into()).max(loaded.kernel_end);
-            check_room(config, low_end(ram), end)?;
+            check_room(end)?;
             let initrd = load_initrd(ram, config, end, header.initrd_addr_max.into())?;
             linux64::write(ram, config.memory_bytes, header, initrd, cmdline.len(), ACPI)?;
             Ok(Entry::Linux64(loaded.kernel_load.0 + linux64::ENTRY_OFFSET))
@@ -114,12 +119,19 @@ fn low_end(ram: &GuestRam) -> u64 {
     ram.iter().map(|region| region.last_addr().0 + 1).find(|&end| end < ABOVE_4G).unwrap_or(0)
 }
 
-fn check_room(config: &MachineConfig, low_end: u64, end: u64) -> Result<(), BootError> {
+fn check_room(path: &Path, memory_mib: u64, low_end: u64, end: u64) -> Result<(), BootError> {
     if end <= low_end {
         return Ok(());
     }
-    let (end_mib, memory_mib) = (end.div_ceil(1 << 20), config.memory_bytes >> 20);
-    Err(BootError::KernelRoom { path: config.kernel.clone(), end_mib, memory_mib })
+    let end_mib = end.div_ceil(1 << 20);
+    Err(BootError::KernelRoom { path: path.into(), end_mib, memory_mib })
+}
+
+fn load_code(ram: &GuestRam, pieces: &[(u64, Vec<u8>)]) -> Result<Entry, BootError> {
+    for (address, bytes) in pieces {
+        ram.write_slice(bytes, GuestAddress(*address))?;
+    }
+    Ok(Entry::Linux64(pieces.first().map_or(0, |(address, _)| *address)))
 }
 
 fn write_cmdline(ram: &GuestRam, text: &str) -> Result<(), BootError> {

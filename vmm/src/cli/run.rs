@@ -10,7 +10,7 @@ use anyhow::Context;
 use clap::{Args as ClapArgs, ValueEnum};
 use coopvirt_spec::mark::Mark;
 
-use crate::config::{self, ConfigError, ConsoleKind, DiskConfig, MachineConfig, Mode};
+use crate::config::{self, ConfigError, ConsoleKind, DiskConfig, Kernel, MachineConfig, Mode};
 use crate::console::output::Stdout;
 use crate::console::terminal::RawMode;
 use crate::event::MachineEvent;
@@ -28,7 +28,7 @@ Exit status: 0 power-off, restart or Ctrl-A X; 1 an error before the guest ran; 
 3 guest panic; 4 triple fault; 5 KVM failure; 128+N ended by signal N.
 
 Example: coopvirt run --kernel vmlinuz --initrd initrd.img --cpus 2 --memory 1G")]
-pub struct Args {
+pub(super) struct Args {
     /// Kernel image: a bzImage, or an ELF vmlinux with a PVH note
     #[arg(long, value_name = "PATH")]
     kernel: PathBuf,
@@ -136,7 +136,7 @@ impl Args {
         };
         let pin = if self.pin == "none" { Vec::new() } else { config::cpu_list(&self.pin)? };
         Ok(MachineConfig {
-            kernel: self.kernel.clone(),
+            kernel: Kernel::File(self.kernel.clone()),
             initrd: self.initrd.clone(),
             cmdline: self.cmdline.clone().unwrap_or_else(|| default_cmdline.into()),
             vcpus: config::vcpus(self.cpus)?,
@@ -166,7 +166,7 @@ impl VcpuEvent for NoMarks {
 }
 
 /// Runs the machine that the arguments describe.
-pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let config = args.config()?;
     let console = ConsoleEnds { output: Box::new(Stdout), stdin: true };
     let machine = Machine::build(&config, console, |_| Arc::new(NoMarks))?;

@@ -74,9 +74,9 @@ pub fn dispatch(exit: Exit<'_>, buses: &Buses) -> Outcome {
             buses.mmio.read(gpa, data);
             Outcome::Continue
         }
-        Exit::MsrRead { value, fault, .. } => {
+        Exit::MsrRead { index, value, fault } => {
             *value = 0;
-            *fault = 1;
+            *fault = u8::from(index != MARK_MSR);
             Outcome::Continue
         }
         Exit::MsrWrite { index, value, fault } => {
