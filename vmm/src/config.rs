@@ -21,6 +21,16 @@ pub enum Mode {
     Kvm,
 }
 
+impl Mode {
+    /// The name on the command line and in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Mode::Hvm => "hvm",
+            Mode::Kvm => "kvm",
+        }
+    }
+}
+
 /// Where the guest's console is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ConsoleKind {

@@ -13,6 +13,7 @@ use kvm_bindings::{kvm_irqchip, CpuId, KVM_IRQCHIP_IOAPIC};
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use vmm_sys_util::eventfd::EventFd;
 
+use crate::account::stats_fd::StatsFd;
 use crate::boot::{self, registers, BootError};
 use crate::bus::{Bus, BusError};
 use crate::config::{ConfigError, ConsoleKind, Kernel, MachineConfig, Mode};
@@ -82,6 +83,8 @@ pub struct ConsoleEnds {
 pub struct Gauges {
     /// Returns to userspace, per vCPU.
     pub tallies: Arc<Vec<Arc<Tally>>>,
+    /// KVM's own statistics, per vCPU; empty where KVM has no statistics descriptor.
+    pub stats: Arc<Vec<StatsFd>>,
     /// Names of devices by address.
     pub buses: Arc<Buses>,
     /// Names of PCI BARs.
@@ -146,6 +149,7 @@ impl Machine {
 
         let gauges = Gauges {
             tallies: Arc::new(fds.iter().map(|_| Arc::default()).collect()),
+            stats: Arc::new(fds.iter().filter_map(|fd| StatsFd::new(fd).ok()).collect()),
             buses: Arc::clone(&buses),
             pci,
         };
