@@ -68,6 +68,7 @@ mod device;
 mod doorbell;
 mod interrupt;
 mod pci_function;
+mod pci_layout;
 mod queue;
 mod rng;
 mod sys;

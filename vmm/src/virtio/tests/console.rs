@@ -131,7 +131,6 @@ fn slow_output_leaves_buffers_in_the_queue_and_loses_nothing() {
     let early = std::iter::from_fn(|| rig.take_used(1)).count();
     assert!((4..=9).contains(&early), "{early}");
     assert!(!output.finish(Duration::from_millis(1)));
-    // A reset of the device does not wait for the writer; the rest of the test is a new life.
     let mut done = early;
     while done < 12 {
         sender.send(()).unwrap();

@@ -1,16 +1,14 @@
-//! The other side: a fake host without KVM, and a driver that finds and drives a device.
+//! A machine without KVM, and a driver that finds and drives the one device in it.
 
 use std::collections::BTreeMap;
-use std::io;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use event_manager::{EventManager, MutEventSubscriber, SubscriberOps};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
-use vmm_sys_util::eventfd::EventFd;
 
-use crate::irq::{InterruptSink, IrqError, MsiMessage};
+use super::fake_host::{FakeDoorbells, FakeInterrupts};
 use crate::pci::{PciLayout, PciRoot};
-use crate::virtio::{attach, DoorbellSink, Host, VirtioDevice};
+use crate::virtio::{attach, Host, VirtioDevice};
 
 pub(super) const RAM_BYTES: u64 = 4 << 20;
 pub(super) const MMIO_BASE: u64 = 0xc000_0000;
@@ -23,114 +21,6 @@ pub(super) const F_EVENT_IDX: u64 = 1 << 29;
 pub(super) const NEXT: u16 = 1;
 pub(super) const WRITE: u16 = 2;
 pub(super) const INDIRECT: u16 = 4;
-
-#[derive(Default)]
-pub(super) struct FakeInterrupts {
-    state: Mutex<FakeLines>,
-}
-
-#[derive(Default)]
-struct FakeLines {
-    nr: u32,
-    messages: BTreeMap<u32, MsiMessage>,
-    irqfds: BTreeMap<u32, EventFd>,
-    nr_updates: u32,
-}
-
-impl FakeInterrupts {
-    /// How often the line was raised since the last look.
-    pub(super) fn take(&self, gsi: u32) -> u64 {
-        let state = self.state.lock().unwrap();
-        state
-            .irqfds
-            .get(&gsi)
-            .and_then(|fd| fd.read().ok())
-            .unwrap_or(0)
-    }
-    pub(super) fn message(&self, gsi: u32) -> Option<MsiMessage> {
-        self.state.lock().unwrap().messages.get(&gsi).copied()
-    }
-    pub(super) fn nr_updates(&self) -> u32 {
-        self.state.lock().unwrap().nr_updates
-    }
-    pub(super) fn nr_bound(&self) -> usize {
-        self.state.lock().unwrap().irqfds.len()
-    }
-}
-
-impl InterruptSink for FakeInterrupts {
-    fn allocate(&self) -> Result<u32, IrqError> {
-        let mut state = self.state.lock().unwrap();
-        state.nr += 1;
-        Ok(state.nr - 1)
-    }
-    fn set(&self, gsi: u32, message: MsiMessage) -> Result<(), IrqError> {
-        let mut state = self.state.lock().unwrap();
-        state.nr_updates += 1;
-        // As KVM with 32-bit APIC IDs on.
-        if message.address >> 32 & 0xff != 0 {
-            let MsiMessage { address, data } = message;
-            let source = io::Error::from_raw_os_error(libc::EINVAL);
-            return Err(IrqError::Route {
-                gsi,
-                address,
-                data,
-                source,
-            });
-        }
-        state.messages.insert(gsi, message);
-        Ok(())
-    }
-    fn register_irqfd(&self, fd: &EventFd, gsi: u32) -> Result<(), IrqError> {
-        let former = self
-            .state
-            .lock()
-            .unwrap()
-            .irqfds
-            .insert(gsi, fd.try_clone().expect("dup works"));
-        assert!(former.is_none(), "gsi {gsi} bound twice");
-        Ok(())
-    }
-    fn unregister_irqfd(&self, _fd: &EventFd, gsi: u32) -> Result<(), IrqError> {
-        assert!(self.state.lock().unwrap().irqfds.remove(&gsi).is_some());
-        Ok(())
-    }
-}
-
-#[derive(Default)]
-pub(super) struct FakeDoorbells {
-    bound: Mutex<BTreeMap<u64, EventFd>>,
-    pub(super) refuse: std::sync::atomic::AtomicBool,
-}
-
-impl FakeDoorbells {
-    /// Plays KVM: returns whether a doorbell took the write.
-    fn ring(&self, gpa: u64) -> bool {
-        let bound = self.bound.lock().unwrap();
-        bound.get(&gpa).map(|fd| fd.write(1).unwrap()).is_some()
-    }
-    pub(super) fn addresses(&self) -> Vec<u64> {
-        self.bound.lock().unwrap().keys().copied().collect()
-    }
-}
-
-impl DoorbellSink for FakeDoorbells {
-    fn register(&self, fd: &EventFd, gpa: u64) -> io::Result<()> {
-        if self.refuse.load(std::sync::atomic::Ordering::Relaxed) {
-            return Err(io::Error::from_raw_os_error(libc::ENOSPC));
-        }
-        let former = self.bound.lock().unwrap().insert(gpa, fd.try_clone()?);
-        assert!(former.is_none(), "{gpa:#x} bound twice");
-        Ok(())
-    }
-    fn unregister(&self, _fd: &EventFd, gpa: u64) -> io::Result<()> {
-        assert!(
-            self.bound.lock().unwrap().remove(&gpa).is_some(),
-            "{gpa:#x} was not bound"
-        );
-        Ok(())
-    }
-}
 
 /// A machine with one device in slot 1, and the driver of that device.
 pub(super) struct Rig {
@@ -158,7 +48,7 @@ pub(super) struct Ring {
     pub(super) used: u64,
     pub(super) avail_index: u16,
     pub(super) used_index: u16,
-    next_descriptor: u16,
+    pub(super) next_descriptor: u16,
 }
 
 /// A buffer of a chain: address, length, whether the device writes it.
@@ -307,7 +197,7 @@ impl Rig {
     pub(super) fn set_up_queue(&self, index: u16, ring: &Ring) {
         self.write(self.common(0x16), &index.to_le_bytes());
         self.write(self.common(0x18), &ring.size.to_le_bytes());
-        self.write(self.common(0x1a), &(index + 1).to_le_bytes());
+        self.write(self.common(0x1a), &index.wrapping_add(1).to_le_bytes());
         for (register, address) in [
             (0x20, ring.descriptors),
             (0x28, ring.avail),
@@ -364,6 +254,11 @@ impl Rig {
             }
         }
         panic!("the I/O thread never gets idle");
+    }
+
+    /// Lets the I/O thread handle what there is now.
+    pub(super) fn run_once(&mut self) {
+        self.events.run_with_timeout(0).unwrap();
     }
 
     /// Waits for one event and what follows.
