@@ -250,8 +250,8 @@ impl PciFunction for VirtioPci {
             PAGE_DEVICE => lock(&self.backend)
                 .device()
                 .config_read(within as u64, data),
-            PAGE_MSIX_TABLE => self.msix.table_read(within as u64, data),
-            PAGE_MSIX_PENDING => self.msix.pending_read(within as u64, data),
+            PAGE_MSIX_TABLE => self.msix.table_read(within, data),
+            PAGE_MSIX_PENDING => self.msix.pending_read(within, data),
             _ => {}
         }
     }
@@ -268,7 +268,7 @@ impl PciFunction for VirtioPci {
                     ring(doorbell);
                 }
             }
-            PAGE_MSIX_TABLE => self.msix.table_write(within as u64, data),
+            PAGE_MSIX_TABLE => self.msix.table_write(within, data),
             _ => {}
         }
     }
