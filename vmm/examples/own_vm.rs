@@ -3,9 +3,8 @@
 use std::collections::BTreeMap;
 
 use coopvirt::account::backend::Backend;
-use coopvirt::account::identity;
 use coopvirt::account::names::PcNames;
-use coopvirt::account::report::ExitReport;
+use coopvirt::account::report::{ExitReport, RunFacts};
 use coopvirt::account::stats_fd::StatsFd;
 use coopvirt::account::tracer::{Tracer, TracerOptions};
 use kvm_bindings::kvm_userspace_memory_region;
@@ -13,6 +12,7 @@ use kvm_ioctls::{Kvm, VcpuExit};
 
 fn main() -> anyhow::Result<()> {
     let tracer = Tracer::start(TracerOptions {
+        ring_bytes: std::env::var("RING").map_or(4 << 20, |r| r.parse().unwrap()),
         names: std::sync::Arc::new(PcNames),
         ..Default::default()
     })?;
@@ -94,27 +94,17 @@ fn main() -> anyhow::Result<()> {
             phase.work, phase.seq, phase.elapsed_ns, phase.cpu_ns, phase.counts
         );
     }
-    let inputs = identity::Inputs {
-        stats_fd_exits: snapshot.exits().ok_or_else(|| "none".into()),
-        vmm_run_returns: Ok(returns),
-        ..identity::Inputs::from_trace(Ok(&trace))
-    };
-    let mut report = ExitReport {
-        backend: Backend::probe(),
-        kernel: "?".into(),
-        mode: "own".into(),
-        vcpus: 1,
-        not_traced: None,
-        whole: None,
-        phases: vec![],
-        lost: 0,
-        dropped_marks: 0,
-        host_tick_unknown: None,
-        vcpu_stats: vec![snapshot],
-        userspace_exits: kinds,
-        identity: identity::check(&inputs),
-    };
-    report.set_trace(Ok(trace));
+    let report = ExitReport::new(
+        RunFacts {
+            backend: Backend::probe(),
+            kernel: "?".into(),
+            mode: "own".into(),
+            vcpu_stats: Ok(vec![snapshot]),
+            userspace_exits: kinds,
+        },
+        Ok(trace),
+    );
+    let _ = returns;
     println!("{}", report.to_text());
     Ok(())
 }

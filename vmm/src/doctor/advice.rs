@@ -198,10 +198,8 @@ fn capabilities(f: &Findings) -> Vec<Item> {
         let made = item("capability", capability.name, status, found);
         match status {
             Status::Ok => made,
-            _ => made.advise(format!(
-                "a newer kernel may have it; for: {}",
-                capability.purpose
-            )),
+            Status::Warn => made.advise(format!("not here: {}", capability.purpose)),
+            Status::Fail => made.advise(format!("no vm without it: {}", capability.purpose)),
         }
     };
     CAPABILITIES.iter().map(judge_one).collect()

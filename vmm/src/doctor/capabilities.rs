@@ -96,14 +96,18 @@ pub const CAPABILITIES: [Capability; 25] = [
     optional(
         kb::KVM_CAP_X2APIC_API,
         "x2APIC API",
-        "more than 255 vCPUs, no broadcast quirk",
+        "x2APIC identifiers above 254",
     ),
     optional(
         kb::KVM_CAP_X86_MSR_FILTER,
         "MSR filter",
         "set-up of the cooperative interface",
     ),
-    optional(kb::KVM_CAP_X86_USER_SPACE_MSR, "userspace MSRs", "the same"),
+    optional(
+        kb::KVM_CAP_X86_USER_SPACE_MSR,
+        "userspace MSRs",
+        "set-up of the cooperative interface",
+    ),
     optional(
         kb::KVM_CAP_ENFORCE_PV_FEATURE_CPUID,
         "enforced PV features",
