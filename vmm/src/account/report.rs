@@ -7,7 +7,7 @@ use comfy_table::{presets, CellAlignment, Table};
 use serde::{Deserialize, Serialize};
 
 use super::backend::Backend;
-use super::identity::Identity;
+use super::identity::{self, Identity};
 use super::model::{Counts, Phase, Trace};
 use super::stats_fd::Snapshot;
 
@@ -24,7 +24,7 @@ pub struct ExitReport {
     /// The VMM's mode: "hvm", "kvm", "coop".
     pub mode: String,
     /// Number of vCPUs.
-    pub vcpus: u32,
+    pub vcpus: usize,
     /// Why there is no trace, if so: `whole` and `phases` are empty then.
     pub not_traced: Option<String>,
     /// From start to end.
@@ -45,19 +45,48 @@ pub struct ExitReport {
     pub identity: Identity,
 }
 
+/// What the VMM itself knows of a run.
+#[derive(Clone, Debug)]
+pub struct RunFacts {
+    /// What ran the guest.
+    pub backend: Backend,
+    /// The host's kernel release.
+    pub kernel: String,
+    /// The VMM's mode.
+    pub mode: String,
+    /// KVM's binary statistics at the end, one per vCPU, or why there are none.
+    pub vcpu_stats: Result<Vec<Snapshot>, String>,
+    /// Returns of `KVM_RUN` by kind.
+    pub userspace_exits: BTreeMap<String, u64>,
+}
+
 impl ExitReport {
-    /// Puts a trace (or why there is none) into the report.
-    pub fn set_trace(&mut self, trace: Result<Trace, String>) {
-        match trace {
-            Ok(trace) => {
-                self.not_traced = None;
-                self.whole = Some(trace.whole);
-                self.phases = trace.phases;
-                self.lost = trace.lost;
-                self.dropped_marks = trace.dropped_marks;
-                self.host_tick_unknown = trace.host_tick_unknown;
-            }
-            Err(reason) => self.not_traced = Some(reason),
+    /// Puts together what the VMM knows and what was traced (or why nothing was).
+    pub fn new(facts: RunFacts, trace: Result<Trace, String>) -> ExitReport {
+        let vcpu_stats = facts.vcpu_stats.as_ref().map_err(String::clone);
+        let inputs = identity::Inputs {
+            stats_fd_exits: vcpu_stats.and_then(|vcpus| sum_exits(vcpus)),
+            vmm_run_returns: Ok(facts.userspace_exits.values().sum()),
+            ..identity::Inputs::from_trace(trace.as_ref().map_err(String::as_str))
+        };
+        let vcpu_stats = facts.vcpu_stats.unwrap_or_default();
+        let not_traced = trace.as_ref().err().cloned();
+        let whole = trace.as_ref().ok().map(|trace| trace.whole.clone());
+        let trace = trace.unwrap_or_default();
+        ExitReport {
+            backend: facts.backend,
+            kernel: facts.kernel,
+            mode: facts.mode,
+            vcpus: vcpu_stats.len(),
+            not_traced,
+            whole,
+            phases: trace.phases,
+            lost: trace.lost,
+            dropped_marks: trace.dropped_marks,
+            host_tick_unknown: trace.host_tick_unknown,
+            vcpu_stats,
+            userspace_exits: facts.userspace_exits,
+            identity: identity::check(&inputs),
         }
     }
 
@@ -102,6 +131,13 @@ impl ExitReport {
     }
 }
 
+fn sum_exits(vcpus: &[Snapshot]) -> Result<u64, String> {
+    let exits = vcpus.iter().map(Snapshot::exits);
+    exits
+        .sum::<Option<u64>>()
+        .ok_or_else(|| "the kernel does not count exits".to_string())
+}
+
 /// Tables of exits by reason and by cause, with the totals.
 pub fn counts_text(counts: &Counts) -> String {
     let net = counts
@@ -137,7 +173,7 @@ fn top_table(heading: &str, counts: &BTreeMap<String, u64>, total: Option<u64>) 
 
     let all = total.unwrap_or_else(|| counts.values().sum()).max(1);
     let mut table = Table::new();
-    table.load_style(presets::UTF8_HORIZONTAL_ONLY);
+    table.load_style(presets::NOTHING);
     table.set_header([heading, "exits", "share"]);
     for (name, count) in rows {
         let share = format!("{:.1} %", count as f64 * 100.0 / all as f64);
@@ -152,23 +188,13 @@ fn top_table(heading: &str, counts: &BTreeMap<String, u64>, total: Option<u64>) 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::account::identity::{check, Inputs};
+    use crate::account::identity::Verdict;
 
-    fn report() -> ExitReport {
-        let counts = Counts {
-            total: 3,
-            host_tick: 1,
-            userspace: 1,
-            by_reason: [("HLT".into(), 1), ("INTR".into(), 2)].into(),
-            by_cause: [("INTR host tick".into(), 1), ("INTR other".into(), 1)].into(),
-            ..Counts::default()
+    fn facts() -> RunFacts {
+        let stats = |exits| Snapshot {
+            values: [("exits".into(), exits)].into(),
         };
-        let trace = Trace {
-            whole: counts,
-            ..Trace::default()
-        };
-        let identity = check(&Inputs::from_trace(Ok(&trace)));
-        let mut report = ExitReport {
+        RunFacts {
             backend: Backend {
                 name: "AMD-V".into(),
                 hardware_assisted: true,
@@ -177,19 +203,28 @@ mod tests {
             },
             kernel: "6.12".into(),
             mode: "kvm".into(),
-            vcpus: 2,
-            not_traced: None,
-            whole: None,
-            phases: Vec::new(),
-            lost: 0,
-            dropped_marks: 0,
-            host_tick_unknown: None,
-            vcpu_stats: Vec::new(),
+            vcpu_stats: Ok(vec![stats(1), stats(2)]),
             userspace_exits: [("io out 0x3f8 serial".into(), 1)].into(),
-            identity,
+        }
+    }
+
+    fn trace() -> Trace {
+        let counts = Counts {
+            total: 3,
+            host_tick: 1,
+            userspace: 1,
+            by_reason: [("HLT".into(), 1), ("INTR".into(), 2)].into(),
+            by_cause: [("INTR host tick".into(), 1), ("INTR other".into(), 1)].into(),
+            ..Counts::default()
         };
-        report.set_trace(Ok(trace));
-        report
+        Trace {
+            whole: counts,
+            ..Trace::default()
+        }
+    }
+
+    fn report() -> ExitReport {
+        ExitReport::new(facts(), Ok(trace()))
     }
 
     #[test]
@@ -207,8 +242,8 @@ mod tests {
             "66.7 %",
             "gross 3, net of the host's own tick 2, returns to userspace 1",
             "io out 0x3f8 serial",
-            "identity: sum by reason 3 = tracepoint 3 (0.00 %)",
-            "not checked",
+            "identity: tracepoint 3 = stats fd 3 (0.00 %)",
+            "identity: tracepoint userspace 1 = vmm's KVM_RUN returns 1 (0.00 %)",
         ] {
             assert!(text.contains(part), "no {part:?} in:\n{text}");
         }
@@ -216,12 +251,15 @@ mod tests {
 
     #[test]
     fn a_run_without_a_trace_says_why() {
-        let mut report = report();
-        report.whole = None;
-        report.set_trace(Err("no root".into()));
+        let mut report = ExitReport::new(facts(), Err("no root".into()));
+        assert_eq!(
+            (&report.whole, report.identity.verdict),
+            (&None, Verdict::NotChecked)
+        );
         report.backend.hardware_assisted = false;
         let text = report.to_text();
         assert!(text.contains("not traced: no root"));
+        assert!(text.contains("not checked: no root"));
         assert!(text.contains("warning: these are not"));
     }
 
