@@ -8,10 +8,9 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
 use crate::account::backend::Backend;
-use crate::account::identity::{self, Inputs};
 use crate::account::model::Trace;
 use crate::account::names::{NameOf, NameTable};
-use crate::account::report::ExitReport;
+use crate::account::report::{ExitReport, RunFacts};
 use crate::account::tracer::{Tracer, TracerOptions};
 use crate::machine::Gauges;
 use crate::mark_log::sum_returns;
@@ -44,9 +43,12 @@ impl Accounting {
         let names = Arc::new(LateNames::default());
         let tracer = if with_tracepoints {
             let names: Arc<dyn NameOf> = Arc::clone(&names) as _;
-            Tracer::start(TracerOptions { names, ..Default::default() })
-                .inspect(|tracer| tracer.target(std::process::id()))
-                .map_err(|error| chain(&error))
+            Tracer::start(TracerOptions {
+                names,
+                ..Default::default()
+            })
+            .inspect(|tracer| tracer.target(std::process::id()))
+            .map_err(|error| chain(&error))
         } else {
             Err("--accounting stats asks for none".into())
         };
@@ -73,33 +75,27 @@ impl Accounting {
 
     /// Ends the account of a machine whose vCPUs are paused, and compares the counts.
     pub fn finish(self, gauges: &Gauges, mode: &str) -> (ExitReport, Option<Trace>) {
-        let vcpu_stats: Vec<_> = gauges.stats.iter().filter_map(|stats| stats.read().ok()).collect();
-        let returns = sum_returns(&gauges.tallies);
-        let trace =
-            self.tracer.and_then(|tracer| tracer.finish().map_err(|error| chain(&error)));
-        let mut inputs = Inputs::from_trace(trace.as_ref().map_err(String::as_str));
-        inputs.vmm_run_returns = Ok(returns.values().sum());
-        inputs.stats_fd_exits = if vcpu_stats.len() == gauges.tallies.len() {
-            Ok(vcpu_stats.iter().filter_map(|stats| stats.exits()).sum())
+        let vcpu_stats: Vec<_> = gauges
+            .stats
+            .iter()
+            .filter_map(|stats| stats.read().ok())
+            .collect();
+        let vcpu_stats = if vcpu_stats.len() == gauges.tallies.len() {
+            Ok(vcpu_stats)
         } else {
             Err("this kernel has no KVM statistics descriptor".into())
         };
-        let mut report = ExitReport {
+        let trace = self
+            .tracer
+            .and_then(|tracer| tracer.finish().map_err(|error| chain(&error)));
+        let facts = RunFacts {
             backend: Backend::probe(),
             kernel: host_kernel(),
             mode: mode.into(),
-            vcpus: u32::try_from(gauges.tallies.len()).unwrap_or(0),
-            not_traced: None,
-            whole: None,
-            phases: Vec::new(),
-            lost: 0,
-            dropped_marks: 0,
-            host_tick_unknown: None,
             vcpu_stats,
-            userspace_exits: named_returns(&returns, &*self.names),
-            identity: identity::check(&inputs),
+            userspace_exits: named_returns(&sum_returns(&gauges.tallies), &*self.names),
         };
-        report.set_trace(trace.clone());
+        let report = ExitReport::new(facts, trace.clone());
         (report, trace.ok())
     }
 }
@@ -142,5 +138,8 @@ fn named_returns(returns: &BTreeMap<Kind, u64>, names: &dyn NameOf) -> BTreeMap<
         Kind::NotStarted => "waiting for start-up".into(),
         Kind::Other => "other".into(),
     };
-    returns.iter().map(|(&kind, &count)| (name(kind), count)).collect()
+    returns
+        .iter()
+        .map(|(&kind, &count)| (name(kind), count))
+        .collect()
 }

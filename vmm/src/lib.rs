@@ -7,4 +7,23 @@
 //! can do.
 
 pub mod account;
+pub mod accounting;
+pub mod boot;
+pub mod bus;
+pub mod cli;
+pub mod config;
+pub mod console;
+pub mod devices;
 pub mod doctor;
+pub mod event;
+pub mod io_thread;
+pub mod irq;
+pub mod kvm;
+pub mod machine;
+pub mod mark_log;
+pub mod mem;
+pub mod pci;
+pub mod stop;
+pub mod validate;
+pub mod vcpu;
+pub mod virtio;

@@ -40,12 +40,19 @@ impl MarkLog {
     /// A log of the machine that these gauges belong to.
     pub fn new(gauges: &Gauges) -> Self {
         let (tallies, stats) = (Arc::clone(&gauges.tallies), Arc::clone(&gauges.stats));
-        Self { tallies, stats, entries: Mutex::new(Vec::new()) }
+        Self {
+            tallies,
+            stats,
+            entries: Mutex::new(Vec::new()),
+        }
     }
 
     /// All entries so far, in the order of the marks.
     pub fn entries(&self) -> Vec<MarkEntry> {
-        self.entries.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.entries
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 }
 
@@ -75,7 +82,12 @@ impl VcpuEvent for MarkLog {
         let returns = sum_returns(&self.tallies);
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
         if entries.len() < MAX_ENTRIES {
-            entries.push(MarkEntry { vcpu, mark, stats, returns });
+            entries.push(MarkEntry {
+                vcpu,
+                mark,
+                stats,
+                returns,
+            });
         }
     }
 }

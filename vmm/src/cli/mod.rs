@@ -19,6 +19,12 @@ struct Cli {
 enum Command {
     /// Boot a Linux kernel in a virtual machine
     Run(Box<run::Args>),
+    /// Say what this machine can do, and what to do about what it cannot
+    Doctor {
+        /// Print JSON instead of text
+        #[arg(long)]
+        json: bool,
+    },
     /// Cause exactly N exits of each kind and check that every counter says N
     Validate(validate::Args),
 }
@@ -28,6 +34,7 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match cli.command {
         Command::Run(args) => run::run(*args),
+        Command::Doctor { json } => Ok(crate::doctor::run(json)),
         Command::Validate(args) => validate::run(&args),
     };
     result.unwrap_or_else(|error| {

@@ -16,8 +16,8 @@ use crate::console::output::Stdout;
 use crate::console::terminal::RawMode;
 use crate::event::MachineEvent;
 use crate::kvm::features;
-use crate::mark_log::MarkLog;
 use crate::machine::{ConsoleEnds, Machine};
+use crate::mark_log::MarkLog;
 use crate::mem::Backing;
 
 /// Boot a Linux kernel in a virtual machine.
@@ -135,11 +135,18 @@ impl Args {
             ConsoleKind::Serial => "console=ttyS0 panic=-1",
             ConsoleKind::Virtio => "console=hvc0 panic=-1",
         };
-        let pin = if self.pin == "none" { Vec::new() } else { config::cpu_list(&self.pin)? };
+        let pin = if self.pin == "none" {
+            Vec::new()
+        } else {
+            config::cpu_list(&self.pin)?
+        };
         Ok(MachineConfig {
             kernel: Kernel::File(self.kernel.clone()),
             initrd: self.initrd.clone(),
-            cmdline: self.cmdline.clone().unwrap_or_else(|| default_cmdline.into()),
+            cmdline: self
+                .cmdline
+                .clone()
+                .unwrap_or_else(|| default_cmdline.into()),
             vcpus: config::vcpus(self.cpus)?,
             memory_bytes: self.memory,
             backing: Backing {
@@ -167,7 +174,10 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let exits = args.exits.as_ref().map(create_report).transpose()?;
     let accounting = (args.accounting != AccountingArg::Off && exits.is_some())
         .then(|| Accounting::start(args.accounting == AccountingArg::Full));
-    let console = ConsoleEnds { output: Box::new(Stdout), stdin: true };
+    let console = ConsoleEnds {
+        output: Box::new(Stdout),
+        stdin: true,
+    };
     let machine = Machine::build(&config, console, |gauges| Arc::new(MarkLog::new(gauges)))?;
     if let Some(accounting) = &accounting {
         accounting.name_devices(machine.gauges());
@@ -175,7 +185,9 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
     forward_signals(machine.events()).context("could not watch for signals")?;
     let raw = RawMode::enter().context("could not set the terminal to raw mode")?;
     machine.resume();
-    let reason = machine.wait(None).context("the machine's event channel closed")?;
+    let reason = machine
+        .wait(None)
+        .context("the machine's event channel closed")?;
     machine.pause();
     let gauges = machine.gauges().clone();
     machine.shut_down();
@@ -190,7 +202,11 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
         if std::io::stderr().is_terminal() {
             eprint!("{}", report.to_text());
         } else {
-            report.identity.lines().iter().for_each(|line| eprintln!("coopvirt: {line}"));
+            report
+                .identity
+                .lines()
+                .iter()
+                .for_each(|line| eprintln!("coopvirt: {line}"));
         }
     }
     Ok(ExitCode::from(reason.exit_status()))
@@ -204,12 +220,15 @@ fn create_report(path: &PathBuf) -> anyhow::Result<File> {
 fn forward_signals(events: Sender<MachineEvent>) -> std::io::Result<()> {
     use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
     let mut signals = signal_hook::iterator::Signals::new([SIGHUP, SIGINT, SIGQUIT, SIGTERM])?;
-    std::thread::Builder::new().name("signals".into()).stack_size(128 << 10).spawn(move || {
-        for signal in signals.forever() {
-            if events.send(MachineEvent::Signal(signal)).is_err() {
-                return;
+    std::thread::Builder::new()
+        .name("signals".into())
+        .stack_size(128 << 10)
+        .spawn(move || {
+            for signal in signals.forever() {
+                if events.send(MachineEvent::Signal(signal)).is_err() {
+                    return;
+                }
             }
-        }
-    })?;
+        })?;
     Ok(())
 }

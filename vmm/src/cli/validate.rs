@@ -35,26 +35,49 @@ pub(super) struct Args {
 const STATUS_INEXACT: u8 = 6;
 
 pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let pin = if args.pin == "none" { Vec::new() } else { config::cpu_list(&args.pin)? };
+    let pin = if args.pin == "none" {
+        Vec::new()
+    } else {
+        config::cpu_list(&args.pin)?
+    };
     let limit = Duration::from_secs(args.timeout);
-    let validation = validate::run(&Options { count: args.count, limit, pin })?;
+    let validation = validate::run(&Options {
+        count: args.count,
+        limit,
+        pin,
+    })?;
     if args.json {
         println!("{}", serde_json::to_string_pretty(&validation)?);
     } else {
         print(&validation);
     }
-    Ok(if validation.is_exact() { ExitCode::SUCCESS } else { ExitCode::from(STATUS_INEXACT) })
+    Ok(if validation.is_exact() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(STATUS_INEXACT)
+    })
 }
 
 fn print(validation: &Validation) {
     let report = &validation.report;
-    println!("validation on {}, linux {}", report.backend.name, report.kernel);
+    println!(
+        "validation on {}, linux {}",
+        report.backend.name, report.kernel
+    );
     if let Some(reason) = &report.not_traced {
         println!("not traced: {reason}");
     }
     let mut table = Table::new();
     table.load_style(presets::UTF8_HORIZONTAL_ONLY);
-    let heads = ["kind of exit", "done", "traced", "KVM's statistic", "returns", "expected", ""];
+    let heads = [
+        "kind of exit",
+        "done",
+        "traced",
+        "KVM's statistic",
+        "returns",
+        "expected",
+        "",
+    ];
     table.set_header(heads);
     let shown = |count: Option<u64>| count.map_or("-".to_string(), |count| count.to_string());
     for kind in &validation.kinds {
@@ -73,7 +96,11 @@ fn print(validation: &Validation) {
     }
     println!("{table}");
     println!("empty phase: {} exits", shown(validation.empty_phase));
-    report.identity.lines().iter().for_each(|line| println!("{line}"));
+    report
+        .identity
+        .lines()
+        .iter()
+        .for_each(|line| println!("{line}"));
     let exact = validation.kinds.iter().filter(|kind| kind.is_exact).count();
     println!("{exact} of {} kinds are exact", validation.kinds.len());
 }

@@ -211,7 +211,11 @@ impl PciRoot {
         decode
             .iter()
             .map(|(decoded, function)| {
-                (decoded.base, last(decoded), lock(function).name().to_owned())
+                (
+                    decoded.base,
+                    last(decoded),
+                    lock(function).name().to_owned(),
+                )
             })
             .collect()
     }

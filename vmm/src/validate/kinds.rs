@@ -27,7 +27,13 @@ const fn kind(
     statistic: Option<&'static str>,
     returns: Option<Return>,
 ) -> Kind {
-    Kind { work, name, reasons, statistic, returns }
+    Kind {
+        work,
+        name,
+        reasons,
+        statistic,
+        returns,
+    }
 }
 
 const IO: [&str; 2] = ["IOIO", "IO_INSTRUCTION"];
@@ -41,18 +47,84 @@ pub const EMPTY_WORK: u8 = 0x80;
 /// All kinds, in the order in which the guest causes them.
 pub const ALL: [Kind; 13] = [
     kind(0x81, "CPUID", ["CPUID", "CPUID"], None, None),
-    kind(0x82, "port out to userspace", IO, None, Some(Return::PortOut(UNCLAIMED_PORT))),
-    kind(0x83, "port in from userspace", IO, None, Some(Return::PortIn(UNCLAIMED_PORT))),
+    kind(
+        0x82,
+        "port out to userspace",
+        IO,
+        None,
+        Some(Return::PortOut(UNCLAIMED_PORT)),
+    ),
+    kind(
+        0x83,
+        "port in from userspace",
+        IO,
+        None,
+        Some(Return::PortIn(UNCLAIMED_PORT)),
+    ),
     kind(0x84, "port out in the kernel (8259)", IO, None, None),
-    kind(0x85, "MMIO write", MMIO, Some("mmio_exits"), Some(Return::MmioWrite(UNCLAIMED_MMIO))),
-    kind(0x86, "MMIO read", MMIO, Some("mmio_exits"), Some(Return::MmioRead(UNCLAIMED_MMIO))),
-    kind(0x87, "RDMSR in the kernel (APICBASE)", ["MSR", "MSR_READ"], None, None),
-    kind(0x88, "WRMSR in the kernel (TSC_DEADLINE)", ["MSR", "MSR_WRITE"], None, None),
-    kind(0x89, "WRMSR to userspace", ["MSR", "MSR_WRITE"], None, Some(Return::MsrWrite(MARK_MSR))),
-    kind(0x8a, "RDMSR from userspace", ["MSR", "MSR_READ"], None, Some(Return::MsrRead(MARK_MSR))),
-    kind(0x8b, "hypercall", ["VMMCALL", "VMCALL"], Some("hypercalls"), None),
-    kind(0x8c, "first touch of a page", ["NPF", "EPT_VIOLATION"], None, None),
-    kind(0x8d, "HLT with wake-up", ["HLT", "HLT"], Some("halt_exits"), None),
+    kind(
+        0x85,
+        "MMIO write",
+        MMIO,
+        Some("mmio_exits"),
+        Some(Return::MmioWrite(UNCLAIMED_MMIO)),
+    ),
+    kind(
+        0x86,
+        "MMIO read",
+        MMIO,
+        Some("mmio_exits"),
+        Some(Return::MmioRead(UNCLAIMED_MMIO)),
+    ),
+    kind(
+        0x87,
+        "RDMSR in the kernel (APICBASE)",
+        ["MSR", "MSR_READ"],
+        None,
+        None,
+    ),
+    kind(
+        0x88,
+        "WRMSR in the kernel (TSC_DEADLINE)",
+        ["MSR", "MSR_WRITE"],
+        None,
+        None,
+    ),
+    kind(
+        0x89,
+        "WRMSR to userspace",
+        ["MSR", "MSR_WRITE"],
+        None,
+        Some(Return::MsrWrite(MARK_MSR)),
+    ),
+    kind(
+        0x8a,
+        "RDMSR from userspace",
+        ["MSR", "MSR_READ"],
+        None,
+        Some(Return::MsrRead(MARK_MSR)),
+    ),
+    kind(
+        0x8b,
+        "hypercall",
+        ["VMMCALL", "VMCALL"],
+        Some("hypercalls"),
+        None,
+    ),
+    kind(
+        0x8c,
+        "first touch of a page",
+        ["NPF", "EPT_VIOLATION"],
+        None,
+        None,
+    ),
+    kind(
+        0x8d,
+        "HLT with wake-up",
+        ["HLT", "HLT"],
+        Some("halt_exits"),
+        None,
+    ),
 ];
 
 /// Whether a return to userspace is part of measuring and not of the work.

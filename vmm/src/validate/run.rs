@@ -5,7 +5,7 @@ use std::num::NonZeroU8;
 use std::sync::Arc;
 use std::time::Duration;
 
-use coopvirt_spec::mark::MarkKind;
+use coopvirt_spec::mark::{Mark, MarkKind};
 use serde::Serialize;
 
 use super::{guest, kinds};
@@ -36,8 +36,8 @@ pub struct Options {
 pub enum ValidateError {
     #[error(transparent)]
     Build(#[from] BuildError),
-    #[error("the validation guest did not finish within {0:?}")]
-    Timeout(Duration),
+    #[error("the validation guest did not finish within {limit:?}; its last mark was {last:?}")]
+    Timeout { limit: Duration, last: Option<Mark> },
     #[error("the validation guest ended early: {0}")]
     Ended(StopReason),
 }
@@ -85,7 +85,10 @@ impl Validation {
 pub fn run(options: &Options) -> Result<Validation, ValidateError> {
     let config = config(options);
     let accounting = Accounting::start(true);
-    let console = ConsoleEnds { output: Box::new(std::io::sink()), stdin: false };
+    let console = ConsoleEnds {
+        output: Box::new(std::io::sink()),
+        stdin: false,
+    };
     let mut log = None;
     let machine = Machine::build(&config, console, |gauges| {
         let marks = Arc::new(MarkLog::new(gauges));
@@ -99,12 +102,18 @@ pub fn run(options: &Options) -> Result<Validation, ValidateError> {
     let gauges = machine.gauges().clone();
     machine.shut_down();
     let (report, trace) = accounting.finish(&gauges, config.mode.name());
+    let entries = log.map(|log| log.entries()).unwrap_or_default();
     match reason {
-        None => return Err(ValidateError::Timeout(options.limit)),
+        None => {
+            let last = entries.last().map(|entry| entry.mark);
+            return Err(ValidateError::Timeout {
+                limit: options.limit,
+                last,
+            });
+        }
         Some(StopReason::GuestExit(0)) => {}
         Some(reason) => return Err(ValidateError::Ended(reason)),
     }
-    let entries = log.map(|log| log.entries()).unwrap_or_default();
     let trace = trace.as_ref();
     let results = kinds::ALL
         .iter()
@@ -112,15 +121,26 @@ pub fn run(options: &Options) -> Result<Validation, ValidateError> {
         .collect();
     let empty_phase = find_phase(trace, kinds::EMPTY_WORK).map(|phase| {
         let is_host = |reason: &str| matches!(reason, "INTR" | "EXTERNAL_INTERRUPT" | "NMI");
-        let own = phase.counts.by_reason.iter().filter(|(reason, _)| !is_host(reason));
+        let own = phase
+            .counts
+            .by_reason
+            .iter()
+            .filter(|(reason, _)| !is_host(reason));
         own.map(|(_, count)| count).sum()
     });
-    Ok(Validation { kinds: results, empty_phase, report })
+    Ok(Validation {
+        kinds: results,
+        empty_phase,
+        report,
+    })
 }
 
 fn config(options: &Options) -> MachineConfig {
-    let amd = std::fs::read_to_string("/proc/cpuinfo").is_ok_and(|text| text.contains("AuthenticAMD"));
-    let parameters = [options.count, u64::from(amd)].map(u64::to_le_bytes).concat();
+    let amd =
+        std::fs::read_to_string("/proc/cpuinfo").is_ok_and(|text| text.contains("AuthenticAMD"));
+    let parameters = [options.count, u64::from(amd)]
+        .map(u64::to_le_bytes)
+        .concat();
     MachineConfig {
         kernel: Kernel::Code {
             pieces: vec![
@@ -133,7 +153,11 @@ fn config(options: &Options) -> MachineConfig {
         vcpus: NonZeroU8::MIN,
         memory_bytes: guest::memory_bytes(options.count),
         // Small pages, so that each first touch is an exit of its own.
-        backing: Backing { huge_pages: false, prefault: false, overcommit: false },
+        backing: Backing {
+            huge_pages: false,
+            prefault: false,
+            overcommit: false,
+        },
         disks: Vec::new(),
         mode: Mode::Kvm,
         x2apic: true,
@@ -162,7 +186,9 @@ fn result(
         kind.reasons.iter().find_map(of).unwrap_or(0)
     });
     let at = |mark_kind| {
-        entries.iter().find(|entry| entry.mark.work == kind.work && entry.mark.kind == mark_kind)
+        entries
+            .iter()
+            .find(|entry| entry.mark.work == kind.work && entry.mark.kind == mark_kind)
     };
     let (Some(begin), Some(end)) = (at(MarkKind::Begin), at(MarkKind::End)) else {
         return KindResult {
@@ -177,9 +203,15 @@ fn result(
         };
     };
     let grown = end.stats.since(&begin.stats);
-    let statistic = kind.statistic.and_then(|name| grown.values.get(name)).copied();
+    let statistic = kind
+        .statistic
+        .and_then(|name| grown.values.get(name))
+        .copied();
     let mut returns = difference(&begin.returns, &end.returns);
-    let returned = kind.returns.and_then(|kind| returns.remove(&kind)).unwrap_or(0);
+    let returned = kind
+        .returns
+        .and_then(|kind| returns.remove(&kind))
+        .unwrap_or(0);
     let returns_expected = if kind.returns.is_some() { count } else { 0 };
     let others = returns.iter().filter(|(kind, _)| !kinds::is_own(**kind));
     let returned_otherwise = others.map(|(_, count)| count).sum();
