@@ -101,7 +101,7 @@ pub struct MachineConfig {
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[allow(missing_docs, reason = "the messages say it")]
 pub enum ConfigError {
-    #[error("{0} vCPUs: a machine has 1 to {MAX_VCPUS}")]
+    #[error("a machine cannot have {0} vCPUs; give --cpus 1 to {MAX_VCPUS}")]
     Vcpus(u64),
     #[error("memory size {0:?} is not a number with an optional K, M or G")]
     Size(String),

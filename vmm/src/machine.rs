@@ -132,6 +132,7 @@ impl Machine {
         }
         let disks = open_disks(config)?;
         let ram = ram::allocate(config.memory_bytes, config.backing)?;
+        let entry = boot::load(&ram, config)?;
         let kvm = open::open()?;
         let max = kvm.get_max_vcpus();
         if usize::from(nr_vcpus) > max {
@@ -157,8 +158,7 @@ impl Machine {
         let buses = Arc::new(buses);
 
         let (fds, tsc_khz) = create_vcpus(&kvm, &vm, config)?;
-        let cmdline = full_cmdline(config, tsc_khz);
-        let entry = boot::load(&ram, config, &cmdline)?;
+        boot::write_cmdline(&ram, &full_cmdline(config, tsc_khz))?;
         for fd in &fds {
             registers::set_msrs(fd)?;
         }

@@ -32,23 +32,23 @@ pub enum Format {
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs, reason = "the messages say it")]
 pub enum ImageError {
-    #[error("kernel {path:?} does not exist")]
+    #[error("kernel {path:?} does not exist; check the path given to --kernel")]
     Missing { path: PathBuf },
     #[error("kernel {path:?} is a folder; name the vmlinux or bzImage file in it")]
     Folder { path: PathBuf },
     #[error("could not read kernel {path:?}")]
     Read { path: PathBuf, source: io::Error },
-    #[error("kernel {path:?} is empty")]
+    #[error("kernel {path:?} is empty; give a vmlinux or bzImage file")]
     Empty { path: PathBuf },
-    #[error("kernel {path:?} has {mib} MiB; no kernel has more than {max} MiB", max = MAX_IMAGE_BYTES >> 20)]
+    #[error("kernel {path:?} has {mib} MiB; no kernel has more than {max} MiB: give a vmlinux or bzImage", max = MAX_IMAGE_BYTES >> 20)]
     TooLarge { path: PathBuf, mib: u64 },
-    #[error("kernel {path:?} is neither an ELF file nor a bzImage")]
+    #[error("kernel {path:?} is neither an ELF vmlinux nor a bzImage; give one of these")]
     Unknown { path: PathBuf },
     #[error("kernel {path:?} is an ELF file for {found}; this VMM runs x86-64 kernels")]
     Architecture { path: PathBuf, found: String },
-    #[error("kernel {path:?} is a damaged bzImage: {what}")]
+    #[error("kernel {path:?} is a damaged bzImage, get it again: {what}")]
     BzImage { path: PathBuf, what: String },
-    #[error("kernel {path:?} is a damaged ELF file: {what}")]
+    #[error("kernel {path:?} is a damaged ELF file, get it again: {what}")]
     Elf { path: PathBuf, what: &'static str },
 }
 

@@ -31,27 +31,32 @@ pub enum Entry {
 pub enum BootError {
     #[error(transparent)]
     Image(#[from] ImageError),
-    #[error("could not load kernel {path:?} into {memory_mib} MiB of guest memory")]
+    #[error(
+        "could not load kernel {path:?} ({cause}): it is cut off, no kernel, or too large for \
+         {memory_mib} MiB of guest memory; give a whole vmlinux or bzImage, or more --memory"
+    )]
     Kernel {
         path: PathBuf,
         memory_mib: u64,
-        source: linux_loader::loader::Error,
+        cause: String,
     },
-    #[error("kernel {path:?} is an ELF file without a PVH entry note (CONFIG_PVH)")]
+    #[error("kernel {path:?} is an ELF file without a PVH entry note; build it with CONFIG_PVH, or give its \
+         bzImage")]
     NoPvh { path: PathBuf },
     #[error("kernel {path:?} starts at {entry:#x}, where it was not loaded")]
     Entry { path: PathBuf, entry: u64 },
     #[error(
-        "kernel {path:?} needs memory up to {end_mib} MiB to start; the guest has {memory_mib} MiB"
+        "kernel {path:?} needs memory up to {end_mib} MiB to start; the guest has {memory_mib} MiB: \
+         give it more (--memory)"
     )]
     KernelRoom {
         path: PathBuf,
         end_mib: u64,
         memory_mib: u64,
     },
-    #[error("could not read initrd {path:?}")]
+    #[error("could not read initrd {path:?}; check the path given to --initrd")]
     Initrd { path: PathBuf, source: io::Error },
-    #[error("initrd {path:?} is a folder or empty")]
+    #[error("initrd {path:?} is a folder or empty; give a cpio archive")]
     NoInitrd { path: PathBuf },
     #[error(
         "initrd {path:?} of {need_mib} MiB does not fit behind the kernel in {memory_mib} MiB of \
@@ -62,7 +67,9 @@ pub enum BootError {
         need_mib: u64,
         memory_mib: u64,
     },
-    #[error("kernel command line of {0} bytes is too long; the limit is {CMDLINE_MAX_BYTES}")]
+    #[error(
+        "kernel command line of {0} bytes is too long; the limit is {CMDLINE_MAX_BYTES} bytes"
+    )]
     CmdlineLength(usize),
     #[error("kernel command line has a character that is not printable ASCII")]
     CmdlineText,
@@ -79,22 +86,27 @@ pub struct Initrd {
     pub bytes: u64,
 }
 
-/// Loads everything that a machine boots from.
-pub fn load(ram: &GuestRam, config: &MachineConfig, cmdline: &str) -> Result<Entry, BootError> {
+/// Loads kernel, initramfs and tables. The command line comes later ([`write_cmdline`]): part of it
+/// is known only once there is a vCPU, and a wrong file is to be reported also where KVM is not.
+pub fn load(ram: &GuestRam, config: &MachineConfig) -> Result<Entry, BootError> {
     let path = match &config.kernel {
         Kernel::File(path) => path,
         Kernel::Code { pieces } => return load_code(ram, pieces),
     };
     let (mut file, format) = image::open(path)?;
     let memory_mib = config.memory_bytes >> 20;
-    let failed = |source| BootError::Kernel {
-        path: path.clone(),
-        memory_mib,
-        source,
+    let failed = |error: linux_loader::loader::Error| {
+        // The loader repeats its parents' words; the last part says what is wrong.
+        let cause = error.to_string();
+        let cause = cause.rsplit(": ").next().unwrap_or_default().to_owned();
+        BootError::Kernel {
+            path: path.clone(),
+            memory_mib,
+            cause,
+        }
     };
     let check_room = |end| check_room(path, memory_mib, low_end(ram), end);
     acpi::write(ram, config.vcpus.get())?;
-    write_cmdline(ram, cmdline)?;
     match format {
         Format::Elf => {
             let high = Some(GuestAddress(HIGH_RAM));
@@ -116,14 +128,7 @@ pub fn load(ram: &GuestRam, config: &MachineConfig, cmdline: &str) -> Result<Ent
                 .max(loaded.kernel_end);
             check_room(end)?;
             let initrd = load_initrd(ram, config, end, header.initrd_addr_max.into())?;
-            linux64::write(
-                ram,
-                config.memory_bytes,
-                header,
-                initrd,
-                cmdline.len(),
-                ACPI,
-            )?;
+            linux64::write(ram, config.memory_bytes, header, initrd, ACPI)?;
             Ok(Entry::Linux64(loaded.kernel_load.0 + linux64::ENTRY_OFFSET))
         }
     }
@@ -171,7 +176,8 @@ fn load_code(ram: &GuestRam, pieces: &[(u64, Vec<u8>)]) -> Result<Entry, BootErr
     ))
 }
 
-fn write_cmdline(ram: &GuestRam, text: &str) -> Result<(), BootError> {
+/// Writes the kernel command line.
+pub fn write_cmdline(ram: &GuestRam, text: &str) -> Result<(), BootError> {
     if text.len() >= CMDLINE_MAX_BYTES {
         return Err(BootError::CmdlineLength(text.len()));
     }

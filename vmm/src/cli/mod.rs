@@ -33,7 +33,7 @@ enum Command {
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match cli.command {
-        Command::Run(args) => run::run(*args),
+        Command::Run(args) => run::run(&args),
         Command::Doctor { json } => Ok(crate::doctor::run(json)),
         Command::Validate(args) => validate::run(&args),
     };

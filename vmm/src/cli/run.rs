@@ -168,7 +168,7 @@ impl Args {
 }
 
 /// Runs the machine that the arguments describe.
-pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
+pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let config = args.config()?;
     // A report that cannot be written must not be found out after the run.
     let exits = args.exits.as_ref().map(create_report).transpose()?;

@@ -78,7 +78,7 @@ pub fn allocate(bytes: u64, backing: Backing) -> Result<GuestRam, RamError> {
     if bytes < MIN_BYTES {
         return Err(RamError::TooSmall(bytes));
     }
-    if bytes % 4096 != 0 {
+    if !bytes.is_multiple_of(4096) {
         return Err(RamError::Unaligned(bytes));
     }
     if !backing.overcommit {
