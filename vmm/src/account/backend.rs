@@ -102,6 +102,12 @@ impl Inputs {
     }
 }
 
+/// The release of the host's kernel, as `uname -r` says it.
+pub fn kernel_release() -> String {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    release.trim().to_string()
+}
+
 fn technology(inputs: &Inputs) -> Option<&'static str> {
     let has = |flag: &str| inputs.cpu_flags.contains(flag);
     match () {

@@ -13,7 +13,7 @@ use vm_memory::{GuestAddress, GuestMemoryMmap};
 
 use super::capabilities::CAPABILITIES;
 use super::findings::{Denied, Findings, Usable};
-use crate::account::backend::{Backend, Inputs};
+use crate::account::backend::{kernel_release, Backend, Inputs};
 use crate::account::trace::kallsyms;
 use crate::account::tracer::{Tracer, TracerOptions};
 
@@ -44,7 +44,7 @@ pub fn probe() -> Findings {
     Findings {
         cpu_model: cpu_model(),
         nr_cpus: std::thread::available_parallelism().map_or(1, usize::from),
-        kernel: read("/proc/sys/kernel/osrelease").unwrap_or_default(),
+        kernel: kernel_release(),
         backend: Backend::of(&backend_inputs),
         cpu_flags: backend_inputs.cpu_flags,
         kvm_api: opened.as_ref().map(Kvm::get_api_version),

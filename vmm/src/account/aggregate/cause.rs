@@ -33,6 +33,8 @@ pub(super) enum Cause {
     HostTick,
     /// A timer of the guest.
     GuestTimer,
+    /// Another CPU's kick, neither tick nor timer here.
+    Kick,
     /// An interrupt of which nothing could be found out, because the tick cannot be traced.
     InterruptUnknown,
 }
@@ -66,6 +68,7 @@ impl Cause {
             Cause::Hypercall { nr } => named(with_reason(&nr.to_string()), hypercall_name(nr)),
             Cause::HostTick => with_reason("host tick"),
             Cause::GuestTimer => with_reason("guest timer"),
+            Cause::Kick => with_reason("kick by another cpu"),
             Cause::InterruptUnknown => with_reason("cause unknown"),
         })
     }

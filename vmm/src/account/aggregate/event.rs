@@ -46,6 +46,9 @@ pub enum Kind {
     },
     /// The host's own scheduler tick interrupted this thread.
     HostTick,
+    /// A reschedule interrupt hit this thread: another CPU kicks the vCPU, because of an IPI
+    /// between vCPUs or because the guest's timer expired over there.
+    Kick,
     /// A timer of the guest, emulated by KVM, expired while this thread was current.
     GuestTimer,
 }

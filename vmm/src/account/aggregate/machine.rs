@@ -70,6 +70,7 @@ struct Details {
     hypercall: Option<u64>,
     has_host_tick: bool,
     has_guest_timer: bool,
+    has_kick: bool,
 }
 
 impl Aggregator {
@@ -143,6 +144,7 @@ impl Aggregator {
                 }
             }
             Kind::HostTick => vcpu.interrupt(|details| details.has_host_tick = true),
+            Kind::Kick => vcpu.interrupt(|details| details.has_kick = true),
             Kind::GuestTimer => vcpu.interrupt(|details| details.has_guest_timer = true),
             Kind::Mark { .. } => {}
         }
@@ -246,6 +248,7 @@ impl Aggregator {
             Class::Interrupt if self.host_tick_unknown.is_some() => Cause::InterruptUnknown,
             Class::Interrupt if details.has_guest_timer => Cause::GuestTimer,
             Class::Interrupt if details.has_host_tick => Cause::HostTick,
+            Class::Interrupt if details.has_kick => Cause::Kick,
             Class::Interrupt => Cause::Other,
             Class::Msr => match details.msr {
                 Some((is_write, index)) => Cause::Msr { is_write, index },
@@ -322,6 +325,7 @@ impl Vcpu {
                 Class::Interrupt => {
                     details.has_host_tick = early.has_host_tick;
                     details.has_guest_timer = early.has_guest_timer;
+                    details.has_kick = early.has_kick;
                 }
                 Class::Msr => details.msr = early.msr,
                 _ => {}
@@ -360,7 +364,7 @@ impl Vcpu {
         }
     }
 
-    /// Notes that a timer interrupt ran.
+    /// Notes that an interrupt was handled.
     ///
     /// Where exits are traced early, the interrupt that caused one is handled right after it, so
     /// it belongs to the pending exit if that is an interrupt. Where they are traced late it

@@ -216,6 +216,8 @@ fn a_tick_after_an_exit_traced_early_explains_it() {
     f.exit(1, INTR)
         .feed(1, Kind::HostTick)
         .feed(1, Kind::GuestTimer);
+    f.exit(1, INTR).feed(1, Kind::Kick);
+    f.exit(1, INTR).feed(1, Kind::Kick).feed(1, Kind::HostTick);
     f.exit(1, INTR);
     // Another thread's tick, a tick behind another reason, a tick in userspace: no cause.
     f.exit(2, INTR).feed(3, Kind::HostTick);
@@ -224,11 +226,12 @@ fn a_tick_after_an_exit_traced_early_explains_it() {
         .feed(1, Kind::UserspaceExit)
         .feed(1, Kind::HostTick);
     let counts = f.finish().whole;
-    assert_eq!(counts.host_tick, 1);
-    assert_eq!(counts.by_cause["INTR host tick"], 1);
+    assert_eq!(counts.host_tick, 2);
+    assert_eq!(counts.by_cause["INTR host tick"], 2);
+    assert_eq!(counts.by_cause["INTR kick by another cpu"], 1);
     assert_eq!(counts.by_cause["INTR guest timer"], 2);
     assert_eq!(counts.by_cause["INTR other"], 3);
-    assert_eq!(counts.net_if_known(), Some(6));
+    assert_eq!(counts.net_if_known(), Some(7));
 }
 
 #[test]

@@ -40,6 +40,7 @@ enum Layout {
         size_bytes: Field,
     },
     UserspaceExit,
+    Kick,
     Mmio {
         gpa: Field,
     },
@@ -100,6 +101,7 @@ impl Decoder {
                 gpa: t.field("gpa")?,
             })
         });
+        optional("irq_vectors:reschedule_entry", |_| Ok(Layout::Kick));
         optional("kvm:kvm_hypercall", |t| {
             Ok(Layout::Hypercall { nr: t.field("nr")? })
         });
@@ -139,6 +141,7 @@ impl Decoder {
                 value: low_u32(value)?,
                 size_bytes: size_bytes.read(record)?,
             },
+            Layout::Kick => Kind::Kick,
             Layout::UserspaceExit => Kind::UserspaceExit,
             Layout::Mmio { gpa } => Kind::Mmio {
                 gpa: gpa.read(record)?,
