@@ -30,7 +30,7 @@ use crate::irq::MsiRouter;
 use crate::kvm::cpuid::{self, CpuidConfig};
 use crate::kvm::{open, setup};
 use crate::mem::{layout, ram, GuestRam, RamError};
-use crate::pci::{BarWindow, ConfigPorts, EcamWindow, PciLayout, PciRoot};
+use crate::pci::{BarWindow, EcamWindow, PciLayout, PciRoot};
 use crate::stop::StopReason;
 use crate::vcpu::dispatch::Buses;
 use crate::vcpu::tally::Tally;
@@ -353,7 +353,7 @@ impl Devices {
             console_output: None,
         };
         devices.add_ports(config, events, acpi_in_use)?;
-        devices.add_pci_windows(events)?;
+        devices.add_pci_windows()?;
         let sink = devices.add_console(config, vm, console.output)?;
         devices.add(Box::new(Rng::new()))?;
         if console.stdin && Input::is_pollable() {
@@ -385,16 +385,9 @@ impl Devices {
         Ok(())
     }
 
-    fn add_pci_windows(&mut self, events: &Sender<MachineEvent>) -> Result<(), BuildError> {
-        let events = events.clone();
-        let config_ports = ConfigPorts::new(Arc::clone(&self.pci)).on_reset(move || {
-            // The receiver only goes away when the machine is stopping already.
-            let _ = events.send(MachineEvent::Reset);
-        });
-        let config_ports = Arc::new(Mutex::new(config_ports));
-        self.buses
-            .ports
-            .insert(layout::PORT_PCI_CONFIG, 8, config_ports)?;
+    /// Adds ECAM and BARs. There is no configuration mechanism 1 (ports 0xcf8 and 0xcfc): Linux
+    /// prefers it where it exists, and an access by it costs two exits instead of one.
+    fn add_pci_windows(&mut self) -> Result<(), BuildError> {
         let ecam = Arc::new(Mutex::new(EcamWindow::new(Arc::clone(&self.pci))));
         self.buses
             .mmio

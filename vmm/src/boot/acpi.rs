@@ -46,7 +46,7 @@ pub fn write(ram: &GuestRam, vcpus: u8) -> Result<(), GuestMemoryError> {
     let fadt = place(&bytes(&fadt(facs, dsdt)))?;
     let madt = place(madt(vcpus).as_slice())?;
     let mut mcfg = MCFG::new(OEM, TABLE, 1);
-    mcfg.add_ecam(at::ECAM, 0, 0, 255);
+    mcfg.add_ecam(at::ECAM, 0, 0, at::ECAM_LAST_BUS);
     let mcfg = place(&bytes(&mcfg))?;
     let mut xsdt = XSDT::new(OEM, TABLE, 1);
     for table in [fadt, madt, mcfg] {
@@ -135,9 +135,9 @@ fn dsdt() -> Sdt {
 /// The PCI host bridge: one bus, the window for BARs, no interrupt pins.
 fn pci_root(code: &mut Vec<u8>) {
     let window_end = low32(at::PCI_HOLE + at::PCI_WINDOW_BYTES - 1);
-    let resources: [&dyn Aml; 4] = [
-        &aml::AddressSpace::new_bus_number(0u16, 0u16),
-        &aml::IO::new(0xcf8, 0xcf8, 1, 8),
+    let last_bus = u16::from(at::ECAM_LAST_BUS);
+    let resources: [&dyn Aml; 3] = [
+        &aml::AddressSpace::new_bus_number(0u16, last_bus),
         &aml::AddressSpace::new_io(0x1000u16, 0xffffu16, None),
         &aml::AddressSpace::new_memory(
             aml::AddressSpaceCacheable::NotCacheable,

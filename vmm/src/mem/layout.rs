@@ -6,7 +6,7 @@
 //! | `0xe_0000` | `0x10_0000` | ACPI tables (reserved in the memory map) |
 //! | `0x10_0000` | at most `0xc000_0000` | RAM |
 //! | `0xc000_0000` | `0xe000_0000` | PCI 32-bit memory window |
-//! | `0xe000_0000` | `0xf000_0000` | PCI ECAM, buses 0-255 |
+//! | `0xe000_0000` | `0xe010_0000` | PCI ECAM, bus 0 |
 //! | `0xfec0_0000` | | I/O APIC (KVM's) |
 //! | `0xfee0_0000` | | local APIC (KVM's) |
 //! | `0xfffb_c000` | `0xfffc_0000` | identity map page and TSS, needed by Intel without unrestricted guest |
@@ -38,8 +38,11 @@ pub const PCI_HOLE: u64 = 0xc000_0000;
 pub const PCI_WINDOW_BYTES: u64 = 0x2000_0000;
 /// PCI enhanced configuration space.
 pub const ECAM: u64 = 0xe000_0000;
-/// Size of the ECAM for 256 buses.
-pub const ECAM_BYTES: u64 = 0x1000_0000;
+/// Size of the ECAM for one bus. Linux probes every bus that the ECAM covers and ACPI does not name
+/// (`pcibios_fixup_peer_bridges`, arch/x86/pci/legacy.c): 32 exits for each at boot.
+pub const ECAM_BYTES: u64 = 0x10_0000;
+/// The last bus that the ECAM covers.
+pub const ECAM_LAST_BUS: u8 = 0;
 /// KVM's I/O APIC.
 pub const IO_APIC: u32 = 0xfec0_0000;
 /// KVM's local APIC.
@@ -69,5 +72,3 @@ pub const PORT_RESET: u64 = 0x608;
 pub const IRQ_SCI: u8 = 9;
 /// A test guest ends the machine with a byte written here. Only with `--debug-exit`.
 pub const PORT_DEBUG_EXIT: u64 = 0x0f4;
-/// PCI configuration mechanism 1: address and data.
-pub const PORT_PCI_CONFIG: u64 = 0xcf8;
