@@ -1,0 +1,310 @@
+//! Turns what came back from a VM into a run of the report: samples, or a named failure.
+//!
+//! Pure; called by [`super::session`].
+
+use std::collections::BTreeMap;
+
+use coopvirt_spec::work::Work;
+use serde::Deserialize;
+
+use super::launch::{End, Finished};
+use super::model::{Failure, Identity, Run, Sample, Skipped};
+use super::plan::Cell;
+use super::records::{self, Records};
+use crate::account::model::{Counts, Phase};
+
+/// Lines of console and of messages that a failure keeps.
+const TAIL_LINES: usize = 12;
+
+/// What our VMM writes with `--exits`; unknown members are ignored.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct OwnCounts {
+    /// Sum of `exits` over the binary statistics of all vCPUs.
+    stats_exits: Option<u64>,
+    /// The VMM's own count of `KVM_RUN` returns.
+    userspace_exits: Option<u64>,
+}
+
+/// Judges one finished VM.
+pub fn evaluate(cell: &Cell, cpus: u32, attempt: u32, command: Vec<String>, vm: Finished) -> Run {
+    let records = records::parse(&vm.console);
+    let mut problems: Vec<String> = Vec::new();
+    match &vm.end {
+        End::Success => {}
+        End::Status(status) => problems.push(format!("the VMM ended with {status}")),
+        End::Timeout(reason) => problems.push(reason.clone()),
+        End::Interrupted => problems.push("interrupted".into()),
+    }
+    problems.extend(records.failure());
+    let wrong_platform = records
+        .platform
+        .as_ref()
+        .and_then(|platform| cell.arm.check(platform, cpus).err());
+    let is_final = wrong_platform.is_some();
+    problems.extend(wrong_platform);
+
+    let phases = phases_by_work(&vm.trace.phases);
+    let mut samples = Vec::new();
+    for &work in &cell.works {
+        match sample(work, &records, phases.get(&work.code())) {
+            Ok(sample) => samples.extend(sample),
+            // A guest that ended early has said so; a list of what it did not reach adds nothing.
+            Err(problem) if records.done.is_some() => problems.push(problem),
+            Err(_) => {}
+        }
+    }
+    // Figures of a guest that is not what the arm says would be figures of another arm.
+    if is_final {
+        samples.clear();
+    }
+    let failure = (!problems.is_empty()).then(|| Failure {
+        reason: problems.join("; "),
+        is_final,
+        tail: tail(&vm),
+    });
+    let skipped = records.skipped.iter();
+    Run {
+        repetition: cell.repetition,
+        arm: cell.arm.name.into(),
+        console: cell.console,
+        attempt,
+        seconds: vm.seconds,
+        failure,
+        command,
+        platform: records.platform.clone(),
+        samples,
+        skipped: skipped
+            .map(|(work, reason)| Skipped {
+                work: work.name().into(),
+                reason: reason.clone(),
+            })
+            .collect(),
+        identity: identity(&vm),
+        lost: vm.trace.lost,
+        whole: vm.trace.whole,
+    }
+}
+
+/// A run that could not even be started or counted.
+pub fn not_launched(
+    cell: &Cell,
+    attempt: u32,
+    command: Vec<String>,
+    reason: String,
+    is_final: bool,
+) -> Run {
+    Run {
+        repetition: cell.repetition,
+        arm: cell.arm.name.into(),
+        console: cell.console,
+        attempt,
+        seconds: 0.0,
+        failure: Some(Failure {
+            reason,
+            is_final,
+            tail: Vec::new(),
+        }),
+        command,
+        platform: None,
+        samples: Vec::new(),
+        skipped: Vec::new(),
+        whole: Counts::default(),
+        lost: 0,
+        identity: None,
+    }
+}
+
+/// The sample of one work: `Ok(None)` if the guest skipped it, an error if something is missing.
+fn sample(work: Work, records: &Records, phase: Option<&Phase>) -> Result<Option<Sample>, String> {
+    let name = work.name();
+    if records.skipped.contains_key(&work) {
+        return Ok(None);
+    }
+    let record = match (records.works.get(&work), work) {
+        (Some(record), _) => record.clone(),
+        // Reaching init is the boot's own proof.
+        (None, Work::Boot) => records::WorkRecord {
+            ops: 1,
+            ok: true,
+            ..Default::default()
+        },
+        (None, _) => return Err(format!("{name}: no record of it")),
+    };
+    if !record.ok {
+        let error = record
+            .error
+            .unwrap_or_else(|| "its own check failed".into());
+        return Err(format!("{name}: {error}"));
+    }
+    if record.ops == 0 {
+        return Err(format!("{name}: no operation was done"));
+    }
+    let phase = phase.ok_or_else(|| format!("{name}: its marks were not seen"))?;
+    Ok(Some(Sample {
+        work: name.into(),
+        ops: record.ops,
+        elapsed_ns: phase.elapsed_ns,
+        cpu_ns: phase.cpu_ns,
+        latency_ns: record.latency_ns,
+        counts: phase.counts.clone(),
+    }))
+}
+
+/// The last phase of each work code: a guest does each work once.
+fn phases_by_work(phases: &[Phase]) -> BTreeMap<u8, Phase> {
+    phases
+        .iter()
+        .map(|phase| (phase.work, phase.clone()))
+        .collect()
+}
+
+fn identity(vm: &Finished) -> Option<Identity> {
+    let own: OwnCounts = serde_json::from_slice(vm.exits.as_deref()?).ok()?;
+    Some(Identity {
+        traced_exits: vm.trace.whole.total,
+        stats_exits: own.stats_exits,
+        traced_userspace: vm.trace.whole.userspace,
+        own_userspace: own.userspace_exits,
+    })
+}
+
+fn tail(vm: &Finished) -> Vec<String> {
+    let console = records::tail(&vm.console, TAIL_LINES).into_iter();
+    let messages = records::tail(&vm.messages, TAIL_LINES).into_iter();
+    console
+        .map(|line| format!("console: {line}"))
+        .chain(messages.map(|line| format!("vmm: {line}")))
+        .collect()
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::account::model::Trace;
+    use crate::compare::args::Console;
+    use crate::compare::arm::by_name;
+
+    fn cell(works: &[Work]) -> Cell {
+        let arm = by_name("kvm").unwrap();
+        Cell {
+            repetition: 0,
+            arm,
+            console: Console::Virtio,
+            works: works.to_vec(),
+        }
+    }
+
+    /// A guest that did boot and pipe as it should.
+    pub(in super::super) fn finished() -> Finished {
+        let counts = |total, host_tick| Counts {
+            total,
+            host_tick,
+            userspace: total / 10,
+            by_reason: [
+                ("MSR".to_string(), total - host_tick),
+                ("INTR".into(), host_tick),
+            ]
+            .into(),
+            ..Counts::default()
+        };
+        let phase = |work: Work, total| Phase {
+            work: work.code(),
+            elapsed_ns: 1_000_000,
+            cpu_ns: 500_000,
+            counts: counts(total, total / 10),
+            ..Phase::default()
+        };
+        let console = concat!(
+            r#"@coopvirt {"type":"platform","kernel":"6.12","clocksource":"kvm-clock","#,
+            r#""apic":"physical x2apic","idle":"none/menu","cpus":2}"#,
+            "\n",
+            r#"@coopvirt {"type":"work","work":"pipe","ops":100,"ok":true,"#,
+            r#""latency_ns":{"n":100,"min":1,"median":2000,"p99":9000,"max":4}}"#,
+            "\n",
+            r#"@coopvirt {"type":"done","works":1}"#,
+            "\n"
+        );
+        Finished {
+            console: console.into(),
+            messages: Vec::new(),
+            exits: Some(br#"{"stats_exits":2000,"userspace_exits":200,"more":1}"#.to_vec()),
+            trace: Trace {
+                phases: vec![phase(Work::Boot, 1000), phase(Work::Pipe, 400)],
+                whole: counts(2000, 100),
+                ..Trace::default()
+            },
+            end: End::Success,
+            seconds: 20.0,
+        }
+    }
+
+    fn run(works: &[Work], vm: Finished) -> Run {
+        evaluate(&cell(works), 2, 1, vec!["vmm".into()], vm)
+    }
+
+    #[test]
+    fn a_good_run_has_a_sample_per_work_and_an_identity() {
+        let run = run(&[Work::Boot, Work::Pipe], finished());
+        assert_eq!(run.failure, None);
+        assert_eq!(run.samples.len(), 2);
+        assert_eq!((run.samples[0].ops, run.samples[1].ops), (1, 100));
+        assert_eq!(run.samples[1].latency_ns.as_ref().unwrap().median, 2000);
+        assert_eq!(run.identity.unwrap().failure(), None);
+    }
+
+    #[test]
+    fn rec_3_a_missing_or_failed_work_fails_the_run_but_keeps_the_other_samples() {
+        let run1 = run(&[Work::Boot, Work::Pipe, Work::Fork], finished());
+        assert_eq!(run1.samples.len(), 2);
+        assert!(run1.failure.unwrap().reason.contains("fork: no record"));
+        let mut vm = finished();
+        let text = String::from_utf8(vm.console).unwrap();
+        vm.console = text
+            .replace("\"ok\":true", "\"ok\":false,\"error\":\"bad byte\"")
+            .into();
+        let run2 = run(&[Work::Boot, Work::Pipe], vm);
+        let failure = run2.failure.unwrap();
+        assert_eq!(failure.reason, "pipe: bad byte");
+        assert!(!failure.is_final);
+        assert!(failure.tail[0].starts_with("console: @coopvirt"));
+    }
+
+    #[test]
+    fn marks_that_were_not_seen_are_a_failure() {
+        let mut vm = finished();
+        vm.trace.phases.pop();
+        let run = run(&[Work::Boot, Work::Pipe], vm);
+        assert_eq!(run.failure.unwrap().reason, "pipe: its marks were not seen");
+    }
+
+    #[test]
+    fn a_wrong_platform_is_final_and_gives_no_sample() {
+        let mut vm = finished();
+        let text = String::from_utf8(vm.console).unwrap();
+        vm.console = text.replace("none/menu", "haltpoll/haltpoll").into();
+        let run = run(&[Work::Pipe], vm);
+        assert!(run.failure.unwrap().is_final);
+        assert!(run.samples.is_empty());
+    }
+
+    #[test]
+    fn timeouts_and_statuses_are_named() {
+        let vm = Finished {
+            end: End::Timeout("too slow".into()),
+            ..finished()
+        };
+        assert_eq!(run(&[Work::Pipe], vm).failure.unwrap().reason, "too slow");
+        let vm = Finished {
+            end: End::Status("exit status: 1".into()),
+            console: Vec::new(),
+            messages: b"error: no kernel\n".to_vec(),
+            ..finished()
+        };
+        let failure = run(&[Work::Pipe], vm).failure.unwrap();
+        assert!(failure
+            .reason
+            .starts_with("the VMM ended with exit status: 1; "));
+        assert_eq!(failure.tail, ["vmm: error: no kernel"]);
+    }
+}
