@@ -18,12 +18,20 @@ pub struct Counts {
     /// Exits by cause where more is known than the reason: "WRMSR 0x6e0 TSC_DEADLINE",
     /// "OUT 0x3f8 serial", "MMIO 0xe0000014 virtio-blk".
     pub by_cause: BTreeMap<String, u64>,
+    /// Set if nothing could tell the host's own tick: `host_tick` is 0 and means nothing then.
+    #[serde(default)]
+    pub host_tick_unknown: bool,
 }
 
 impl Counts {
     /// Exits less those of the host's own tick ("net").
     pub fn net(&self) -> u64 {
         self.total.saturating_sub(self.host_tick)
+    }
+
+    /// [`Counts::net`], or `None` if the host's own tick could not be told from other interrupts.
+    pub fn net_if_known(&self) -> Option<u64> {
+        (!self.host_tick_unknown).then(|| self.net())
     }
 }
 
@@ -38,7 +46,8 @@ pub struct Phase {
     pub elapsed_ns: u64,
     /// CPU time of all threads of the VMM between the marks, nanoseconds, guest time included.
     pub cpu_ns: u64,
-    /// The exits between the marks, the end mark's own exit subtracted.
+    /// The exits between the marks. A mark's own exit (and its return to userspace) is in no
+    /// phase, only in [`Trace::whole`].
     pub counts: Counts,
 }
 
@@ -52,4 +61,10 @@ pub struct Trace {
     pub whole: Counts,
     /// Events that the kernel had to drop. Not zero: the figures are too low and say so.
     pub lost: u64,
+    /// Why the host's own tick could not be told from other interrupts, if so.
+    #[serde(default)]
+    pub host_tick_unknown: Option<String>,
+    /// Marks that gave no phase: an end without a begin, or more than a guest may leave open.
+    #[serde(default)]
+    pub dropped_marks: u64,
 }

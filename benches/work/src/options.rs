@@ -1,0 +1,278 @@
+//! What to run and how, from the kernel command line or from arguments.
+//!
+//! Both spell the same settings: `coopvirt.tlb_threads=1` is `--tlb-threads 1`. Used once, at the
+//! start; pure text handling without side effects.
+
+use coopvirt_spec::work::Work;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// What the settings on the kernel command line begin with.
+const CMDLINE_PREFIX: &str = "coopvirt.";
+
+/// The text for `--help`.
+pub(crate) const HELP: &str = "\
+coopvirt-work: does the works that coopvirt measures, and says what it did.
+
+As process 1 it takes its settings from the kernel command line (coopvirt.NAME=VALUE, with _ for
+-), else from arguments:
+
+  --works LIST        names separated by commas, `all` or `none` (default all)
+  --scale F           multiplies operations and durations (default 1.0)
+  --reps N            runs the list N times (default 1)
+  --settle-ms N       quiet time before each work (default 300)
+  --timeout-s N       time-out of one work (default 60, times the scale if that is above 1)
+  --tlb-threads N     threads that spin during `tlb` (default: all other CPUs)
+  --disk PATH         what read1 and read32 read (default /dev/vda)
+  --marks on|off      whether to write marks to the port (default on)
+  --no-marks          the same as --marks off
+  --console NAME      terminal for records, such as hvc0 (process 1 only)
+  --end HOW           poweroff, reboot, halt, panic, triple, hang or exit (process 1 only)
+
+Exit status: 0 if each work is ok or was skipped, 1 if not, 2 if the settings are wrong.
+";
+
+/// Why settings were refused.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum OptionsError {
+    #[error("unknown setting `{0}`")]
+    UnknownSetting(String),
+    #[error("setting `{0}` has no value")]
+    NoValue(String),
+    #[error("value `{value}` of setting `{name}` is not {expected}")]
+    BadValue {
+        name: String,
+        value: String,
+        expected: &'static str,
+    },
+}
+
+/// What init does when all works are done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// Switch the machine off.
+    PowerOff,
+    /// Start it again; with `reboot=t` on the kernel command line that is a triple fault.
+    Reboot,
+    /// Stop its CPUs.
+    Halt,
+    /// Crash the kernel.
+    Panic,
+    /// Do nothing, for ever: for tests of a host's time-outs.
+    Hang,
+    /// Exit as process 1, which the kernel answers with a panic.
+    Exit,
+}
+
+/// A factor in thousandths, so that counts stay integers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Scale(u32);
+
+impl Scale {
+    /// Multiplies a number of operations; at least one remains.
+    pub(crate) fn apply(self, count: u64) -> u64 {
+        (count.saturating_mul(u64::from(self.0)).saturating_add(500) / 1000).max(1)
+    }
+
+    fn parse(text: &str) -> Option<Scale> {
+        let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
+        if fraction.len() > 3 || !fraction.bytes().all(|byte| byte.is_ascii_digit()) {
+            return None;
+        }
+        let whole: u32 = if whole.is_empty() {
+            0
+        } else {
+            whole.parse().ok()?
+        };
+        let thousandths: u32 = format!("{fraction:0<3}").parse().ok()?;
+        let scale = whole.checked_mul(1000)?.checked_add(thousandths)?;
+        (1..=1_000_000).contains(&scale).then_some(Scale(scale))
+    }
+}
+
+/// All settings.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Options {
+    /// The works of one repetition, in order.
+    pub(crate) works: Vec<Work>,
+    /// Multiplies operations and durations.
+    pub(crate) scale: Scale,
+    /// How often the list is run.
+    pub(crate) reps: u32,
+    /// The quiet time before each begin mark.
+    pub(crate) settle: Duration,
+    /// The time-out of one phase, if not the default.
+    pub(crate) timeout: Option<Duration>,
+    /// Upper limit of the threads that spin during `tlb`.
+    pub(crate) tlb_threads: Option<usize>,
+    /// The disk or file for the reads.
+    pub(crate) disk: PathBuf,
+    /// Whether marks are written.
+    pub(crate) has_marks: bool,
+    /// The terminal for records, if one is asked for.
+    pub(crate) console: Option<String>,
+    /// How init ends.
+    pub(crate) end: End,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            works: all_works(),
+            scale: Scale(1000),
+            reps: 1,
+            settle: Duration::from_millis(300),
+            timeout: None,
+            tlb_threads: None,
+            disk: PathBuf::from("/dev/vda"),
+            has_marks: true,
+            console: None,
+            end: End::PowerOff,
+        }
+    }
+}
+
+impl Options {
+    /// Reads the settings among the other words of a kernel command line.
+    ///
+    /// Returns what could be read beside the first error: how to end, above all, is needed even
+    /// when the list of works is wrong.
+    pub(crate) fn from_cmdline(cmdline: &str) -> (Options, Result<(), OptionsError>) {
+        let mut options = Options::default();
+        let mut result = Ok(());
+        for word in cmdline.split_whitespace() {
+            let Some(setting) = word.strip_prefix(CMDLINE_PREFIX) else {
+                continue;
+            };
+            let set = match setting.split_once('=') {
+                Some((name, value)) => options.set(name, value),
+                None => Err(OptionsError::NoValue(setting.to_string())),
+            };
+            result = result.and(set);
+        }
+        (options, result)
+    }
+
+    /// Reads arguments; `None` if they ask for help.
+    pub(crate) fn from_args(
+        mut args: impl Iterator<Item = String>,
+    ) -> Result<Option<Options>, OptionsError> {
+        let mut options = Options::default();
+        while let Some(arg) = args.next() {
+            if arg == "--help" || arg == "-h" {
+                return Ok(None);
+            }
+            let Some(setting) = arg.strip_prefix("--") else {
+                return Err(OptionsError::UnknownSetting(arg));
+            };
+            if setting == "no-marks" {
+                options.has_marks = false;
+                continue;
+            }
+            let (name, value) = match setting.split_once('=') {
+                Some((name, value)) => (name.to_string(), value.to_string()),
+                None => {
+                    let value = args
+                        .next()
+                        .ok_or_else(|| OptionsError::NoValue(arg.clone()))?;
+                    (setting.to_string(), value)
+                }
+            };
+            options.set(&name.replace('-', "_"), &value)?;
+        }
+        Ok(Some(options))
+    }
+
+    fn set(&mut self, name: &str, value: &str) -> Result<(), OptionsError> {
+        let bad = |expected| OptionsError::BadValue {
+            name: name.to_string(),
+            value: value.to_string(),
+            expected,
+        };
+        match name {
+            "works" => self.works = parse_works(value).ok_or_else(|| bad("a list of works"))?,
+            "scale" => {
+                self.scale = Scale::parse(value).ok_or_else(|| {
+                    bad("a number from 0.001 to 1000 with at most three decimals")
+                })?;
+            }
+            "reps" => {
+                self.reps = value
+                    .parse()
+                    .ok()
+                    .filter(|&n| n > 0)
+                    .ok_or_else(|| bad("a count"))?;
+            }
+            "settle_ms" => {
+                let ms: u32 = value.parse().map_err(|_| bad("a number of milliseconds"))?;
+                self.settle = Duration::from_millis(u64::from(ms));
+            }
+            "timeout_s" => {
+                let seconds: u32 = value.parse().map_err(|_| bad("a number of seconds"))?;
+                self.timeout = Some(Duration::from_secs(u64::from(seconds.max(1))));
+            }
+            "tlb_threads" => {
+                let count: usize = value.parse().map_err(|_| bad("a count"))?;
+                self.tlb_threads = Some(count).filter(|&n| n > 0);
+                self.tlb_threads.ok_or_else(|| bad("a count above zero"))?;
+            }
+            "disk" => self.disk = PathBuf::from(value),
+            "marks" => {
+                self.has_marks = match value {
+                    "on" => true,
+                    "off" => false,
+                    _ => return Err(bad("`on` or `off`")),
+                };
+            }
+            "console" => {
+                let is_name = !value.is_empty() && !value.contains('/');
+                self.console = Some(value.to_string()).filter(|_| is_name);
+                self.console
+                    .as_ref()
+                    .ok_or_else(|| bad("the name of a terminal"))?;
+            }
+            "end" => self.end = parse_end(value).ok_or_else(|| bad("a way to end"))?,
+            _ => return Err(OptionsError::UnknownSetting(name.to_string())),
+        }
+        Ok(())
+    }
+}
+
+/// `boot` is no work to run: its one mark is made before the settings are known.
+fn all_works() -> Vec<Work> {
+    Work::ALL
+        .into_iter()
+        .filter(|&work| work != Work::Boot)
+        .collect()
+}
+
+fn parse_works(list: &str) -> Option<Vec<Work>> {
+    match list {
+        "all" => return Some(all_works()),
+        "none" => return Some(Vec::new()),
+        _ => {}
+    }
+    let works: Option<Vec<Work>> = list.split(',').map(Work::from_name).collect();
+    Some(
+        works?
+            .into_iter()
+            .filter(|&work| work != Work::Boot)
+            .collect(),
+    )
+}
+
+fn parse_end(value: &str) -> Option<End> {
+    Some(match value {
+        "poweroff" => End::PowerOff,
+        "reboot" | "triple" => End::Reboot,
+        "halt" => End::Halt,
+        "panic" => End::Panic,
+        "hang" => End::Hang,
+        "exit" => End::Exit,
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+#[path = "options_tests.rs"]
+mod tests;

@@ -1,0 +1,102 @@
+//! Tests of the settings' text forms.
+
+use super::*;
+
+fn args(line: &str) -> Result<Option<Options>, OptionsError> {
+    Options::from_args(line.split_whitespace().map(str::to_string))
+}
+
+#[test]
+fn a_command_line_without_settings_gives_the_defaults() {
+    let (options, result) = Options::from_cmdline("console=ttyS0 quiet reboot=t -- x\n");
+    assert_eq!((options, result), (Options::default(), Ok(())));
+    assert_eq!(Options::default().works.len(), Work::ALL.len() - 1);
+    assert!(!Options::default().works.contains(&Work::Boot));
+}
+
+#[test]
+fn both_spellings_give_the_same_settings() {
+    let (from_cmdline, result) = Options::from_cmdline(
+        "quiet coopvirt.works=pipe,tlb coopvirt.scale=0.05 coopvirt.reps=3 coopvirt.settle_ms=20 coopvirt.timeout_s=9 \
+         coopvirt.tlb_threads=2 coopvirt.disk=/dev/vdb coopvirt.marks=off coopvirt.console=hvc0 \
+         coopvirt.end=triple",
+    );
+    assert_eq!(result, Ok(()));
+    let from_args = args(
+        "--works pipe,tlb --scale=0.05 --reps 3 --settle-ms 20 --timeout-s 9 --tlb-threads 2 --disk /dev/vdb \
+         --no-marks --console hvc0 --end triple",
+    );
+    assert_eq!(from_args, Ok(Some(from_cmdline.clone())));
+    assert_eq!(from_cmdline.works, [Work::Pipe, Work::Tlb]);
+    assert_eq!(from_cmdline.settle, Duration::from_millis(20));
+    assert_eq!(from_cmdline.timeout, Some(Duration::from_secs(9)));
+    assert_eq!(from_cmdline.end, End::Reboot);
+    assert!(!from_cmdline.has_marks);
+}
+
+#[test]
+fn an_error_does_not_hide_the_settings_beside_it() {
+    let (options, result) = Options::from_cmdline("coopvirt.works=idel coopvirt.end=reboot");
+    assert_eq!(options.end, End::Reboot);
+    assert_eq!(
+        result.unwrap_err().to_string(),
+        "value `idel` of setting `works` is not a list of works"
+    );
+    let (_, result) = Options::from_cmdline("coopvirt.speed=1");
+    assert_eq!(
+        result,
+        Err(OptionsError::UnknownSetting("speed".to_string()))
+    );
+    let (_, result) = Options::from_cmdline("coopvirt.reps");
+    assert_eq!(result, Err(OptionsError::NoValue("reps".to_string())));
+}
+
+#[test]
+fn empty_and_full_lists_have_names() {
+    assert_eq!(parse_works("none"), Some(Vec::new()));
+    assert_eq!(parse_works("boot"), Some(Vec::new()));
+    assert_eq!(parse_works("all").unwrap().len(), 10);
+    assert_eq!(parse_works(""), None);
+}
+
+#[test]
+fn bad_values_are_refused() {
+    for line in [
+        "--reps 0",
+        "--reps x",
+        "--tlb-threads 0",
+        "--marks maybe",
+        "--console ../x",
+        "--end never",
+        "--scale 0",
+        "--works",
+        "works",
+    ] {
+        assert!(args(line).is_err(), "{line}");
+    }
+    assert_eq!(args("--works none --help"), Ok(None));
+}
+
+#[test]
+fn scale_is_read_in_thousandths_and_leaves_at_least_one_operation() {
+    assert_eq!(Scale::parse("1"), Some(Scale(1000)));
+    assert_eq!(Scale::parse("0.05"), Some(Scale(50)));
+    assert_eq!(Scale::parse(".5"), Some(Scale(500)));
+    assert_eq!(Scale::parse("12.345"), Some(Scale(12_345)));
+    for text in [
+        "",
+        "0",
+        "-1",
+        "1e3",
+        "0.0001",
+        "nan",
+        "1001",
+        "1.+5",
+        "99999999999",
+    ] {
+        assert_eq!(Scale::parse(text), None, "{text}");
+    }
+    assert_eq!(Scale(50).apply(200), 10);
+    assert_eq!(Scale(1).apply(2), 1);
+    assert_eq!(Scale(1500).apply(3), 5);
+}

@@ -1,0 +1,168 @@
+//! What the guest really runs on: clock, timer, APIC driver, idle driver, hypervisor.
+//!
+//! A comparison is void if its arms did not run on what they claim, so this is read inside the
+//! guest, once, before the works. Missing sources read as "unknown", never as an error.
+
+use crate::sys;
+use std::fs;
+use std::path::Path;
+
+/// Where the first lines of the kernel's log say which APIC driver it switched to.
+const APIC_SWITCH: &str = "Switched APIC routing to";
+const HYPERVISOR: &str = "Hypervisor detected:";
+/// The kernel's log has a line per paravirtual feature that it uses; these begin them.
+const KVM_LINES: [&str; 3] = ["kvm-guest:", "kvm-clock:", "KVM setup"];
+
+/// All that a `platform` record says.
+#[derive(Debug)]
+pub(crate) struct Platform {
+    pub(crate) kernel: String,
+    pub(crate) clocksource: String,
+    pub(crate) clockevent: String,
+    pub(crate) apic: String,
+    pub(crate) idle: String,
+    pub(crate) hypervisor: String,
+    pub(crate) cpus: usize,
+    pub(crate) has_x2apic: bool,
+    /// EAX of KVM's feature leaf, in hex; `None` without one.
+    pub(crate) kvm_features: Option<String>,
+    /// The kernel's own words about paravirtual features.
+    pub(crate) kvm_log: Vec<String>,
+}
+
+impl Platform {
+    /// Reads everything; `cpus` is known already.
+    pub(crate) fn read(cpus: usize) -> Platform {
+        let log = sys::boot::read_kernel_log().ok();
+        let cpu = Path::new("/sys/devices/system");
+        let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        Platform {
+            kernel: first_line(Path::new("/proc/sys/kernel/osrelease")),
+            clocksource: first_line(&cpu.join("clocksource/clocksource0/current_clocksource")),
+            clockevent: first_line(&cpu.join("clockevents/clockevent0/current_device")),
+            apic: log.as_deref().map_or_else(unknown, apic_driver),
+            idle: format!(
+                "{}/{}",
+                first_line(&cpu.join("cpu/cpuidle/current_driver")),
+                first_line(&cpu.join("cpu/cpuidle/current_governor"))
+            ),
+            hypervisor: log.as_deref().map_or_else(unknown, hypervisor),
+            cpus,
+            has_x2apic: has_flag(&cpuinfo, "x2apic"),
+            kvm_features: find_kvm_features(sys::cpu::read_cpuid).map(|eax| format!("{eax:#010x}")),
+            kvm_log: log.as_deref().map_or_else(Vec::new, kvm_lines),
+        }
+    }
+}
+
+/// The driver named last; the kernel says nothing if it stays with the one that it began with.
+fn apic_driver(log: &str) -> String {
+    log.lines()
+        .filter_map(|line| line.split_once(APIC_SWITCH))
+        .map(|(_, name)| name.trim_matches(|c: char| c == ':' || c == '.' || c.is_whitespace()))
+        .next_back()
+        .unwrap_or("flat (default)")
+        .to_string()
+}
+
+fn hypervisor(log: &str) -> String {
+    let found = log.lines().find_map(|line| line.split_once(HYPERVISOR));
+    found.map_or("none", |(_, name)| name.trim()).to_string()
+}
+
+fn kvm_lines(log: &str) -> Vec<String> {
+    let from = |line: &str| {
+        let at = KVM_LINES
+            .iter()
+            .filter_map(|start| line.find(start))
+            .min()?;
+        line.get(at..).map(|text| text.trim().to_string())
+    };
+    log.lines().filter_map(from).collect()
+}
+
+fn has_flag(cpuinfo: &str, flag: &str) -> bool {
+    let flags = cpuinfo.lines().find(|line| line.starts_with("flags"));
+    flags.is_some_and(|line| line.split_whitespace().any(|word| word == flag))
+}
+
+/// Looks for KVM's block of hypervisor leaves, which need not be the first.
+fn find_kvm_features(cpuid: impl Fn(u32) -> [u32; 4]) -> Option<u32> {
+    const HYPERVISOR_BIT: u32 = 1 << 31;
+    let signature = [b"KVMK", b"VMKV", b"M\0\0\0"].map(|part| u32::from_le_bytes(*part));
+    if cpuid(1)[2] & HYPERVISOR_BIT == 0 {
+        return None;
+    }
+    let base = (0x4000_0000u32..0x4001_0000).step_by(0x100).find(|&base| {
+        let [_, ebx, ecx, edx] = cpuid(base);
+        [ebx, ecx, edx] == signature
+    })?;
+    Some(cpuid(base + 1)[0])
+}
+
+fn first_line(path: &Path) -> String {
+    let text = fs::read_to_string(path).unwrap_or_default();
+    match text.lines().next().map(str::trim) {
+        Some(line) if !line.is_empty() => line.to_string(),
+        _ => unknown(),
+    }
+}
+
+fn unknown() -> String {
+    "unknown".to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_apic_driver_is_found_in_both_kernels_words() {
+        let old = "<6>[    0.1] x\n<6>[    0.2] Switched APIC routing to physical flat.\n";
+        let new = "<6>[    0.2] APIC: Switched APIC routing to: cluster x2apic\n";
+        assert_eq!(apic_driver(old), "physical flat");
+        assert_eq!(apic_driver(new), "cluster x2apic");
+        assert_eq!(apic_driver(&format!("{old}{new}")), "cluster x2apic");
+        assert_eq!(apic_driver("nothing"), "flat (default)");
+    }
+
+    #[test]
+    fn the_hypervisor_and_its_features_are_found_in_the_log() {
+        let log = "<6>[ 0.0] Hypervisor detected: KVM\n<6>[ 0.0] kvm-clock: Using msrs 4b564d01\n\
+                   <6>[ 0.1] kvm-guest: KVM setup pv remote TLB flush\n<6>[ 0.1] other\n";
+        assert_eq!(hypervisor(log), "KVM");
+        assert_eq!(
+            kvm_lines(log),
+            [
+                "kvm-clock: Using msrs 4b564d01",
+                "kvm-guest: KVM setup pv remote TLB flush"
+            ]
+        );
+        assert_eq!(hypervisor("bare"), "none");
+    }
+
+    #[test]
+    fn cpu_flags_match_as_whole_words() {
+        assert!(has_flag(
+            "processor : 0\nflags\t\t: fpu x2apic pge\n",
+            "x2apic"
+        ));
+        assert!(!has_flag("flags : fpu x2apicv\nbugs : x2apic\n", "x2apic"));
+    }
+
+    #[test]
+    fn kvm_leaves_are_found_behind_another_block() {
+        let cpuid = |leaf| match leaf {
+            1 => [0, 0, 1 << 31, 0],
+            0x4000_0100 => [0, 0x4b4d_564b, 0x564b_4d56, 0x4d],
+            0x4000_0101 => [0x0100_7efb, 0, 0, 0],
+            _ => [0; 4],
+        };
+        assert_eq!(find_kvm_features(cpuid), Some(0x0100_7efb));
+        assert_eq!(find_kvm_features(|_| [0; 4]), None);
+        assert_eq!(
+            find_kvm_features(|leaf| [0, 0, u32::from(leaf == 1) << 31, 0]),
+            None
+        );
+    }
+}

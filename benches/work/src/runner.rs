@@ -1,0 +1,55 @@
+//! Runs the list of works and reports it: platform, works, done.
+
+use crate::console::Console;
+use crate::marks::Marks;
+use crate::options::Options;
+use crate::platform::Platform;
+use crate::record;
+use crate::sys::{cpu, memory};
+use crate::works::{self, Bench, Failure, Measured};
+use std::io;
+
+/// How a run that came to its end went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// Each work that was not skipped is ok.
+    AllOk,
+    /// At least one is not.
+    SomeFailed,
+}
+
+/// Runs all repetitions of all works. Fails only if records cannot be written.
+pub(crate) fn run(
+    options: &Options,
+    marks: &mut Marks,
+    console: &mut Console,
+) -> io::Result<Verdict> {
+    let cpus = cpu::allowed_cpus()?;
+    console.line(&record::platform(&Platform::read(cpus.len())))?;
+    memory::lock_present();
+    let mut bench = Bench::new(options, marks, cpus);
+    let mut reported = 0u64;
+    let mut verdict = Verdict::AllOk;
+    for rep in 0..options.reps {
+        for &work in &options.works {
+            let measured = match works::run(work, &mut bench) {
+                Err(Failure::Skip(reason)) => {
+                    console.line(&record::skip(work, rep, &reason))?;
+                    continue;
+                }
+                Err(Failure::Error(error)) => Measured::failed(error),
+                Ok(measured) => measured,
+            };
+            if measured.check.is_err() {
+                verdict = Verdict::SomeFailed;
+            }
+            console.line(&record::work(work, rep, &measured))?;
+            // What is still on its way out would be counted into the next work.
+            console.drain();
+            reported += 1;
+        }
+    }
+    console.line(&record::done(reported))?;
+    console.drain();
+    Ok(verdict)
+}

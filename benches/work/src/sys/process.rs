@@ -1,0 +1,26 @@
+//! Making a child that does nothing, and waiting for it.
+#![expect(unsafe_code)]
+// UNSAFETY: fork, and waitpid with a pointer.
+
+use super::check;
+use std::io;
+
+/// Forks a child that exits at once with `code`; returns its process id.
+pub(crate) fn fork_exiting(code: u8) -> io::Result<i32> {
+    // SAFETY: the child calls nothing but _exit, which is async-signal-safe, so it does not
+    // matter which locks other threads held.
+    let pid = check(unsafe { libc::fork() })?;
+    if pid == 0 {
+        // SAFETY: ends the child without running anything of ours.
+        unsafe { libc::_exit(libc::c_int::from(code)) };
+    }
+    Ok(pid)
+}
+
+/// Waits for a child to end; returns its exit code, or `None` if it did not exit by itself.
+pub(crate) fn wait_for(pid: i32) -> io::Result<Option<i32>> {
+    let mut status = 0;
+    // SAFETY: `status` is a valid, exclusively borrowed integer.
+    check(unsafe { libc::waitpid(pid, &raw mut status, 0) })?;
+    Ok(libc::WIFEXITED(status).then(|| libc::WEXITSTATUS(status)))
+}

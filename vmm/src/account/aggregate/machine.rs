@@ -1,0 +1,377 @@
+//! The state machine: one pending exit per vCPU, completed by the events that follow it.
+//!
+//! An exit is counted as a whole when it is complete, that is when the same vCPU exits again or
+//! when a mark cuts the counts: reason, cause and total then always agree. Marks' own exits go to
+//! a tally of their own, so that a phase holds no mark, whoever wrote it.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use coopvirt_spec::mark::Mark;
+
+use super::cause::Cause;
+use super::event::{Event, Exit, Kind};
+use super::marks::{Marks, Moment};
+use super::tally::Tally;
+use crate::account::model::{Phase, Trace};
+use crate::account::names::NameOf;
+use crate::account::reason::{Class, Reason};
+
+/// Threads that may exit; a VMM that makes and ends more starts over (a few details get lost).
+const MAX_VCPUS: usize = 4096;
+/// Samples of CPU time kept for interpolation.
+const MAX_CPU_SAMPLES: usize = 64;
+/// The 32-bit hole in a PC's RAM: addresses in it belong to devices.
+const MMIO_HOLE: std::ops::Range<u64> = 0xc000_0000..0x1_0000_0000;
+/// AMD page fault error code: reserved bit set, which KVM uses to mark devices' pages.
+const NPF_RESERVED: u64 = 1 << 3;
+
+/// Counts of one VM, fed with its events in the order of time.
+pub struct Aggregator {
+    names: Arc<dyn NameOf>,
+    mark_port: u16,
+    host_tick_unknown: Option<String>,
+    vcpus: HashMap<u32, Vcpu>,
+    /// Everything but the marks' own exits.
+    tally: Tally,
+    /// The marks' own exits.
+    mark_tally: Tally,
+    marks: Marks,
+    /// The first exit.
+    start: Option<Moment>,
+    /// (time, CPU time), oldest first.
+    cpu_samples: VecDeque<(u64, u64)>,
+    lost: u64,
+}
+
+/// What is known of one vCPU thread between two exits.
+#[derive(Default)]
+struct Vcpu {
+    pending: Option<Pending>,
+    /// Details that came before the exit that they may belong to.
+    early: Details,
+    /// This vCPU's exits are traced after the host has handled the interrupt.
+    is_traced_late: bool,
+}
+
+/// An exit whose details are still coming in.
+struct Pending {
+    exit: Exit,
+    reason: Reason,
+    details: Details,
+    has_left_kernel: bool,
+    is_mark: bool,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Details {
+    msr: Option<(bool, u32)>,
+    gpa: Option<u64>,
+    hypercall: Option<u64>,
+    has_host_tick: bool,
+    has_guest_timer: bool,
+}
+
+impl Aggregator {
+    /// An aggregator of no events; `host_tick_unknown` says why [`Kind::HostTick`] and
+    /// [`Kind::GuestTimer`] will not come, if so.
+    pub fn new(
+        names: Arc<dyn NameOf>,
+        mark_port: u16,
+        host_tick_unknown: Option<String>,
+    ) -> Aggregator {
+        Aggregator {
+            names,
+            mark_port,
+            host_tick_unknown,
+            vcpus: HashMap::new(),
+            tally: Tally::default(),
+            mark_tally: Tally::default(),
+            marks: Marks::default(),
+            start: None,
+            cpu_samples: VecDeque::new(),
+            lost: 0,
+        }
+    }
+
+    /// Takes the next event.
+    pub fn feed(&mut self, event: &Event) {
+        if let Kind::Mark { value, size_bytes } = event.kind {
+            self.take_mark(event, value, size_bytes);
+            return;
+        }
+        if self.vcpus.len() >= MAX_VCPUS && !self.vcpus.contains_key(&event.tid) {
+            self.complete_all(None);
+            self.vcpus.clear();
+        }
+        if matches!(event.kind, Kind::Exit(_)) && self.start.is_none() {
+            let cpu_ns = self.cpu_ns_at(event.time_ns);
+            self.start = Some(Moment {
+                time_ns: event.time_ns,
+                cpu_ns,
+                tally: self.tally.clone(),
+            });
+        }
+        let vcpu = self.vcpus.entry(event.tid).or_default();
+        match event.kind {
+            Kind::Exit(exit) => {
+                if let Some(done) = vcpu.exit(exit, self.mark_port) {
+                    self.count(&done);
+                }
+            }
+            Kind::UserspaceExit => {
+                let is_marks_own = vcpu.leave_kernel();
+                let tally = if is_marks_own {
+                    &mut self.mark_tally
+                } else {
+                    &mut self.tally
+                };
+                tally.userspace += 1;
+            }
+            Kind::Msr { is_write, index } => vcpu.detail(
+                |reason, known| reason.class() == Class::Msr && known.msr.is_none(),
+                |details| details.msr = Some((is_write, index)),
+            ),
+            Kind::Mmio { gpa } => {
+                if let Some(pending) = &mut vcpu.pending {
+                    pending.details.gpa.get_or_insert(gpa);
+                }
+            }
+            Kind::Hypercall { nr } => {
+                if let Some(pending) = &mut vcpu.pending {
+                    pending.details.hypercall.get_or_insert(nr);
+                }
+            }
+            Kind::HostTick => vcpu.interrupt(|details| details.has_host_tick = true),
+            Kind::GuestTimer => vcpu.interrupt(|details| details.has_guest_timer = true),
+            Kind::Mark { .. } => {}
+        }
+    }
+
+    /// Takes a sample of the VMM's CPU time; times must not go back.
+    pub fn feed_cpu_time(&mut self, time_ns: u64, cpu_ns: u64) {
+        self.cpu_samples.push_back((time_ns, cpu_ns));
+        if self.cpu_samples.len() > MAX_CPU_SAMPLES {
+            self.cpu_samples.pop_front();
+        }
+    }
+
+    /// Takes a number of events that the kernel had to drop.
+    pub fn feed_lost(&mut self, events: u64) {
+        self.lost = self.lost.saturating_add(events);
+    }
+
+    /// The phases completed so far.
+    pub fn phases(&self) -> Vec<Phase> {
+        let is_tick_known = self.host_tick_unknown.is_none();
+        let to_phase = |cut: &super::marks::Cut| Phase {
+            work: cut.work,
+            seq: cut.seq,
+            elapsed_ns: cut.elapsed_ns,
+            cpu_ns: cut.cpu_ns,
+            counts: cut.tally.to_counts(&*self.names, is_tick_known),
+        };
+        self.marks.cuts.iter().map(to_phase).collect()
+    }
+
+    /// Ends the trace.
+    pub fn finish(mut self) -> Trace {
+        self.complete_all(None);
+        let phases = self.phases();
+        let whole = self.tally.plus(&self.mark_tally);
+        Trace {
+            phases,
+            whole: whole.to_counts(&*self.names, self.host_tick_unknown.is_none()),
+            lost: self.lost,
+            host_tick_unknown: self.host_tick_unknown,
+            dropped_marks: self.marks.dropped,
+        }
+    }
+
+    fn take_mark(&mut self, event: &Event, value: u32, size_bytes: u64) {
+        let own = self
+            .vcpus
+            .get_mut(&event.tid)
+            .and_then(|vcpu| vcpu.pending.as_mut());
+        if let Some(own) = own {
+            own.is_mark |= own.reason.class() == Class::Io;
+        }
+        let mark = Mark::decode(value).filter(|_| size_bytes == 4);
+        let Some(mark) = mark else {
+            self.marks.dropped += 1;
+            return;
+        };
+        self.complete_all(Some(event.tid));
+        let now = Moment {
+            time_ns: event.time_ns,
+            cpu_ns: self.cpu_ns_at(event.time_ns),
+            tally: self.tally.clone(),
+        };
+        let start = self.start.get_or_insert_with(|| now.clone());
+        self.marks.take(mark, now, start);
+    }
+
+    /// Counts what is pending as it is, except on the thread that writes a mark right now.
+    fn complete_all(&mut self, except_tid: Option<u32>) {
+        let mut done = Vec::new();
+        for (tid, vcpu) in &mut self.vcpus {
+            if Some(*tid) != except_tid {
+                done.extend(vcpu.pending.take());
+            }
+        }
+        for pending in &done {
+            self.count(pending);
+        }
+    }
+
+    fn count(&mut self, pending: &Pending) {
+        let cause = self.cause_of(pending);
+        let tally = if pending.is_mark {
+            &mut self.mark_tally
+        } else {
+            &mut self.tally
+        };
+        tally.add(pending.reason, cause);
+    }
+
+    fn cause_of(&self, pending: &Pending) -> Cause {
+        let Pending {
+            exit,
+            reason,
+            details,
+            ..
+        } = pending;
+        match reason.class() {
+            Class::Plain => Cause::Plain,
+            Class::Interrupt if self.host_tick_unknown.is_some() => Cause::InterruptUnknown,
+            Class::Interrupt if details.has_guest_timer => Cause::GuestTimer,
+            Class::Interrupt if details.has_host_tick => Cause::HostTick,
+            Class::Interrupt => Cause::Other,
+            Class::Msr => match details.msr {
+                Some((is_write, index)) => Cause::Msr { is_write, index },
+                None => Cause::MsrUntraced {
+                    is_write: reason.msr_is_write(exit.info1),
+                },
+            },
+            Class::Io => {
+                let (port, is_in) = reason.io_access(exit.info1);
+                Cause::Io { is_in, port }
+            }
+            Class::NestedFault => match self.device_address(pending) {
+                Some(gpa) => Cause::Mmio { gpa },
+                None => Cause::Ram,
+            },
+            Class::Mmio => details.gpa.map_or(Cause::Other, |gpa| Cause::Mmio { gpa }),
+            Class::ApicOffset => {
+                let [low, high, ..] = exit.info1.to_le_bytes();
+                Cause::Apic {
+                    offset: u16::from_le_bytes([low, high]) & 0xfff,
+                }
+            }
+            Class::Hypercall => details
+                .hypercall
+                .map_or(Cause::Other, |nr| Cause::Hypercall { nr }),
+        }
+    }
+
+    /// The address, if a nested fault was an access to a device and not to RAM.
+    ///
+    /// Where a peer keeps its RAM is not known. A device it is if KVM emulated an access, if the
+    /// page is one that KVM has marked as a device's, or if the address says so.
+    fn device_address(&self, pending: &Pending) -> Option<u64> {
+        if let Some(gpa) = pending.details.gpa {
+            return Some(gpa);
+        }
+        if pending.reason.isa != crate::account::reason::Isa::Svm {
+            return None;
+        }
+        let gpa = pending.exit.info2;
+        let is_marked = pending.exit.info1 & NPF_RESERVED != 0;
+        let is_device = is_marked || MMIO_HOLE.contains(&gpa) || self.names.mmio(gpa).is_some();
+        is_device.then_some(gpa)
+    }
+
+    /// CPU time at a moment, between the two samples around it on a straight line.
+    fn cpu_ns_at(&self, time_ns: u64) -> u64 {
+        let after = self
+            .cpu_samples
+            .partition_point(|(time, _)| *time < time_ns);
+        let sample = |index: usize| self.cpu_samples.get(index).copied();
+        let before = after.checked_sub(1).and_then(sample);
+        match (before, sample(after)) {
+            (Some((t0, c0)), Some((t1, c1))) if t1 > t0 => {
+                let share = u128::from(time_ns - t0) * u128::from(c1.saturating_sub(c0));
+                let more = share / u128::from(t1 - t0);
+                c0.saturating_add(u64::try_from(more).unwrap_or(u64::MAX))
+            }
+            (Some((_, cpu_ns)), _) | (None, Some((_, cpu_ns))) => cpu_ns,
+            (None, None) => 0,
+        }
+    }
+}
+
+impl Vcpu {
+    /// Notes a new exit and gives the one before it, now complete.
+    fn exit(&mut self, exit: Exit, mark_port: u16) -> Option<Pending> {
+        let reason = Reason::new(exit.isa, exit.reason);
+        let early = std::mem::take(&mut self.early);
+        self.is_traced_late = !exit.is_traced_early;
+        let mut details = Details::default();
+        if self.is_traced_late {
+            match reason.class() {
+                Class::Interrupt => {
+                    details.has_host_tick = early.has_host_tick;
+                    details.has_guest_timer = early.has_guest_timer;
+                }
+                Class::Msr => details.msr = early.msr,
+                _ => {}
+            }
+        }
+        let is_mark =
+            reason.class() == Class::Io && reason.io_access(exit.info1) == (mark_port, false);
+        let new = Pending {
+            exit,
+            reason,
+            details,
+            has_left_kernel: false,
+            is_mark,
+        };
+        self.pending.replace(new)
+    }
+
+    /// Notes a return to userspace; true if it is the one that a mark causes.
+    fn leave_kernel(&mut self) -> bool {
+        // A tick that hits userspace code says nothing about the exit that comes next.
+        self.early = Details::default();
+        let Some(pending) = &mut self.pending else {
+            return false;
+        };
+        let is_first = !std::mem::replace(&mut pending.has_left_kernel, true);
+        pending.is_mark && is_first
+    }
+
+    /// Puts a detail to the pending exit if it fits there, else aside for the next.
+    fn detail(&mut self, fits: impl Fn(Reason, &Details) -> bool, set: impl Fn(&mut Details)) {
+        match &mut self.pending {
+            Some(pending) if !pending.has_left_kernel && fits(pending.reason, &pending.details) => {
+                set(&mut pending.details);
+            }
+            _ => set(&mut self.early),
+        }
+    }
+
+    /// Notes that a timer interrupt ran.
+    ///
+    /// Where exits are traced early, the interrupt that caused one is handled right after it, so
+    /// it belongs to the pending exit if that is an interrupt. Where they are traced late it
+    /// belongs to the next.
+    fn interrupt(&mut self, set: impl Fn(&mut Details)) {
+        if self.is_traced_late {
+            set(&mut self.early);
+        } else if let Some(pending) = &mut self.pending {
+            if !pending.has_left_kernel {
+                set(&mut pending.details);
+            }
+        }
+    }
+}

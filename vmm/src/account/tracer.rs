@@ -1,0 +1,233 @@
+//! Counts the exits of one VM by the kernel's tracepoints, whatever VMM runs it.
+//!
+//! Start a [`Tracer`] before the VM, tell it the VMM's process as soon as that exists, and
+//! [`Tracer::finish`] it after the VM has ended. A thread of its own drains the rings; nothing
+//! runs on the VM's behalf in between.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use coopvirt_spec::mark::MARK_PORT;
+
+use super::aggregate::event::Event;
+use super::aggregate::Aggregator;
+use super::model::{Phase, Trace};
+use super::names::{NameOf, PcNames};
+use super::trace::cpu_clock;
+use super::trace::decode::Decoder;
+use super::trace::error::TraceError;
+use super::trace::kallsyms;
+use super::trace::rings::{Rings, Sink};
+use super::trace::tracefs::Tracefs;
+
+/// A record may be written this much later than its time says (a CPU that is held up between).
+const SETTLE_NS: u64 = 2_000_000;
+/// Events kept while the target is not known yet.
+const MAX_WAITING: usize = 1 << 18;
+
+/// How to trace.
+#[derive(Clone)]
+pub struct TracerOptions {
+    /// Size of each CPU's ring.
+    pub ring_bytes: usize,
+    /// Time between two drains.
+    pub drain_every: Duration,
+    /// The port that carries marks.
+    pub mark_port: u16,
+    /// Names of ports and addresses.
+    pub names: Arc<dyn NameOf>,
+}
+
+impl Default for TracerOptions {
+    fn default() -> TracerOptions {
+        TracerOptions {
+            ring_bytes: 4 << 20,
+            drain_every: Duration::from_millis(50),
+            mark_port: MARK_PORT,
+            names: Arc::new(PcNames),
+        }
+    }
+}
+
+/// A running trace.
+pub struct Tracer {
+    shared: Arc<Shared>,
+    thread: JoinHandle<()>,
+}
+
+struct Shared {
+    /// Process whose events count; 0 while not known.
+    target: AtomicU32,
+    is_over: AtomicBool,
+    /// `None` only after the end.
+    aggregator: Mutex<Option<Aggregator>>,
+}
+
+impl Tracer {
+    /// Starts tracing on all CPUs. Needs root or CAP_PERFMON.
+    pub fn start(options: TracerOptions) -> Result<Tracer, TraceError> {
+        let tracefs = Tracefs::find()?;
+        let timers = kallsyms::timer_functions();
+        let (decoder, host_tick_unknown) = match timers {
+            Ok(timers) => match Decoder::new(&tracefs, options.mark_port, Some(timers)) {
+                Err(error @ TraceError::EventMissing { .. }) => {
+                    // Either the timer's event is missing, or one that nothing can replace.
+                    let without = Decoder::new(&tracefs, options.mark_port, None)?;
+                    (without, Some(error.to_string()))
+                }
+                other => (other?, None),
+            },
+            Err(reason) => (
+                Decoder::new(&tracefs, options.mark_port, None)?,
+                Some(reason),
+            ),
+        };
+        let rings = Rings::open(decoder, options.ring_bytes)?;
+        let aggregator = Aggregator::new(options.names, options.mark_port, host_tick_unknown);
+        let shared = Arc::new(Shared {
+            target: AtomicU32::new(0),
+            is_over: AtomicBool::new(false),
+            aggregator: Mutex::new(Some(aggregator)),
+        });
+        let drain = Drain {
+            rings,
+            queue: Queue::default(),
+            shared: Arc::clone(&shared),
+        };
+        let thread = std::thread::Builder::new()
+            .name("exit-trace".into())
+            .spawn(move || drain.run(options.drain_every))
+            .map_err(|error| TraceError::Thread(format!("could not start: {error}")))?;
+        Ok(Tracer { shared, thread })
+    }
+
+    /// Says whose exits count: the VMM's process, this one or a child. Events before this call
+    /// count too, as far as they were kept.
+    pub fn target(&self, pid: u32) {
+        self.shared.target.store(pid, Ordering::Release);
+    }
+
+    /// The phases that have ended so far (with a delay of about one drain).
+    pub fn phases_so_far(&self) -> Vec<Phase> {
+        self.shared
+            .lock()
+            .as_ref()
+            .map(Aggregator::phases)
+            .unwrap_or_default()
+    }
+
+    /// Ends the trace: call it after the VM has ended.
+    pub fn finish(self) -> Result<Trace, TraceError> {
+        self.shared.is_over.store(true, Ordering::Release);
+        self.thread.thread().unpark();
+        self.thread
+            .join()
+            .map_err(|_| TraceError::Thread("panicked".into()))?;
+        let aggregator = self.shared.lock().take();
+        let aggregator = aggregator.ok_or(TraceError::Thread("left no result".into()))?;
+        Ok(aggregator.finish())
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Option<Aggregator>> {
+        self.aggregator
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The drain thread's own state.
+struct Drain {
+    rings: Rings,
+    queue: Queue,
+    shared: Arc<Shared>,
+}
+
+/// Events read but not yet handed on.
+#[derive(Default)]
+struct Queue {
+    /// With their process; sorted by time up to the last merge.
+    events: VecDeque<(u32, Event)>,
+    lost: u64,
+}
+
+impl Sink for Queue {
+    fn event(&mut self, pid: u32, event: Event) {
+        self.events.push_back((pid, event));
+    }
+
+    fn lost(&mut self, events: u64) {
+        self.lost = self.lost.saturating_add(events);
+    }
+}
+
+impl Drain {
+    fn run(mut self, drain_every: Duration) {
+        while !self.shared.is_over.load(Ordering::Acquire) {
+            self.round(false);
+            std::thread::park_timeout(drain_every);
+        }
+        self.rings.disable();
+        self.round(true);
+    }
+
+    /// Reads the rings and hands on what can no longer be overtaken by another CPU's event.
+    fn round(&mut self, is_last: bool) {
+        let now_ns = cpu_clock::monotonic_ns();
+        let target = self.shared.target.load(Ordering::Acquire);
+        let cpu_ns = target_cpu_ns(target);
+        self.rings.drain(&mut self.queue);
+        // Stable: events of one CPU keep their order. Mostly sorted already, so this is cheap.
+        self.queue
+            .events
+            .make_contiguous()
+            .sort_by_key(|(_, event)| event.time_ns);
+        let lost = std::mem::take(&mut self.queue.lost);
+
+        let mut aggregator = self.shared.lock();
+        let Some(aggregator) = aggregator.as_mut() else {
+            return;
+        };
+        aggregator.feed_lost(lost);
+        if target == 0 {
+            let excess = self.queue.events.len().saturating_sub(MAX_WAITING);
+            self.queue.events.drain(..excess);
+            return;
+        }
+        if let Some(cpu_ns) = cpu_ns {
+            aggregator.feed_cpu_time(now_ns, cpu_ns);
+        }
+        let until_ns = if is_last {
+            u64::MAX
+        } else {
+            now_ns.saturating_sub(SETTLE_NS)
+        };
+        while let Some((pid, event)) = self.queue.events.front() {
+            if event.time_ns > until_ns {
+                break;
+            }
+            if *pid == target {
+                aggregator.feed(event);
+            }
+            self.queue.events.pop_front();
+        }
+    }
+}
+
+/// CPU time of the target; if that is this process, without what the drain thread takes.
+fn target_cpu_ns(target: u32) -> Option<u64> {
+    if target == 0 {
+        return None;
+    }
+    let cpu_ns = cpu_clock::process_ns(target)?;
+    let own_ns = if target == std::process::id() {
+        cpu_clock::this_thread_ns()
+    } else {
+        0
+    };
+    Some(cpu_ns.saturating_sub(own_ns))
+}
