@@ -32,12 +32,23 @@ pub fn build(
         words.push(format!("tsc_early_khz={khz}"));
     }
     words.extend(arm.cmdline.iter().map(ToString::to_string));
-    let names: Vec<_> = works.iter().map(|work| work.name()).collect();
-    words.push(format!("coopvirt.works={}", names.join(",")));
+    words.push(format!("coopvirt.works={}", work_list(works)));
     // The guest reads at most three decimals.
     words.push(format!("coopvirt.scale={scale:.3}"));
     words.push(format!("coopvirt.console={}", console.device()));
     Ok(words.join(" "))
+}
+
+/// The works that init is to do; when it starts, the boot is over.
+fn work_list(works: &[Work]) -> String {
+    let names = works
+        .iter()
+        .filter(|work| **work != Work::Boot)
+        .map(|work| work.name());
+    match names.collect::<Vec<_>>().join(",") {
+        none if none.is_empty() => "none".into(),
+        names => names,
+    }
 }
 
 #[cfg(test)]
@@ -52,7 +63,7 @@ mod tests {
         assert_eq!(
             line,
             "quiet loglevel=3 panic=-1 tsc=reliable no_timer_check console=hvc0 \
-             cpuidle_haltpoll.force=1 coopvirt.works=boot,pipe coopvirt.scale=0.500 \
+             cpuidle_haltpoll.force=1 coopvirt.works=pipe coopvirt.scale=0.500 \
              coopvirt.console=hvc0"
         );
     }
@@ -65,6 +76,7 @@ mod tests {
             line.contains(" console=ttyS0 tsc_early_khz=2400000 "),
             "{line}"
         );
+        assert!(line.contains(" coopvirt.works=none "), "{line}");
         assert!(build(arm, Console::Serial, &[], 1.0, None).is_err());
     }
 }

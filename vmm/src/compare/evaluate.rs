@@ -10,7 +10,7 @@ use serde::Deserialize;
 use super::launch::{End, Finished};
 use super::model::{Failure, Identity, Run, Sample, Skipped};
 use super::plan::Cell;
-use super::records::{self, Records};
+use super::records::{self, Latency, Records};
 use crate::account::model::{Counts, Phase};
 
 /// Lines of console and of messages that a failure keeps.
@@ -118,37 +118,50 @@ pub fn not_launched(
 /// The sample of one work: `Ok(None)` if the guest skipped it, an error if something is missing.
 fn sample(work: Work, records: &Records, phase: Option<&Phase>) -> Result<Option<Sample>, String> {
     let name = work.name();
+    // Init does no work for the boot: that its mark was seen is the boot's own proof.
+    if work == Work::Boot {
+        return match phase {
+            Some(phase) => Ok(Some(of_phase(name, 1, None, phase))),
+            None => Err(unmarked(name)),
+        };
+    }
     if records.skipped.contains_key(&work) {
         return Ok(None);
     }
-    let record = match (records.works.get(&work), work) {
-        (Some(record), _) => record.clone(),
-        // Reaching init is the boot's own proof.
-        (None, Work::Boot) => records::WorkRecord {
-            ops: 1,
-            ok: true,
-            ..Default::default()
-        },
-        (None, _) => return Err(format!("{name}: no record of it")),
+    let Some(record) = records.works.get(&work) else {
+        return Err(format!("{name}: no record of it"));
     };
     if !record.ok {
-        let error = record
-            .error
-            .unwrap_or_else(|| "its own check failed".into());
+        let error = record.error.as_deref().unwrap_or("its own check failed");
         return Err(format!("{name}: {error}"));
     }
     if record.ops == 0 {
         return Err(format!("{name}: no operation was done"));
     }
-    let phase = phase.ok_or_else(|| format!("{name}: its marks were not seen"))?;
-    Ok(Some(Sample {
-        work: name.into(),
-        ops: record.ops,
+    let Some(phase) = phase else {
+        return Err(unmarked(name));
+    };
+    Ok(Some(of_phase(
+        name,
+        record.ops,
+        record.latency_ns.clone(),
+        phase,
+    )))
+}
+
+fn unmarked(work: &str) -> String {
+    format!("{work}: its marks were not seen")
+}
+
+fn of_phase(work: &str, ops: u64, latency_ns: Option<Latency>, phase: &Phase) -> Sample {
+    Sample {
+        work: work.into(),
+        ops,
         elapsed_ns: phase.elapsed_ns,
         cpu_ns: phase.cpu_ns,
-        latency_ns: record.latency_ns,
+        latency_ns,
         counts: phase.counts.clone(),
-    }))
+    }
 }
 
 /// The last phase of each work code: a guest does each work once.

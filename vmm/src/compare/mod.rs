@@ -2,7 +2,7 @@
 //!
 //! Data flows one way: [`args`] chooses [`arm`]s and works; [`plan`] makes cells of them;
 //! [`session`] builds each cell's command ([`cmdline`], [`ours`], [`qemu`]) and has it run and
-//! counted ([`launch`], [`child`], [`pin`]); [`evaluate`] makes a run of the [`model`] from what
+//! counted ([`launch`], [`child`], [`traced`], [`pin`]); [`evaluate`] makes a run of the [`model`] from what
 //! came back ([`records`]); [`summary`] and [`stats`] make figures of all runs, which [`table`],
 //! [`html`] and [`json`] show. Only `child`, `pin`, `host`, `disk`, `json` and `session` touch the
 //! system; all else is pure.
@@ -30,6 +30,7 @@ pub mod stats;
 pub mod summary;
 pub mod table;
 pub mod text;
+pub mod traced;
 
 pub use args::Args;
 pub use session::run;

@@ -15,11 +15,12 @@ use super::args::{Args, Choice, Console};
 use super::arm::Vmm;
 use super::child::ChildLauncher;
 use super::disk::{self, TempFolder};
-use super::launch::{self, Boot, Job, Launcher, Programs, TraceSource};
+use super::launch::{self, Boot, Job, Launcher, Programs};
 use super::model::{ArmNote, Params, Program, Report, Run, FORMAT};
 use super::pin::{self, Pinning};
 use super::plan::{self, Cell};
 use super::progress::Progress;
+use super::traced::Tracepoints;
 use super::{cmdline, evaluate, host, html, interrupt, json, table};
 
 /// A failed run is repeated once.
@@ -28,7 +29,7 @@ const ATTEMPTS: u32 = 2;
 const MAX_FAILED_REPETITIONS: u32 = 2;
 
 /// Compares; prints to standard output. The code is failure if any run has failed for good.
-pub fn run(args: &Args, traces: Box<dyn TraceSource>) -> Result<ExitCode> {
+pub fn run(args: &Args) -> Result<ExitCode> {
     let choice = args.choose()?;
     let folder = TempFolder::new()?;
     let setup = Setup::new(args, &choice, folder.path())?;
@@ -39,7 +40,7 @@ pub fn run(args: &Args, traces: Box<dyn TraceSource>) -> Result<ExitCode> {
     }
     interrupt::catch_signals()?;
     pin::pin_self(setup.pinning).context("cannot pin this program to CPU 0")?;
-    let mut launcher = ChildLauncher::new(folder.path(), traces);
+    let mut launcher = ChildLauncher::new(folder.path(), Box::new(Tracepoints));
     run_cells(
         args,
         &choice,

@@ -188,7 +188,10 @@ fn per_op(samples: &[&Sample], value: fn(&Sample) -> f64) -> Vec<f64> {
 }
 
 fn net_per_op(samples: &[&Sample]) -> Option<Vec<f64>> {
-    Some(per_op(samples, |sample| sample.counts.net() as f64))
+    let is_known = samples
+        .iter()
+        .all(|sample| sample.counts.net_if_known().is_some());
+    is_known.then(|| per_op(samples, |sample| sample.counts.net() as f64))
 }
 
 fn means(samples: &[&Sample], map: fn(&Counts) -> &BTreeMap<String, u64>) -> Vec<(String, f64)> {
