@@ -12,6 +12,8 @@ use super::summary::{self, Figures, Group};
 use super::text::{number, probability, time};
 
 const NR_REASONS: usize = 4;
+/// Which of [`columns`] is words; all others are figures.
+pub(super) const REASONS_COLUMN: usize = 5;
 
 /// The whole report.
 pub fn render(report: &Report) -> String {
@@ -122,7 +124,7 @@ fn table(group: &Group) -> Table {
             Ok(figures) => {
                 let mut cells = vec![Cell::new(&row.arm)];
                 for (index, text) in columns(figures).into_iter().enumerate() {
-                    let is_text = index == 5;
+                    let is_text = index == REASONS_COLUMN;
                     let alignment = if is_text {
                         CellAlignment::Left
                     } else {
