@@ -1,5 +1,27 @@
 //! Coopvirt's virtual machine monitor as a library.
-#![deny(unsafe_code)]
+//!
+//! Data flows `cli -> config -> machine -> {mem, boot, vcpu, devices, virtio}`. An exit is parsed
+//! once (`vcpu::exit`), dispatched by a pure function over buses (`vcpu::dispatch`) and comes back
+//! as an outcome. vCPU threads own their vCPU; everything else runs in the I/O thread's event loop.
+//! `account` counts exits, `compare` measures arms against each other, `doctor` says what this host
+//! can do.
 
 pub mod account;
+pub mod boot;
+pub mod bus;
+pub mod cli;
 pub mod compare;
+pub mod config;
+pub mod console;
+pub mod devices;
+pub mod event;
+pub mod io_thread;
+pub mod irq;
+pub mod kvm;
+pub mod machine;
+pub mod mem;
+pub mod pci;
+pub mod stop;
+pub mod validate;
+pub mod vcpu;
+pub mod virtio;

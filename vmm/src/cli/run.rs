@@ -1,0 +1,197 @@
+//! `coopvirt run`: from arguments to a machine, and from its end to an exit status.
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::mpsc::Sender;
+use std::sync::Arc;
+
+use anyhow::Context;
+use clap::{Args as ClapArgs, ValueEnum};
+use coopvirt_spec::mark::Mark;
+
+use crate::config::{self, ConfigError, ConsoleKind, DiskConfig, Kernel, MachineConfig, Mode};
+use crate::console::output::Stdout;
+use crate::console::terminal::RawMode;
+use crate::event::MachineEvent;
+use crate::kvm::features;
+use crate::machine::{ConsoleEnds, Machine};
+use crate::mem::Backing;
+use crate::vcpu::VcpuEvent;
+
+/// Boot a Linux kernel in a virtual machine.
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "\
+Keys: Ctrl-A X ends the machine, Ctrl-A Ctrl-A sends one Ctrl-A.
+
+Exit status: 0 power-off, restart or Ctrl-A X; 1 an error before the guest ran; 2 wrong arguments;
+3 guest panic; 4 triple fault; 5 KVM failure; 128+N ended by signal N.
+
+Example: coopvirt run --kernel vmlinuz --initrd initrd.img --cpus 2 --memory 1G")]
+pub(super) struct Args {
+    /// Kernel image: a bzImage, or an ELF vmlinux with a PVH note
+    #[arg(long, value_name = "PATH")]
+    kernel: PathBuf,
+    /// Initial RAM file system
+    #[arg(long, value_name = "PATH")]
+    initrd: Option<PathBuf>,
+    /// Kernel command line [default: console=... panic=-1]
+    #[arg(long, value_name = "STR")]
+    cmdline: Option<String>,
+    /// Number of vCPUs, 1 to 64
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    cpus: u64,
+    /// Guest memory, with K, M or G
+    #[arg(long, value_name = "SIZE", default_value = "512M", value_parser = config::size)]
+    memory: u64,
+    /// Raw disk image or block device; ",ro" for read-only. May be repeated: vda, vdb, ...
+    #[arg(long = "disk", value_name = "PATH[,ro]", value_parser = config::disk)]
+    disks: Vec<DiskConfig>,
+    /// What the guest may know of the hypervisor
+    #[arg(long, value_enum, default_value_t = ModeArg::Kvm)]
+    mode: ModeArg,
+    /// Let the guest use x2APIC also in hvm mode (shows KVM's signature without features)
+    #[arg(long)]
+    x2apic: bool,
+    /// KVM features to show in kvm mode: all, none, NAME,..., or all,-NAME
+    #[arg(long, value_name = "LIST", default_value = "all", value_parser = features::parse)]
+    kvm_features: u32,
+    /// Longest host polling after HLT, in nanoseconds [default: KVM's halt_poll_ns]
+    #[arg(long, value_name = "NS")]
+    halt_poll: Option<u32>,
+    /// Instructions that the guest executes without exit
+    #[arg(long, value_enum, value_name = "LIST", value_delimiter = ',')]
+    disable_exits: Vec<ExitArg>,
+    /// Where the guest's console is
+    #[arg(long, value_enum, default_value_t = ConsoleArg::Serial)]
+    console: ConsoleArg,
+    /// Write exit accounting to this file, as JSON
+    #[arg(long, value_name = "FILE.json")]
+    exits: Option<PathBuf>,
+    /// How exits are accounted for: tracepoints and statistics, statistics only, or nothing
+    #[arg(long, value_enum, default_value_t = AccountingArg::Full)]
+    accounting: AccountingArg,
+    /// Host CPUs: one for each vCPU, then those of all other threads; "none" for no pinning
+    #[arg(long, value_name = "LIST", default_value = "none")]
+    pin: String,
+    /// Do not advise huge pages for guest memory
+    #[arg(long)]
+    no_huge_pages: bool,
+    /// Populate guest memory before the guest starts
+    #[arg(long)]
+    prefault: bool,
+    /// Allow more guest memory than the host has RAM and swap
+    #[arg(long)]
+    overcommit: bool,
+    /// Let the guest end the machine by a byte written to port 0xf4 (test guests)
+    #[arg(long)]
+    debug_exit: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum ModeArg {
+    /// Plain hardware-assisted virtualization: no hypervisor leaf, no paravirtual feature
+    Hvm,
+    /// Everything that stock KVM offers
+    Kvm,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum ExitArg {
+    /// HLT: idle vCPUs keep their host CPU
+    Hlt,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum ConsoleArg {
+    /// COM1; works from the first message on
+    Serial,
+    /// virtio-console (hvc0)
+    Virtio,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum AccountingArg {
+    /// Tracepoints where permitted, and KVM's statistics
+    Full,
+    /// KVM's statistics only
+    Stats,
+    /// Nothing
+    Off,
+}
+
+impl Args {
+    fn config(&self) -> Result<MachineConfig, ConfigError> {
+        let mode = match self.mode {
+            ModeArg::Hvm => Mode::Hvm,
+            ModeArg::Kvm => Mode::Kvm,
+        };
+        let console = match self.console {
+            ConsoleArg::Serial => ConsoleKind::Serial,
+            ConsoleArg::Virtio => ConsoleKind::Virtio,
+        };
+        let default_cmdline = match console {
+            ConsoleKind::Serial => "console=ttyS0 panic=-1",
+            ConsoleKind::Virtio => "console=hvc0 panic=-1",
+        };
+        let pin = if self.pin == "none" { Vec::new() } else { config::cpu_list(&self.pin)? };
+        Ok(MachineConfig {
+            kernel: Kernel::File(self.kernel.clone()),
+            initrd: self.initrd.clone(),
+            cmdline: self.cmdline.clone().unwrap_or_else(|| default_cmdline.into()),
+            vcpus: config::vcpus(self.cpus)?,
+            memory_bytes: self.memory,
+            backing: Backing {
+                huge_pages: !self.no_huge_pages,
+                prefault: self.prefault,
+                overcommit: self.overcommit,
+            },
+            disks: self.disks.clone(),
+            mode,
+            x2apic: self.x2apic || mode == Mode::Kvm,
+            kvm_features: self.kvm_features,
+            halt_poll_ns: self.halt_poll,
+            disable_hlt_exits: self.disable_exits.contains(&ExitArg::Hlt),
+            console,
+            pin,
+            debug_exit: self.debug_exit,
+        })
+    }
+}
+
+struct NoMarks;
+
+impl VcpuEvent for NoMarks {
+    fn mark(&self, _vcpu: u8, _mark: Mark) {}
+}
+
+/// Runs the machine that the arguments describe.
+pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let config = args.config()?;
+    let console = ConsoleEnds { output: Box::new(Stdout), stdin: true };
+    let machine = Machine::build(&config, console, |_| Arc::new(NoMarks))?;
+    forward_signals(machine.events()).context("could not watch for signals")?;
+    let raw = RawMode::enter().context("could not set the terminal to raw mode")?;
+    machine.resume();
+    let reason = machine.wait(None).context("the machine's event channel closed")?;
+    machine.shut_down();
+    drop(raw);
+    if reason.exit_status() != 0 || std::io::stderr().is_terminal() {
+        eprintln!("coopvirt: {reason}");
+    }
+    Ok(ExitCode::from(reason.exit_status()))
+}
+
+/// Turns signals that ask this process to end into events of the machine.
+fn forward_signals(events: Sender<MachineEvent>) -> std::io::Result<()> {
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
+    let mut signals = signal_hook::iterator::Signals::new([SIGHUP, SIGINT, SIGQUIT, SIGTERM])?;
+    std::thread::Builder::new().name("signals".into()).stack_size(128 << 10).spawn(move || {
+        for signal in signals.forever() {
+            if events.send(MachineEvent::Signal(signal)).is_err() {
+                return;
+            }
+        }
+    })?;
+    Ok(())
+}

@@ -1,0 +1,192 @@
+//! A machine's configuration, validated: what is here can be built.
+//!
+//! The command line and library callers fill [`MachineConfig`]; its constructor functions check
+//! each value once, and the builder does not check again.
+
+use std::num::NonZeroU8;
+use std::path::PathBuf;
+
+use crate::mem::Backing;
+
+/// Most vCPUs a machine can have: what the interrupt and ACPI tables here are tested with.
+pub const MAX_VCPUS: u8 = 64;
+
+/// How much the guest is told about the hypervisor below it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// Plain hardware-assisted virtualization: no hypervisor leaf, no paravirtual feature, xAPIC.
+    Hvm,
+    /// Everything that stock KVM offers a guest.
+    Kvm,
+}
+
+/// Where the guest's console is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConsoleKind {
+    /// COM1: works from the first message on, and costs an exit per byte.
+    Serial,
+    /// virtio-console, `hvc0` in the guest. COM1 is there too but unconnected.
+    Virtio,
+}
+
+/// What the first vCPU runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Kernel {
+    /// An image file: ELF vmlinux with a PVH note, or bzImage.
+    File(PathBuf),
+    /// Machine code of our own, entered in 64-bit mode with the first 4 GiB mapped one to one.
+    Code {
+        /// Guest-physical addresses and what to write there; the first one is the entry.
+        pieces: Vec<(u64, Vec<u8>)>,
+    },
+}
+
+/// A disk of the guest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DiskConfig {
+    /// Raw image file or block device.
+    pub path: PathBuf,
+    /// Whether the guest is refused writes.
+    pub read_only: bool,
+}
+
+/// Everything that decides what a machine is.
+#[derive(Clone, Debug)]
+pub struct MachineConfig {
+    /// What the first vCPU runs.
+    pub kernel: Kernel,
+    /// Initial RAM file system.
+    pub initrd: Option<PathBuf>,
+    /// Kernel command line.
+    pub cmdline: String,
+    /// Number of vCPUs.
+    pub vcpus: NonZeroU8,
+    /// Guest memory in bytes.
+    pub memory_bytes: u64,
+    /// How that memory is backed.
+    pub backing: Backing,
+    /// Disks, `vda` first.
+    pub disks: Vec<DiskConfig>,
+    /// What the guest may know of the hypervisor.
+    pub mode: Mode,
+    /// Whether the guest can use x2APIC.
+    pub x2apic: bool,
+    /// KVM paravirtual features to show, as bits of CPUID 0x4000_0001 EAX.
+    pub kvm_features: u32,
+    /// Longest time in nanoseconds that KVM polls for a wake-up after HLT; `None`: KVM's default.
+    pub halt_poll_ns: Option<u32>,
+    /// Let the guest execute HLT without exit.
+    pub disable_hlt_exits: bool,
+    /// Where the guest's console is.
+    pub console: ConsoleKind,
+    /// Host CPUs for the vCPUs, one each, and for all other threads (the last element). Empty: no
+    /// pinning.
+    pub pin: Vec<usize>,
+    /// Whether a guest can end the machine through the debug-exit port.
+    pub debug_exit: bool,
+}
+
+/// Why a configuration is refused.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages say it")]
+pub enum ConfigError {
+    #[error("{0} vCPUs: a machine has 1 to {MAX_VCPUS}")]
+    Vcpus(u64),
+    #[error("memory size {0:?} is not a number with an optional K, M or G")]
+    Size(String),
+    #[error("disk {0:?}: expected PATH or PATH,ro")]
+    Disk(String),
+    #[error("CPU list {0:?}: expected numbers and ranges such as 1,2 or 1-2")]
+    CpuList(String),
+    #[error("--pin names {given} CPUs; {needed} vCPUs need {needed}")]
+    PinCount { given: usize, needed: usize },
+}
+
+/// Checks a number of vCPUs.
+pub fn vcpus(count: u64) -> Result<NonZeroU8, ConfigError> {
+    u8::try_from(count)
+        .ok()
+        .and_then(NonZeroU8::new)
+        .filter(|count| count.get() <= MAX_VCPUS)
+        .ok_or(ConfigError::Vcpus(count))
+}
+
+/// Reads a size such as `512M`, `2G` or `1048576`; a bare number below 1 MiB counts as MiB, as
+/// every other VMM reads it.
+pub fn size(text: &str) -> Result<u64, ConfigError> {
+    let bad = || ConfigError::Size(text.to_owned());
+    let trimmed = text.trim().trim_end_matches(['B', 'b']).trim_end_matches('i');
+    let (digits, shift) = match trimmed.chars().last().map(|c| c.to_ascii_uppercase()) {
+        Some('K') => (&trimmed[..trimmed.len() - 1], 10),
+        Some('M') => (&trimmed[..trimmed.len() - 1], 20),
+        Some('G') => (&trimmed[..trimmed.len() - 1], 30),
+        Some('T') => (&trimmed[..trimmed.len() - 1], 40),
+        _ => (trimmed, 0),
+    };
+    let number: u64 = digits.parse().map_err(|_| bad())?;
+    let shift = if shift == 0 && number < 1 << 20 { 20 } else { shift };
+    number.checked_mul(1 << shift).ok_or_else(bad)
+}
+
+/// Reads `PATH` or `PATH,ro`.
+pub fn disk(text: &str) -> Result<DiskConfig, ConfigError> {
+    let (path, read_only) = match text.rsplit_once(',') {
+        Some((path, "ro")) => (path, true),
+        Some((path, "rw")) => (path, false),
+        _ => (text, false),
+    };
+    if path.is_empty() {
+        return Err(ConfigError::Disk(text.to_owned()));
+    }
+    Ok(DiskConfig { path: path.into(), read_only })
+}
+
+/// Reads a CPU list such as `1,3-4`.
+pub fn cpu_list(text: &str) -> Result<Vec<usize>, ConfigError> {
+    let bad = || ConfigError::CpuList(text.to_owned());
+    let mut cpus = Vec::new();
+    for part in text.split(',') {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let first: usize = first.trim().parse().map_err(|_| bad())?;
+        let last: usize = last.trim().parse().map_err(|_| bad())?;
+        if first > last || last >= 1024 {
+            return Err(bad());
+        }
+        cpus.extend(first..=last);
+    }
+    Ok(cpus)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn vcpu_counts_outside_the_range_are_refused() {
+        assert_eq!(vcpus(1).unwrap().get(), 1);
+        assert_eq!(vcpus(0), Err(ConfigError::Vcpus(0)));
+        assert_eq!(vcpus(300), Err(ConfigError::Vcpus(300)));
+    }
+
+    #[test]
+    fn sizes_have_units() {
+        assert_eq!(size("512M"), Ok(512 << 20));
+        assert_eq!(size("2g"), Ok(2 << 30));
+        assert_eq!(size("64MiB"), Ok(64 << 20));
+        assert_eq!(size("256"), Ok(256 << 20));
+        assert_eq!(size("0"), Ok(0));
+        for bad in ["", "M", "12Q", "-1", "99999999999999999999", "18446744073709551615G"] {
+            assert!(size(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn disks_and_cpu_lists_parse() {
+        assert!(disk("a,ro").unwrap().read_only);
+        assert_eq!(disk("a,b").unwrap().path, PathBuf::from("a,b"));
+        assert!(disk(",ro").is_err());
+        assert_eq!(cpu_list("1,3-4"), Ok(vec![1, 3, 4]));
+        assert!(cpu_list("4-3").is_err());
+    }
+}

@@ -1,0 +1,206 @@
+//! Guest RAM: anonymous memory around the PCI hole, aligned and advised for huge pages.
+#![expect(unsafe_code)]
+// UNSAFETY: mapping memory and giving it to KVM are raw operations; both stay in this file.
+
+use std::fs;
+use std::io;
+use std::sync::Arc;
+
+use kvm_bindings::kvm_userspace_memory_region;
+use kvm_ioctls::VmFd;
+use vm_memory::{
+    GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap,
+    MmapRegion,
+};
+
+use super::layout::{ABOVE_4G, PCI_HOLE};
+
+/// Guest memory as every part of the VMM shares it.
+pub type GuestRam = Arc<GuestMemoryMmap<()>>;
+
+/// Smallest guest memory: room for the boot structures and a small kernel.
+pub const MIN_BYTES: u64 = 4 << 20;
+
+const HUGE_PAGE_BYTES: usize = 2 << 20;
+
+/// How guest memory is backed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Backing {
+    /// Advise the kernel to use transparent huge pages.
+    pub huge_pages: bool,
+    /// Populate all of it before the guest starts, so that its first touch costs no exit for lack
+    /// of a host page (the second-stage mapping is still made on first touch).
+    pub prefault: bool,
+    /// Allow more than the host's RAM and swap.
+    pub overcommit: bool,
+}
+
+/// Why there is no guest memory.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages say it")]
+pub enum RamError {
+    #[error("guest memory of {0} bytes is too small; give at least {min} MiB", min = MIN_BYTES >> 20)]
+    TooSmall(u64),
+    #[error("guest memory of {0} bytes is not a multiple of 4096")]
+    Unaligned(u64),
+    #[error(
+        "guest memory of {wanted_mib} MiB is more than this host's RAM and swap ({host_mib} MiB); \
+         ask for less or add --overcommit"
+    )]
+    MoreThanHost { wanted_mib: u64, host_mib: u64 },
+    #[error("could not map {bytes} bytes of guest memory")]
+    Map { bytes: u64, source: vm_memory::mmap::FromRangesError },
+    #[error("could not map {bytes} bytes of guest memory")]
+    MapRegion { bytes: u64, source: io::Error },
+    #[error("could not populate guest memory; the host may be short of memory")]
+    Prefault(#[source] io::Error),
+    #[error("could not give guest memory to KVM")]
+    Register(#[source] kvm_ioctls::Error),
+    #[error("could not read the host's memory size from /proc/meminfo")]
+    HostSize(#[source] io::Error),
+}
+
+/// The RAM ranges, as (start, size), for a guest with `bytes` of memory.
+pub fn ranges(bytes: u64) -> Vec<(u64, u64)> {
+    let low = bytes.min(PCI_HOLE);
+    let mut ranges = vec![(0, low)];
+    if bytes > low {
+        ranges.push((ABOVE_4G, bytes - low));
+    }
+    ranges
+}
+
+/// Checks the size and allocates the guest's RAM.
+pub fn allocate(bytes: u64, backing: Backing) -> Result<GuestRam, RamError> {
+    if bytes < MIN_BYTES {
+        return Err(RamError::TooSmall(bytes));
+    }
+    if bytes % 4096 != 0 {
+        return Err(RamError::Unaligned(bytes));
+    }
+    if !backing.overcommit {
+        let meminfo = fs::read_to_string("/proc/meminfo").map_err(RamError::HostSize)?;
+        let host = host_bytes(&meminfo);
+        if bytes > host {
+            return Err(RamError::MoreThanHost { wanted_mib: bytes >> 20, host_mib: host >> 20 });
+        }
+    }
+    let mut regions = Vec::new();
+    for (start, size) in ranges(bytes) {
+        let region = map_aligned(size, backing)?;
+        let region = GuestRegionMmap::new(region, GuestAddress(start)).ok_or_else(|| {
+            RamError::MapRegion { bytes, source: io::Error::from(io::ErrorKind::InvalidInput) }
+        })?;
+        regions.push(region);
+    }
+    let memory = GuestMemoryMmap::from_regions(regions).map_err(|_| RamError::MapRegion {
+        bytes,
+        source: io::Error::from(io::ErrorKind::InvalidInput),
+    })?;
+    Ok(Arc::new(memory))
+}
+
+/// Tells KVM about the RAM, one slot per region.
+pub fn register(vm: &VmFd, ram: &GuestRam) -> Result<(), RamError> {
+    for (slot, region) in (0u32..).zip(ram.iter()) {
+        let host = ram.get_host_address(region.start_addr()).map_err(|_| {
+            RamError::Register(kvm_ioctls::Error::new(libc::EFAULT))
+        })?;
+        let region = kvm_userspace_memory_region {
+            slot,
+            flags: 0,
+            guest_phys_addr: region.start_addr().0,
+            memory_size: region.len(),
+            userspace_addr: host as u64,
+        };
+        // SAFETY: the range is a live mapping of exactly this size; the caller's machine keeps the
+        // `Arc` for longer than the VM's file descriptor, and no two slots overlap.
+        unsafe { vm.set_user_memory_region(region) }.map_err(RamError::Register)?;
+    }
+    Ok(())
+}
+
+/// Maps `size` bytes whose host address is a multiple of 2 MiB, so that host huge pages and guest
+/// huge pages coincide and one second-stage fault can map 2 MiB.
+fn map_aligned(size: u64, backing: Backing) -> Result<MmapRegion<()>, RamError> {
+    let failed = |source| RamError::MapRegion { bytes: size, source };
+    let len = usize::try_from(size).map_err(|_| failed(io::Error::from_raw_os_error(libc::ENOMEM)))?;
+    let padded = len
+        .checked_add(HUGE_PAGE_BYTES)
+        .ok_or_else(|| failed(io::Error::from_raw_os_error(libc::ENOMEM)))?;
+    let prot = libc::PROT_READ | libc::PROT_WRITE;
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+    // SAFETY: a new anonymous mapping at an address of the kernel's choice touches nothing else.
+    let base = unsafe { libc::mmap(std::ptr::null_mut(), padded, prot, flags, -1, 0) };
+    if base == libc::MAP_FAILED {
+        return Err(failed(io::Error::last_os_error()));
+    }
+    let offset = (base as usize).wrapping_neg() % HUGE_PAGE_BYTES;
+    // SAFETY: `offset` is below HUGE_PAGE_BYTES, so the result lies in the mapping made above.
+    let start = unsafe { base.cast::<u8>().add(offset) };
+    let advice = if backing.huge_pages { libc::MADV_HUGEPAGE } else { libc::MADV_NOHUGEPAGE };
+    // SAFETY: `start..start + len` lies in the mapping made above; advice changes no contents. A
+    // kernel without transparent huge pages refuses it, which is no error for us.
+    let _ = unsafe { libc::madvise(start.cast(), len, advice) };
+    if backing.prefault {
+        // SAFETY: as above; populating writes no contents.
+        let populated = unsafe { libc::madvise(start.cast(), len, libc::MADV_POPULATE_WRITE) };
+        if populated != 0 {
+            return Err(RamError::Prefault(io::Error::last_os_error()));
+        }
+    }
+    // SAFETY: `start..start + len` is mapped with these rights and flags and is never unmapped:
+    // guest memory lives as long as the process, and the alignment padding costs no memory.
+    unsafe { MmapRegion::build_raw(start, len, prot, flags) }
+        .map_err(|_| failed(io::Error::from(io::ErrorKind::InvalidInput)))
+}
+
+/// RAM plus swap in bytes, from the text of /proc/meminfo.
+fn host_bytes(meminfo: &str) -> u64 {
+    let kib = |name: &str| {
+        meminfo
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.trim().strip_suffix("kB"))
+            .and_then(|number| number.trim().parse::<u64>().ok())
+            .unwrap_or(0)
+    };
+    (kib("MemTotal:") + kib("SwapTotal:")) << 10
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PLAIN: Backing = Backing { huge_pages: true, prefault: false, overcommit: false };
+
+    #[test]
+    fn ram_goes_around_the_pci_hole() {
+        assert_eq!(ranges(512 << 20), [(0, 512 << 20)]);
+        assert_eq!(ranges(3 << 30), [(0, 3 << 30)]);
+        assert_eq!(ranges(4 << 30), [(0, 3 << 30), (4 << 30, 1 << 30)]);
+        assert_eq!(ranges(6 << 30), [(0, 3 << 30), (4 << 30, 3 << 30)]);
+    }
+
+    #[test]
+    fn sizes_nobody_can_mean_are_refused() {
+        assert!(matches!(allocate(0, PLAIN), Err(RamError::TooSmall(0))));
+        assert!(matches!(allocate(1 << 20, PLAIN), Err(RamError::TooSmall(_))));
+        assert!(matches!(allocate((64 << 20) + 1, PLAIN), Err(RamError::Unaligned(_))));
+        let much = allocate(1 << 50, PLAIN).unwrap_err();
+        assert!(matches!(much, RamError::MoreThanHost { .. }), "{much}");
+        assert!(much.to_string().contains("--overcommit"));
+    }
+
+    #[test]
+    fn host_memory_is_aligned_to_a_huge_page() {
+        let ram = allocate(64 << 20, PLAIN).expect("64 MiB fit anywhere");
+        let host = ram.get_host_address(GuestAddress(0)).expect("address zero is RAM");
+        assert_eq!(host as usize % HUGE_PAGE_BYTES, 0);
+    }
+
+    #[test]
+    fn meminfo_is_ram_plus_swap() {
+        assert_eq!(host_bytes("MemTotal:  100 kB\nSwapTotal:   20 kB\n"), 120 << 10);
+        assert_eq!(host_bytes("nothing"), 0);
+    }
+}

@@ -1,0 +1,115 @@
+//! Opening a disk image, and what can be wrong with it.
+
+use std::fs::OpenOptions;
+use std::io::{self, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+
+use super::{Blk, SECTOR_BYTES};
+
+/// What a guest may do with a disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BlkAccess {
+    /// Read only.
+    ReadOnly,
+    /// Read and write.
+    ReadWrite,
+}
+
+/// Why a disk image cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum BlkError {
+    /// There is no such file.
+    #[error("disk image {0} does not exist")]
+    Missing(PathBuf),
+    /// It is a folder.
+    #[error("disk image {0} is a folder, not a file")]
+    IsFolder(PathBuf),
+    /// It is neither a file nor a block device.
+    #[error("disk image {0} is neither a file nor a block device")]
+    NotStorage(PathBuf),
+    /// It may not be read.
+    #[error("disk image {0} is not readable by this user")]
+    NotReadable(PathBuf),
+    /// It may be read but not written.
+    #[error("disk image {0} is not writable by this user; add \",ro\" to use it read-only")]
+    NotWritable(PathBuf),
+    /// It has no sectors.
+    #[error("disk image {0} is empty")]
+    Empty(PathBuf),
+    /// Its end is in the middle of a sector.
+    #[error("disk image {path} has {len_bytes} bytes, which is not a multiple of 512")]
+    PartialSector {
+        /// The file.
+        path: PathBuf,
+        /// Its size.
+        len_bytes: u64,
+    },
+    /// Something else went wrong.
+    #[error("could not open disk image {path}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The reason.
+        source: io::Error,
+    },
+}
+
+impl Blk {
+    /// Opens a raw image as a disk with `nr_queues` queues (one per vCPU is best).
+    pub fn open(path: &Path, access: BlkAccess, nr_queues: u16) -> Result<Self, BlkError> {
+        let io_error = |source| BlkError::Io {
+            path: path.into(),
+            source,
+        };
+        let kind = match std::fs::metadata(path) {
+            Ok(metadata) => metadata.file_type(),
+            Err(error) => return Err(open_error(path, error, BlkAccess::ReadOnly)),
+        };
+        if kind.is_dir() {
+            return Err(BlkError::IsFolder(path.into()));
+        }
+        // Checked before opening: opening a FIFO would wait for its other end.
+        if !kind.is_file() && !std::os::unix::fs::FileTypeExt::is_block_device(&kind) {
+            return Err(BlkError::NotStorage(path.into()));
+        }
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(access == BlkAccess::ReadWrite)
+            .open(path)
+            .map_err(|error| open_error(path, error, access))?;
+        // A block device has no length in its metadata, but an end that can be sought.
+        let len_bytes = file.seek(SeekFrom::End(0)).map_err(io_error)?;
+        if len_bytes == 0 {
+            return Err(BlkError::Empty(path.into()));
+        }
+        if !len_bytes.is_multiple_of(SECTOR_BYTES) {
+            return Err(BlkError::PartialSector {
+                path: path.into(),
+                len_bytes,
+            });
+        }
+        Ok(Self::new(
+            file,
+            access,
+            len_bytes / SECTOR_BYTES,
+            nr_queues.max(1),
+        ))
+    }
+}
+
+fn open_error(path: &Path, error: io::Error, access: BlkAccess) -> BlkError {
+    let is_readable = || std::fs::File::open(path).is_ok();
+    match error.kind() {
+        io::ErrorKind::NotFound => BlkError::Missing(path.into()),
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem
+            if access == BlkAccess::ReadWrite && is_readable() =>
+        {
+            BlkError::NotWritable(path.into())
+        }
+        io::ErrorKind::PermissionDenied => BlkError::NotReadable(path.into()),
+        _ => BlkError::Io {
+            path: path.into(),
+            source: error,
+        },
+    }
+}

@@ -1,0 +1,92 @@
+//! Virtio 1.x devices over PCI: block, console, entropy.
+//!
+//! - [`VirtioDevice`] is what a device implements: features, configuration, and what to do with the
+//!   chains of a queue. [`Blk`], [`Console`] and [`Rng`] are the devices.
+//! - [`attach`] puts one on a [`PciRoot`] and returns its [`QueueWorker`], which the machine builder
+//!   registers with the I/O thread's event manager. All queue processing happens there.
+//! - The transport (`transport.rs`, `pci_function.rs`) answers the guest's register accesses on vCPU
+//!   threads. It never processes a queue.
+//!
+//! Every value in a queue and every register write comes from a guest. A ring that cannot be right
+//! breaks its queue: nothing of it is processed until the guest resets the device, which is told by
+//! DEVICE_NEEDS_RESET; other queues and devices go on.
+//!
+//! Lock order, outermost first: the function (held by [`PciRoot`]), the backend (device and live
+//! queues), then, as leaves that are never held together, interrupt vectors, MSI-X state, console
+//! buffers. A vCPU thread takes the backend's lock for a change of status and for the device's own
+//! configuration, and waits at most for one batch (one queue's size of requests) that the I/O thread
+//! is working on. The I/O thread never takes a function's lock.
+//!
+//! # Wiring
+//!
+//! ```no_run
+//! use std::sync::Arc;
+//!
+//! use coopvirt::irq::MsiRouter;
+//! use coopvirt::pci::{PciLayout, PciRoot};
+//! use coopvirt::virtio::{attach, Blk, BlkAccess, Console, GuestRam, Host, KvmDoorbells, Rng};
+//! use event_manager::{EventManager, MutEventSubscriber, SubscriberOps};
+//! use kvm_ioctls::VmFd;
+//!
+//! fn devices(vm: Arc<VmFd>, ram: GuestRam) -> anyhow::Result<()> {
+//!     let root = Arc::new(PciRoot::new(PciLayout {
+//!         ecam_base: 0xe000_0000,
+//!         ecam_len_bytes: 256 << 20,
+//!         mmio_base: 0xc000_0000,
+//!         mmio_len_bytes: 0x2000_0000,
+//!     })?);
+//!     let host = Host {
+//!         ram,
+//!         interrupts: Arc::new(MsiRouter::new(vm.clone())),
+//!         doorbells: Arc::new(KvmDoorbells::new(vm)),
+//!     };
+//!
+//!     let blk = Blk::open("disk.img".as_ref(), BlkAccess::ReadWrite, 2)?;
+//!     let (console, input, output) = Console::new(Box::new(std::io::stdout()))?;
+//!     let mut events = EventManager::<Box<dyn MutEventSubscriber + Send>>::new()?;
+//!     for device in [Box::new(blk) as _, Box::new(console) as _, Box::new(Rng::new()) as _] {
+//!         events.add_subscriber(Box::new(attach(&root, device, &host)?));
+//!     }
+//!     input.push(b"typed\n");
+//!
+//!     // On a bus: EcamWindow::new(root.clone()) and ConfigPorts::new(root.clone()). A vCPU thread
+//!     // calls root.mmio_read and root.mmio_write for what no other device claims. The I/O thread
+//!     // runs the event manager until the VM stops; then what the guest wrote last goes out.
+//!     while events.run()? > 0 {}
+//!     output.finish(std::time::Duration::from_secs(1));
+//!     Ok(())
+//! }
+//! ```
+//!
+//! [`PciRoot`]: crate::pci::PciRoot
+
+mod backend;
+mod blk;
+mod chain;
+mod console;
+mod device;
+mod doorbell;
+mod interrupt;
+mod pci_function;
+mod queue;
+mod rng;
+mod sys;
+mod transport;
+
+use std::sync::Arc;
+
+pub use backend::QueueWorker;
+pub use blk::{Blk, BlkAccess, BlkError};
+pub use chain::{Chain, Segments};
+pub use console::{Console, ConsoleInput, ConsoleOutput};
+pub use device::{Progress, QueueError, VirtioDevice, QUEUE_SIZE_MAX};
+pub use doorbell::{DoorbellSink, KvmDoorbells};
+pub use pci_function::{attach, AttachError, Host};
+pub use queue::DeviceQueue;
+pub use rng::Rng;
+
+/// The guest's memory, as all devices share it.
+pub type GuestRam = Arc<vm_memory::GuestMemoryMmap<()>>;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,365 @@
+//! A virtio device as a PCI function: capabilities, one BAR, doorbells.
+//!
+//! Called by the root complex with the function's lock held, on vCPU threads. It sets up and
+//! forwards; only a change of status and the device's own configuration take the backend's lock.
+
+use std::io;
+use std::sync::{Arc, Mutex};
+
+use vmm_sys_util::eventfd::{EventFd, EFD_NONBLOCK};
+
+use super::backend::{lock, ring, Backend, QueueWorker, SharedBackend};
+use super::device::VirtioDevice;
+use super::doorbell::DoorbellSink;
+use super::interrupt::Interrupts;
+use super::transport::{Action, Transport, COMMON_CONFIG_LEN};
+use super::GuestRam;
+use crate::irq::{InterruptSink, IrqError};
+use crate::pci::{
+    Bar, BarBase, ConfigHeader, ConfigSpace, Msix, PciError, PciFunction, PciRoot, BAR_COUNT,
+};
+
+const VENDOR_VIRTIO: u16 = 0x1af4;
+const DEVICE_ID_BASE: u16 = 0x1040;
+const MAX_QUEUES: usize = 64;
+
+// The BAR: one page for each structure, so that none shares a page with the doorbells.
+const BAR_INDEX: usize = 0;
+const BAR_BYTES: u32 = 0x8000;
+const PAGE_BYTES: u32 = 0x1000;
+const PAGE_COMMON: u32 = 0;
+const PAGE_ISR: u32 = 1;
+const PAGE_DEVICE: u32 = 2;
+const PAGE_NOTIFY: u32 = 3;
+const PAGE_MSIX_TABLE: u32 = 4;
+const PAGE_MSIX_PENDING: u32 = 5;
+const NOTIFY_STRIDE_BYTES: u32 = 4;
+
+const CAP_VENDOR: u8 = 0x09;
+const CAP_MSIX: u8 = 0x11;
+const CFG_COMMON: u8 = 1;
+const CFG_NOTIFY: u8 = 2;
+const CFG_ISR: u8 = 3;
+const CFG_DEVICE: u8 = 4;
+const CFG_PCI: u8 = 5;
+
+// Within the access capability (type 5).
+const ACCESS_BAR: usize = 4;
+const ACCESS_OFFSET: usize = 8;
+const ACCESS_LENGTH: usize = 12;
+const ACCESS_DATA: usize = 16;
+
+/// What devices need of the host.
+#[derive(Clone)]
+pub struct Host {
+    /// The guest's memory.
+    pub ram: GuestRam,
+    /// Where interrupts go.
+    pub interrupts: Arc<dyn InterruptSink>,
+    /// Who turns notify writes into eventfds.
+    pub doorbells: Arc<dyn DoorbellSink>,
+}
+
+/// Why a device could not be put on the bus.
+#[derive(Debug, thiserror::Error)]
+pub enum AttachError {
+    /// More queues than a function has doorbells.
+    #[error("{name} has {nr_queues} queues, more than {MAX_QUEUES}")]
+    Queues {
+        /// The device.
+        name: String,
+        /// Its queues.
+        nr_queues: usize,
+    },
+    /// The host gave no eventfd.
+    #[error("could not create a doorbell for {name}")]
+    Doorbell {
+        /// The device.
+        name: String,
+        /// The reason.
+        source: io::Error,
+    },
+    /// No interrupt lines.
+    #[error(transparent)]
+    Interrupt(#[from] IrqError),
+    /// No place on the bus.
+    #[error(transparent)]
+    Pci(#[from] PciError),
+}
+
+/// Puts a device on the bus. The worker belongs to the I/O thread's event manager.
+pub fn attach(
+    root: &PciRoot,
+    device: Box<dyn VirtioDevice>,
+    host: &Host,
+) -> Result<QueueWorker, AttachError> {
+    let (function, worker) = VirtioPci::new(device, host)?;
+    root.add(function)?;
+    Ok(worker)
+}
+
+struct VirtioPci {
+    name: String,
+    config: ConfigSpace,
+    msix_cap: usize,
+    access_cap: usize,
+    transport: Transport,
+    backend: SharedBackend,
+    interrupts: Arc<Interrupts>,
+    msix: Arc<Msix>,
+    doorbells: Arc<[EventFd]>,
+    sink: Arc<dyn DoorbellSink>,
+    // Where the BAR is decoded, and where each doorbell is bound.
+    bar_base: Option<u64>,
+    bound_at: Vec<Option<u64>>,
+}
+
+impl VirtioPci {
+    fn new(device: Box<dyn VirtioDevice>, host: &Host) -> Result<(Self, QueueWorker), AttachError> {
+        let name = device.name().to_owned();
+        let queue_sizes = device.queue_sizes();
+        let nr_queues = queue_sizes.len();
+        if nr_queues > MAX_QUEUES {
+            return Err(AttachError::Queues { name, nr_queues });
+        }
+        let nr_vectors = u16::try_from(nr_queues + 1).expect("bounded by MAX_QUEUES");
+        let msix = Arc::new(Msix::new(host.interrupts.clone(), nr_vectors)?);
+        let interrupts = Arc::new(Interrupts::new(msix.clone(), nr_queues));
+        let doorbells: Arc<[EventFd]> = (0..nr_queues)
+            .map(|_| EventFd::new(EFD_NONBLOCK))
+            .collect::<io::Result<_>>()
+            .map_err(|source| AttachError::Doorbell {
+                name: name.clone(),
+                source,
+            })?;
+        let (config, msix_cap, access_cap) = config_space(&*device, nr_vectors);
+        let transport = Transport::new(device.features(), &queue_sizes, interrupts.clone());
+        let host_event = device.host_event();
+        let backend = Backend::new(device, nr_queues, host.ram.clone(), interrupts.clone());
+        let backend = Arc::new(Mutex::new(backend));
+        let worker = QueueWorker::new(backend.clone(), doorbells.clone(), host_event);
+        let function = Self {
+            name,
+            config,
+            msix_cap,
+            access_cap,
+            transport,
+            backend,
+            interrupts,
+            msix,
+            doorbells,
+            sink: host.doorbells.clone(),
+            bar_base: None,
+            bound_at: vec![None; nr_queues],
+        };
+        Ok((function, worker))
+    }
+
+    fn write_common(&mut self, offset: usize, data: &[u8]) {
+        match self.transport.write(offset, data) {
+            Action::None => {}
+            Action::Activate => {
+                let (features, event_idx) =
+                    (self.transport.features(), self.transport.uses_event_idx());
+                let setups = self.transport.queues();
+                lock(&self.backend).activate(features, event_idx, setups);
+                self.bind_doorbells();
+                // What either side had ready before now needs no notification.
+                self.doorbells.iter().for_each(ring);
+            }
+            Action::Reset => {
+                // The backend first: when it is done, no interrupt comes from the old life.
+                lock(&self.backend).reset();
+                self.transport.reset();
+                self.bind_doorbells();
+            }
+        }
+    }
+
+    /// Binds each live queue's doorbell to where the BAR is now, and drops what was bound before.
+    fn bind_doorbells(&mut self) {
+        let base = self.bar_base.filter(|_| self.transport.is_live());
+        let queues = self.transport.queues().iter().zip(&*self.doorbells);
+        for ((index, bound), (setup, doorbell)) in (0..).zip(&mut self.bound_at).zip(queues) {
+            let offset = PAGE_NOTIFY * PAGE_BYTES + index * NOTIFY_STRIDE_BYTES;
+            let wanted = base
+                .filter(|_| setup.is_enabled)
+                .map(|base| base + u64::from(offset));
+            if *bound == wanted {
+                continue;
+            }
+            if let Some(gpa) = bound.take() {
+                // If it fails, the old address signals a queue for nothing: harmless.
+                let _ = self.sink.unregister(doorbell, gpa);
+            }
+            // If it fails, the guest's write comes to `bar_write`, which rings the doorbell.
+            *bound = wanted.filter(|&gpa| self.sink.register(doorbell, gpa).is_ok());
+        }
+    }
+
+    /// The BAR access that the access capability describes, if it describes a possible one.
+    fn indirect_access(&self) -> Option<(u64, usize)> {
+        let [bar, ..] = self.config.get4(self.access_cap + ACCESS_BAR);
+        let offset = u32::from_le_bytes(self.config.get4(self.access_cap + ACCESS_OFFSET));
+        let length = u32::from_le_bytes(self.config.get4(self.access_cap + ACCESS_LENGTH));
+        let is_possible = usize::from(bar) == BAR_INDEX
+            && matches!(length, 1 | 2 | 4)
+            && offset.is_multiple_of(length)
+            && offset < BAR_BYTES;
+        is_possible.then_some((u64::from(offset), length as usize))
+    }
+
+    fn touches(&self, field: usize, offset: u16, len: usize) -> bool {
+        let start = usize::from(offset);
+        start < field + 4 && field < start + len
+    }
+}
+
+impl PciFunction for VirtioPci {
+    fn name(&self) -> &str {
+        &self.name
+    }
+    fn bar_sizes(&self) -> [u32; BAR_COUNT] {
+        self.config.bar_sizes()
+    }
+    fn place_bar(&mut self, bar: usize, base: u32) {
+        self.config.place_bar(bar, base);
+    }
+    fn bar_address(&self, bar: usize) -> Option<u64> {
+        self.config.bar_address(bar)
+    }
+
+    fn bar_moved(&mut self, (_, base): BarBase) {
+        self.bar_base = base;
+        self.bind_doorbells();
+    }
+
+    fn config_read(&mut self, offset: u16, data: &mut [u8]) {
+        let field = self.access_cap + ACCESS_DATA;
+        if self.touches(field, offset, data.len()) {
+            if let Some((bar_offset, len)) = self.indirect_access() {
+                let mut value = [0; 4];
+                self.bar_read(BAR_INDEX, bar_offset, &mut value[..len]);
+                self.config.set4(field, value);
+            }
+        }
+        self.config.read(offset, data);
+    }
+
+    fn config_write(&mut self, offset: u16, data: &[u8]) {
+        self.config.write(offset, data);
+        if self.touches(self.msix_cap, offset, data.len()) {
+            let [_, _, _, control] = self.config.get4(self.msix_cap);
+            self.msix
+                .set_control(control & 0x80 != 0, control & 0x40 != 0);
+        }
+        let field = self.access_cap + ACCESS_DATA;
+        if self.touches(field, offset, data.len()) {
+            if let Some((bar_offset, len)) = self.indirect_access() {
+                let value = self.config.get4(field);
+                self.bar_write(BAR_INDEX, bar_offset, &value[..len]);
+            }
+        }
+    }
+
+    fn bar_read(&mut self, _bar: usize, offset: u64, data: &mut [u8]) {
+        data.fill(0);
+        let (page, within) = split(offset);
+        match page {
+            PAGE_COMMON => self.transport.read(within, data),
+            PAGE_ISR if within == 0 => {
+                if let Some(byte) = data.first_mut() {
+                    *byte = self.interrupts.take_isr();
+                }
+            }
+            PAGE_DEVICE => lock(&self.backend)
+                .device()
+                .config_read(within as u64, data),
+            PAGE_MSIX_TABLE => self.msix.table_read(within as u64, data),
+            PAGE_MSIX_PENDING => self.msix.pending_read(within as u64, data),
+            _ => {}
+        }
+    }
+
+    fn bar_write(&mut self, _bar: usize, offset: u64, data: &[u8]) {
+        let (page, within) = split(offset);
+        match page {
+            PAGE_COMMON => self.write_common(within, data),
+            PAGE_DEVICE => lock(&self.backend)
+                .device()
+                .config_write(within as u64, data),
+            PAGE_NOTIFY => {
+                if let Some(doorbell) = self.doorbells.get(within / NOTIFY_STRIDE_BYTES as usize) {
+                    ring(doorbell);
+                }
+            }
+            PAGE_MSIX_TABLE => self.msix.table_write(within as u64, data),
+            _ => {}
+        }
+    }
+}
+
+impl Drop for VirtioPci {
+    fn drop(&mut self) {
+        self.bar_base = None;
+        self.bind_doorbells();
+    }
+}
+
+/// Page and offset in it. Offsets in the BAR are below 2^15, so nothing is cut off.
+fn split(offset: u64) -> (u32, usize) {
+    let offset = u32::try_from(offset).unwrap_or(u32::MAX);
+    (offset / PAGE_BYTES, (offset % PAGE_BYTES) as usize)
+}
+
+/// Builds the configuration space. Returns it with the places of the MSI-X and access capabilities.
+fn config_space(device: &dyn VirtioDevice, nr_vectors: u16) -> (ConfigSpace, usize, usize) {
+    let mut config = ConfigSpace::new(&ConfigHeader {
+        vendor: VENDOR_VIRTIO,
+        device: DEVICE_ID_BASE + device.device_type(),
+        // Virtio 1.x: no legacy interface.
+        revision: 1,
+        class: device.pci_class(),
+        subsystem_vendor: VENDOR_VIRTIO,
+        subsystem: DEVICE_ID_BASE + device.device_type(),
+    });
+    config.add_bar(Bar {
+        index: BAR_INDEX,
+        size_bytes: BAR_BYTES,
+    });
+    let common_len = u32::try_from(COMMON_CONFIG_LEN).expect("small constant");
+    for (cfg_type, page, len) in [
+        (CFG_COMMON, PAGE_COMMON, common_len),
+        (CFG_ISR, PAGE_ISR, 4),
+        (CFG_DEVICE, PAGE_DEVICE, PAGE_BYTES),
+    ] {
+        config.add_capability(CAP_VENDOR, &virtio_cap(16, cfg_type, page, len), &[]);
+    }
+    let mut notify = virtio_cap(20, CFG_NOTIFY, PAGE_NOTIFY, PAGE_BYTES).to_vec();
+    notify.extend(NOTIFY_STRIDE_BYTES.to_le_bytes());
+    config.add_capability(CAP_VENDOR, &notify, &[]);
+
+    let mut access = virtio_cap(20, CFG_PCI, 0, 0).to_vec();
+    access.extend([0; 4]);
+    let mut writable = [0; ACCESS_DATA + 2];
+    // The body starts two bytes into the capability.
+    writable[ACCESS_BAR - 2] = 0xff;
+    writable[ACCESS_OFFSET - 2..].fill(0xff);
+    let access_cap = config.add_capability(CAP_VENDOR, &access, &writable);
+
+    let mut msix = (nr_vectors - 1).to_le_bytes().to_vec();
+    msix.extend((PAGE_MSIX_TABLE * PAGE_BYTES).to_le_bytes());
+    msix.extend((PAGE_MSIX_PENDING * PAGE_BYTES).to_le_bytes());
+    let msix_cap = config.add_capability(CAP_MSIX, &msix, &[0, 0xc0]);
+    (config, msix_cap, access_cap)
+}
+
+/// A virtio capability after its ID and link.
+fn virtio_cap(cap_len: u8, cfg_type: u8, page: u32, len: u32) -> [u8; 14] {
+    let [o0, o1, o2, o3] = (page * PAGE_BYTES).to_le_bytes();
+    let [l0, l1, l2, l3] = len.to_le_bytes();
+    let bar = u8::try_from(BAR_INDEX).expect("small constant");
+    [
+        cap_len, cfg_type, bar, 0, 0, 0, o0, o1, o2, o3, l0, l1, l2, l3,
+    ]
+}

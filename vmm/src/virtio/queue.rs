@@ -1,0 +1,154 @@
+//! A live queue: chains out, used entries in, and when to tell whom.
+//!
+//! Belongs to the backend and is touched only with its lock held, on the I/O thread. The ring
+//! itself is the `virtio-queue` crate's; this adds a budget per batch, the check of whole chains,
+//! and the interrupt flag of drivers that do not use event indices.
+
+use std::sync::atomic::Ordering;
+
+use virtio_queue::{Queue, QueueOwnedT, QueueT};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+
+use super::chain::Chain;
+use super::device::QueueError;
+
+// VIRTQ_AVAIL_F_NO_INTERRUPT.
+const AVAIL_NO_INTERRUPT: u16 = 1;
+
+/// What a guest set up for a queue, unchecked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct QueueSetup {
+    pub(super) max_size: u16,
+    pub(super) size: u16,
+    pub(super) is_enabled: bool,
+    pub(super) descriptors: u64,
+    pub(super) avail: u64,
+    pub(super) used: u64,
+}
+
+/// A queue that the guest's driver made live.
+pub struct DeviceQueue {
+    queue: Queue,
+    // Chains that this batch may still take.
+    budget: u16,
+    // Whether this batch has put anything in the used ring.
+    has_used: bool,
+}
+
+impl DeviceQueue {
+    /// Checks what the guest set up.
+    pub(super) fn new(
+        setup: &QueueSetup,
+        uses_event_idx: bool,
+        ram: &GuestMemoryMmap<()>,
+    ) -> Result<Self, QueueError> {
+        let mut queue = Queue::new(setup.max_size).map_err(|_| QueueError::Setup)?;
+        queue
+            .try_set_size(setup.size)
+            .and_then(|()| queue.try_set_desc_table_address(GuestAddress(setup.descriptors)))
+            .and_then(|()| queue.try_set_avail_ring_address(GuestAddress(setup.avail)))
+            .and_then(|()| queue.try_set_used_ring_address(GuestAddress(setup.used)))
+            .map_err(|_| QueueError::Setup)?;
+        queue.set_event_idx(uses_event_idx);
+        queue.set_ready(true);
+        if !queue.is_valid(ram) {
+            return Err(QueueError::Setup);
+        }
+        Ok(Self {
+            queue,
+            budget: 0,
+            has_used: false,
+        })
+    }
+
+    /// Takes the next chain. `None`: there is none now, or the batch's budget is spent.
+    pub fn pop<'r>(
+        &mut self,
+        ram: &'r GuestMemoryMmap<()>,
+    ) -> Result<Option<Chain<'r>>, QueueError> {
+        if self.budget == 0 {
+            return Ok(None);
+        }
+        let Some(descriptors) = self.queue.iter(ram).map_err(ring)?.next() else {
+            return Ok(None);
+        };
+        self.budget -= 1;
+        Chain::parse(descriptors, ram).map(Some)
+    }
+
+    /// Puts back the chain that was taken last, to be taken again later.
+    pub fn unpop(&mut self) {
+        self.queue.go_to_previous_position();
+    }
+
+    /// Gives a chain back to the guest, with how many bytes were written to it.
+    pub fn add_used(
+        &mut self,
+        ram: &GuestMemoryMmap<()>,
+        head: u16,
+        len_bytes: u32,
+    ) -> Result<(), QueueError> {
+        self.has_used = true;
+        self.queue.add_used(ram, head, len_bytes).map_err(ring)
+    }
+
+    /// Starts a batch: one queue's size of chains, so that other queues get their turn.
+    pub(super) fn begin_batch(&mut self) {
+        self.budget = self.queue.size();
+        self.has_used = false;
+    }
+
+    /// Spends one unit of the budget without a chain. Returns whether any is left.
+    pub(super) fn spend(&mut self) -> bool {
+        self.budget = self.budget.saturating_sub(1);
+        self.budget > 0
+    }
+
+    pub(super) fn is_budget_spent(&self) -> bool {
+        self.budget == 0
+    }
+
+    /// Asks the driver not to notify.
+    pub(super) fn disable_notification(
+        &mut self,
+        ram: &GuestMemoryMmap<()>,
+    ) -> Result<(), QueueError> {
+        self.queue.disable_notification(ram).map_err(ring)
+    }
+
+    /// Asks the driver to notify again. Returns whether chains have come in the meantime, which it
+    /// may not have told.
+    pub(super) fn enable_notification(
+        &mut self,
+        ram: &GuestMemoryMmap<()>,
+    ) -> Result<bool, QueueError> {
+        self.queue.enable_notification(ram).map_err(ring)
+    }
+
+    /// Whether the driver wants an interrupt for what this batch gave back.
+    pub(super) fn needs_interrupt(
+        &mut self,
+        ram: &GuestMemoryMmap<()>,
+    ) -> Result<bool, QueueError> {
+        if !self.has_used {
+            return Ok(false);
+        }
+        // Has the fence between our used index and the driver's wish that both ways need.
+        let wanted = self.queue.needs_notification(ram).map_err(ring)?;
+        if self.queue.event_idx_enabled() {
+            return Ok(wanted);
+        }
+        let flags = ram
+            .load::<u16>(GuestAddress(self.queue.avail_ring()), Ordering::Relaxed)
+            .map_err(|error| QueueError::Ring(error.to_string()))?;
+        Ok(u16::from_le(flags) & AVAIL_NO_INTERRUPT == 0)
+    }
+}
+
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "used as a function for map_err"
+)]
+fn ring(error: virtio_queue::Error) -> QueueError {
+    QueueError::Ring(error.to_string())
+}

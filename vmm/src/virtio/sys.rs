@@ -1,0 +1,96 @@
+//! System calls that move data straight between the host's files and guest memory.
+#![expect(unsafe_code)]
+// UNSAFETY: vectored I/O at an offset on volatile slices has no safe wrapper; the slices come from
+// guest memory that stays mapped while they live.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+
+use vm_memory::VolatileSlice;
+
+use super::chain::Segments;
+
+// The kernel refuses more than IOV_MAX (1024).
+const MAX_IOVECS: usize = 1024;
+
+/// Fills all of `target` from the file. An error may leave part of it filled.
+pub(super) fn read_at(file: &File, target: &Segments, offset: u64) -> io::Result<()> {
+    transfer(target, offset, |iovecs, offset| {
+        // SAFETY: the descriptor is open; the iovecs point to guest memory that is mapped and
+        // writable for their lengths (`iovecs_of`). The guest may touch that memory at the same
+        // time, which the kernel does not mind and which no Rust reference aliases.
+        unsafe { libc::preadv(file.as_raw_fd(), iovecs.as_ptr(), nr(iovecs), offset) }
+    })
+}
+
+/// Writes all of `source` to the file. An error may leave part of it written.
+pub(super) fn write_at(file: &File, source: &Segments, offset: u64) -> io::Result<()> {
+    transfer(source, offset, |iovecs, offset| {
+        // SAFETY: as in `read_at`, for reading.
+        unsafe { libc::pwritev(file.as_raw_fd(), iovecs.as_ptr(), nr(iovecs), offset) }
+    })
+}
+
+/// Fills `target` with random bytes of the kernel's.
+pub(super) fn fill_random(target: &Segments) -> io::Result<()> {
+    transfer(target, 0, |iovecs, _| match iovecs.first() {
+        // SAFETY: the iovec points to writable guest memory for its length (`iovecs_of`).
+        Some(iovec) => unsafe { libc::getrandom(iovec.iov_base, iovec.iov_len, 0) },
+        None => 0,
+    })
+}
+
+/// Repeats a call that may do less than asked until all of `segments` is done.
+fn transfer(
+    segments: &Segments,
+    offset: u64,
+    mut call: impl FnMut(&[libc::iovec], i64) -> isize,
+) -> io::Result<()> {
+    let total = segments.len_bytes();
+    let mut done = 0;
+    while done < total {
+        let position = offset
+            .checked_add(done)
+            .and_then(|position| i64::try_from(position).ok());
+        let position = position.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
+        let result = call(&iovecs_of(segments.slices(), done), position);
+        match u64::try_from(result) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(moved) => done += moved,
+            Err(_) => match io::Error::last_os_error() {
+                error if error.kind() == io::ErrorKind::Interrupted => {}
+                error => return Err(error),
+            },
+        }
+    }
+    Ok(())
+}
+
+/// The slices without their first `skip` bytes, as the kernel wants them. Valid as long as the
+/// slices: guest memory is mapped directly, so a pointer needs no guard to stay valid.
+fn iovecs_of<'a, 'r: 'a>(
+    slices: impl Iterator<Item = &'a VolatileSlice<'r, ()>>,
+    mut skip: u64,
+) -> Vec<libc::iovec> {
+    let mut iovecs = Vec::new();
+    for slice in slices {
+        let from = usize::try_from(skip).unwrap_or(usize::MAX).min(slice.len());
+        skip -= from as u64;
+        let Ok(rest) = slice.offset(from) else {
+            continue;
+        };
+        if !rest.is_empty() && iovecs.len() < MAX_IOVECS {
+            let iov_base = rest.ptr_guard_mut().as_ptr().cast();
+            iovecs.push(libc::iovec {
+                iov_base,
+                iov_len: rest.len(),
+            });
+        }
+    }
+    iovecs
+}
+
+fn nr(iovecs: &[libc::iovec]) -> i32 {
+    i32::try_from(iovecs.len()).expect("bounded by MAX_IOVECS")
+}
