@@ -58,7 +58,21 @@ fn main() -> anyhow::Result<()> {
     let trace = tracer.finish()?;
     child.kill()?;
     child.wait()?;
-    println!("{}", serde_json::to_string_pretty(&trace)?);
+    std::fs::write("out/trace.json", serde_json::to_string_pretty(&trace)?)?;
+    println!(
+        "total {} userspace {} host tick {}",
+        trace.whole.total, trace.whole.userspace, trace.whole.host_tick
+    );
+    println!(
+        "lost {} tick unknown {:?}",
+        trace.lost, trace.host_tick_unknown
+    );
+    println!("{:?}", trace.whole.by_reason);
+    let mut causes: Vec<_> = trace.whole.by_cause.iter().collect();
+    causes.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
+    for (cause, count) in causes.iter().take(25) {
+        println!("{count:8} {cause}");
+    }
     Ok(())
 }
 

@@ -14,6 +14,7 @@ pub mod compare;
 pub mod config;
 pub mod console;
 pub mod devices;
+pub mod doctor;
 pub mod event;
 pub mod io_thread;
 pub mod irq;

@@ -25,6 +25,10 @@ use super::trace::tracefs::Tracefs;
 
 /// A record may be written this much later than its time says (a CPU that is held up between).
 const SETTLE_NS: u64 = 2_000_000;
+/// A sample of CPU time is good if the two clocks were read this close together (on a busy machine
+/// this thread may be held up between them).
+const CPU_SAMPLE_WIDTH_NS: u64 = 200_000;
+const CPU_SAMPLE_TRIES: u32 = 3;
 /// Events kept while the target is not known yet.
 const MAX_WAITING: usize = 1 << 18;
 
@@ -69,23 +73,7 @@ struct Shared {
 impl Tracer {
     /// Starts tracing on all CPUs. Needs root or CAP_PERFMON.
     pub fn start(options: TracerOptions) -> Result<Tracer, TraceError> {
-        let tracefs = Tracefs::find()?;
-        let timers = kallsyms::timer_functions();
-        let (decoder, host_tick_unknown) = match timers {
-            Ok(timers) => match Decoder::new(&tracefs, options.mark_port, Some(timers)) {
-                Err(error @ TraceError::EventMissing { .. }) => {
-                    // Either the timer's event is missing, or one that nothing can replace.
-                    let without = Decoder::new(&tracefs, options.mark_port, None)?;
-                    (without, Some(error.to_string()))
-                }
-                other => (other?, None),
-            },
-            Err(reason) => (
-                Decoder::new(&tracefs, options.mark_port, None)?,
-                Some(reason),
-            ),
-        };
-        let rings = Rings::open(decoder, options.ring_bytes)?;
+        let (rings, host_tick_unknown) = open_rings(&options)?;
         let aggregator = Aggregator::new(options.names, options.mark_port, host_tick_unknown);
         let shared = Arc::new(Shared {
             target: AtomicU32::new(0),
@@ -132,6 +120,24 @@ impl Tracer {
     }
 }
 
+/// Opens everything; if the host's tick cannot be traced, everything else and the reason.
+fn open_rings(options: &TracerOptions) -> Result<(Rings, Option<String>), TraceError> {
+    let tracefs = Tracefs::find()?;
+    let open = |timers| {
+        let decoder = Decoder::new(&tracefs, options.mark_port, timers)?;
+        Rings::open(decoder, options.ring_bytes)
+    };
+    let reason = match kallsyms::timer_functions() {
+        Ok(timers) => match open(Some(timers)) {
+            Ok(rings) => return Ok((rings, None)),
+            Err(error) => error.to_string(),
+        },
+        Err(reason) => reason,
+    };
+    // If it was not the timer's event that failed, this fails too and says why.
+    Ok((open(None)?, Some(reason)))
+}
+
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, Option<Aggregator>> {
         self.aggregator
@@ -167,6 +173,7 @@ impl Sink for Queue {
 
 impl Drain {
     fn run(mut self, drain_every: Duration) {
+        self.rings.bind_drain_thread();
         while !self.shared.is_over.load(Ordering::Acquire) {
             self.round(false);
             std::thread::park_timeout(drain_every);
@@ -177,9 +184,9 @@ impl Drain {
 
     /// Reads the rings and hands on what can no longer be overtaken by another CPU's event.
     fn round(&mut self, is_last: bool) {
-        let now_ns = cpu_clock::monotonic_ns();
         let target = self.shared.target.load(Ordering::Acquire);
-        let cpu_ns = target_cpu_ns(target);
+        let cpu_sample = target_cpu_ns(target);
+        let now_ns = cpu_clock::monotonic_ns();
         self.rings.drain(&mut self.queue);
         // Stable: events of one CPU keep their order. Mostly sorted already, so this is cheap.
         self.queue
@@ -198,14 +205,15 @@ impl Drain {
             self.queue.events.drain(..excess);
             return;
         }
-        if let Some(cpu_ns) = cpu_ns {
-            aggregator.feed_cpu_time(now_ns, cpu_ns);
+        // Marks up to here must lie between two samples; without a sample they wait no longer.
+        let mut until_ns = now_ns.saturating_sub(SETTLE_NS);
+        if let Some((time_ns, cpu_ns)) = cpu_sample {
+            aggregator.feed_cpu_time(time_ns, cpu_ns);
+            until_ns = until_ns.min(time_ns);
         }
-        let until_ns = if is_last {
-            u64::MAX
-        } else {
-            now_ns.saturating_sub(SETTLE_NS)
-        };
+        if is_last {
+            until_ns = u64::MAX;
+        }
         while let Some((pid, event)) = self.queue.events.front() {
             if event.time_ns > until_ns {
                 break;
@@ -218,16 +226,32 @@ impl Drain {
     }
 }
 
-/// CPU time of the target; if that is this process, without what the drain thread takes.
-fn target_cpu_ns(target: u32) -> Option<u64> {
+/// CPU time of the target with the moment it holds for; if that is this process, without what the
+/// drain thread takes.
+fn target_cpu_ns(target: u32) -> Option<(u64, u64)> {
     if target == 0 {
         return None;
     }
-    let cpu_ns = cpu_clock::process_ns(target)?;
-    let own_ns = if target == std::process::id() {
-        cpu_clock::this_thread_ns()
-    } else {
-        0
-    };
-    Some(cpu_ns.saturating_sub(own_ns))
+    let mut best: Option<(u64, u64, u64)> = None;
+    for _ in 0..CPU_SAMPLE_TRIES {
+        let before_ns = cpu_clock::monotonic_ns();
+        let cpu_ns = cpu_clock::process_ns(target)?;
+        let own_ns = if target == std::process::id() {
+            cpu_clock::this_thread_ns()
+        } else {
+            0
+        };
+        let width_ns = cpu_clock::monotonic_ns().saturating_sub(before_ns);
+        if best.is_none_or(|(width, ..)| width_ns < width) {
+            best = Some((
+                width_ns,
+                before_ns + width_ns / 2,
+                cpu_ns.saturating_sub(own_ns),
+            ));
+        }
+        if width_ns < CPU_SAMPLE_WIDTH_NS {
+            break;
+        }
+    }
+    best.map(|(_, time_ns, cpu_ns)| (time_ns, cpu_ns))
 }

@@ -10,7 +10,7 @@ use super::tally::Tally;
 /// Begins that a guest may leave open; the oldest is dropped for a new one.
 const MAX_OPEN: usize = 64;
 /// Phases that are kept.
-const MAX_PHASES: usize = 2048;
+const MAX_PHASES: usize = 1024;
 
 /// The state of the VM at a moment.
 #[derive(Clone, Debug, Default)]

@@ -8,7 +8,7 @@ use crate::account::names::NameOf;
 use crate::account::reason::Reason;
 
 /// A guest chooses ports, MSRs and addresses: more different causes than this count as "other".
-const MAX_CAUSES: usize = 256;
+const MAX_CAUSES: usize = 1024;
 
 /// Counts of exits by reason and cause.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -203,8 +203,8 @@ fn a_guest_that_only_begins_or_only_points_is_bounded() {
     }
     f.mark(1, MarkKind::Begin, 200, 4999);
     let trace = f.finish();
-    assert_eq!(trace.phases.len(), 2048);
-    assert_eq!(trace.dropped_marks, (5000 - 64) + (5000 - 2048) + 1);
+    assert_eq!(trace.phases.len(), 1024);
+    assert_eq!(trace.dropped_marks, (5000 - 64) + (5000 - 1024) + 1);
     assert_eq!(trace.whole.total, 10_001);
 }
 

@@ -2,6 +2,7 @@
 //!
 //! [`crate::account::tracer`] puts these together. Nothing here knows marks, phases or causes.
 
+mod affinity;
 pub mod cpu_clock;
 pub mod decode;
 pub mod error;

@@ -67,6 +67,11 @@ impl Rings {
         Ok(Rings { cpus, decoder })
     }
 
+    /// Keeps the calling thread, which is going to drain, off the CPUs set apart for vCPUs.
+    pub fn bind_drain_thread(&self) {
+        super::affinity::avoid_nohz_full_cpus();
+    }
+
     /// Reads all records that are there now. Records of one CPU come in order and with times that
     /// do not go back; the caller merges CPUs.
     pub fn drain(&mut self, sink: &mut impl Sink) {
@@ -239,7 +244,7 @@ fn online_cpus() -> io::Result<Vec<usize>> {
         .ok_or_else(|| io::Error::new(ErrorKind::InvalidData, format!("not a CPU list: {text}")))
 }
 
-fn parse_cpu_list(text: &str) -> Option<Vec<usize>> {
+pub(super) fn parse_cpu_list(text: &str) -> Option<Vec<usize>> {
     let mut cpus = Vec::new();
     for part in text.split(',') {
         let (first, last) = part.split_once('-').unwrap_or((part, part));
