@@ -29,7 +29,8 @@ As process 1 it takes its settings from the kernel command line (coopvirt.NAME=V
   --console NAME      terminal for records, such as hvc0 (process 1 only)
   --end HOW           poweroff, reboot, halt, panic, triple, hang or exit (process 1 only)
 
-Exit status: 0 if each work is ok or was skipped, 1 if not, 2 if the settings are wrong.
+Exit status: 0 if each work that was not skipped is ok (and not all were skipped), 1 otherwise,
+2 if the settings are wrong.
 ";
 
 /// Why settings were refused.

@@ -12,9 +12,9 @@ use std::io;
 /// How a run that came to its end went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
-    /// Each work that was not skipped is ok.
+    /// Each work that was not skipped is ok, and not all were skipped.
     AllOk,
-    /// At least one is not.
+    /// Otherwise.
     SomeFailed,
 }
 
@@ -48,6 +48,10 @@ pub(crate) fn run(
             console.drain();
             reported += 1;
         }
+    }
+    if reported == 0 && !options.works.is_empty() {
+        // Only skips: that is no success, however good each reason is.
+        verdict = Verdict::SomeFailed;
     }
     console.line(&record::done(reported))?;
     console.drain();
