@@ -15,7 +15,7 @@ kernel_recipe() { sha256sum "${BASH_SOURCE[0]}" | cut -c1-16; }
 
 # kernel_package NAME: prints the newest package of this flavour as NAME=VERSION.
 kernel_package() {
-    local meta pattern package
+    local meta pattern package version
     case $1 in
         6.12-amd64) meta=linux-image-6.12-amd64 pattern='^linux-image-6\.12\.[0-9.]+\+deb12-amd64$' ;;
         6.12-cloud) meta=linux-image-6.12-cloud-amd64 pattern='^linux-image-6\.12\.[0-9.]+\+deb12-cloud-amd64$' ;;
@@ -29,7 +29,8 @@ kernel_package() {
     [ -n "$package" ] ||
         package=$(apt-cache pkgnames linux-image-6 | grep -E "$pattern" | sort -V | tail -n 1) || true
     [ -n "$package" ] || die "no package for kernel $1: run 'apt-get update', with bookworm-security among the sources"
-    printf '%s=%s\n' "$package" "$(apt-cache show --no-all-versions "$package" | awk '$1 == "Version:" { print $2; exit }')"
+    version=$(apt-cache show --no-all-versions "$package" | awk '$1 == "Version:" { print $2 }')
+    printf '%s=%s\n' "$package" "$version"
 }
 
 # kernel_download PACKAGE=VERSION: prints the path of the .deb, which stays in the cache.
