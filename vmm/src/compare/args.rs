@@ -52,7 +52,7 @@ pub struct Args {
     /// Disk image, attached read-only [default: a temporary one of 16 MiB, each block numbered]
     #[arg(long, value_name = "PATH")]
     pub disk: Option<PathBuf>,
-    /// The guest's console in all rows but the boot rows, which have both
+    /// The guest's console; boots are also measured with the kernel's log on either one
     #[arg(long, value_enum, default_value_t = Console::Virtio)]
     pub console: Console,
     /// Multiplies the number of operations of each work (three decimals)
@@ -116,14 +116,6 @@ impl Console {
         match self {
             Console::Virtio => "hvc0",
             Console::Serial => "ttyS0",
-        }
-    }
-
-    /// The other one.
-    pub const fn other(self) -> Console {
-        match self {
-            Console::Virtio => Console::Serial,
-            Console::Serial => Console::Virtio,
         }
     }
 }

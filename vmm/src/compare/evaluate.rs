@@ -12,18 +12,32 @@ use super::model::{Failure, Identity, Run, Sample, Skipped};
 use super::plan::Cell;
 use super::records::{self, Latency, Records};
 use crate::account::model::{Counts, Phase};
+use crate::account::stats_fd::Snapshot;
 
 /// Lines of console and of messages that a failure keeps.
 const TAIL_LINES: usize = 12;
 
-/// What our VMM writes with `--exits`; unknown members are ignored.
+/// What is needed of the exit report that our VMM writes; unknown members are ignored.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct OwnCounts {
-    /// Sum of `exits` over the binary statistics of all vCPUs.
-    stats_exits: Option<u64>,
-    /// The VMM's own count of `KVM_RUN` returns.
-    userspace_exits: Option<u64>,
+    /// KVM's binary statistics, one per vCPU.
+    vcpu_stats: Vec<Snapshot>,
+    /// The VMM's own count of `KVM_RUN` returns, by kind.
+    userspace_exits: BTreeMap<String, u64>,
+}
+
+impl OwnCounts {
+    fn exits(&self) -> Option<u64> {
+        match self.vcpu_stats.is_empty() {
+            true => None,
+            false => self.vcpu_stats.iter().map(Snapshot::exits).sum(),
+        }
+    }
+
+    fn returns(&self) -> Option<u64> {
+        (!self.userspace_exits.is_empty()).then(|| self.userspace_exits.values().sum())
+    }
 }
 
 /// Judges one finished VM.
@@ -67,7 +81,7 @@ pub fn evaluate(cell: &Cell, cpus: u32, attempt: u32, command: Vec<String>, vm: 
     Run {
         repetition: cell.repetition,
         arm: cell.arm.name.into(),
-        console: cell.console,
+        setting: cell.setting,
         attempt,
         seconds: vm.seconds,
         failure,
@@ -97,7 +111,7 @@ pub fn not_launched(
     Run {
         repetition: cell.repetition,
         arm: cell.arm.name.into(),
-        console: cell.console,
+        setting: cell.setting,
         attempt,
         seconds: 0.0,
         failure: Some(Failure {
@@ -176,9 +190,9 @@ fn identity(vm: &Finished) -> Option<Identity> {
     let own: OwnCounts = serde_json::from_slice(vm.exits.as_deref()?).ok()?;
     Some(Identity {
         traced_exits: vm.trace.whole.total,
-        stats_exits: own.stats_exits,
+        stats_exits: own.exits(),
         traced_userspace: vm.trace.whole.userspace,
-        own_userspace: own.userspace_exits,
+        own_userspace: own.returns(),
     })
 }
 
@@ -197,16 +211,20 @@ pub(super) mod tests {
     use crate::account::model::Trace;
     use crate::compare::args::Console;
     use crate::compare::arm::by_name;
+    use crate::compare::setting::Setting;
 
     fn cell(works: &[Work]) -> Cell {
         let arm = by_name("kvm").unwrap();
         Cell {
             repetition: 0,
             arm,
-            console: Console::Virtio,
+            setting: Setting::quiet(Console::Virtio),
             works: works.to_vec(),
         }
     }
+
+    const OWN: &[u8] = br#"{"vcpu_stats":[{"exits":1500},{"exits":500}],
+        "userspace_exits":{"io out":150,"mmio":50},"more":1}"#;
 
     /// A guest that did boot and pipe as it should.
     pub(in super::super) fn finished() -> Finished {
@@ -241,7 +259,7 @@ pub(super) mod tests {
         Finished {
             console: console.into(),
             messages: Vec::new(),
-            exits: Some(br#"{"stats_exits":2000,"userspace_exits":200,"more":1}"#.to_vec()),
+            exits: Some(OWN.to_vec()),
             trace: Trace {
                 phases: vec![phase(Work::Boot, 1000), phase(Work::Pipe, 400)],
                 whole: counts(2000, 100),
@@ -263,7 +281,12 @@ pub(super) mod tests {
         assert_eq!(run.samples.len(), 2);
         assert_eq!((run.samples[0].ops, run.samples[1].ops), (1, 100));
         assert_eq!(run.samples[1].latency_ns.as_ref().unwrap().median, 2000);
-        assert_eq!(run.identity.unwrap().failure(), None);
+        let identity = run.identity.unwrap();
+        assert_eq!(
+            (identity.stats_exits, identity.own_userspace),
+            (Some(2000), Some(200))
+        );
+        assert_eq!(identity.failure(), None);
     }
 
     #[test]

@@ -13,13 +13,15 @@ use kvm_ioctls::Kvm;
 
 use super::model::Host;
 use super::records;
+use crate::account::backend::Backend;
 
 /// Reads all of it. Call before any pinning: the CPUs counted are those this program may use.
 pub fn read(qemu: Option<&Path>) -> Host {
     let cpus = std::thread::available_parallelism().map_or(1, |n| n.get());
+    let backend = Backend::probe();
     Host {
-        backend: backend(),
-        is_emulated: is_emulated(),
+        is_emulated: backend.emulated || std::env::var_os("COOPVIRT_LAB").is_some(),
+        backend: backend.name,
         kernel: kernel_release(),
         cpu: cpu_model(),
         cpus: u32::try_from(cpus).unwrap_or(u32::MAX),
@@ -58,14 +60,6 @@ pub fn file_id(path: &Path) -> Result<String> {
             hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
         }
     }
-}
-
-fn is_emulated() -> bool {
-    std::env::var_os("COOPVIRT_LAB").is_some()
-}
-
-fn backend() -> String {
-    "unknown".into()
 }
 
 fn cpu_model() -> String {

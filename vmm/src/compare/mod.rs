@@ -26,6 +26,7 @@ pub mod progress;
 pub mod qemu;
 pub mod records;
 pub mod session;
+pub mod setting;
 pub mod stats;
 pub mod summary;
 pub mod table;

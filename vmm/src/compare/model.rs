@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::args::Console;
 use super::records::{Latency, Platform};
+use super::setting::Setting;
 use crate::account::model::Counts;
 
 /// Changes when a reader of the JSON file would have to change.
@@ -102,8 +103,9 @@ pub struct Run {
     pub repetition: u32,
     /// Name of the arm.
     pub arm: String,
-    /// The guest's console.
-    pub console: Console,
+    /// How it was booted.
+    #[serde(flatten)]
+    pub setting: Setting,
     /// 1, or 2 for a run that repeats a failed one.
     pub attempt: u32,
     /// Wall time from start to end.
@@ -211,17 +213,17 @@ impl Identity {
 
 impl Report {
     /// The run that counts for a cell: the last attempt.
-    pub fn run_of(&self, repetition: u32, arm: &str, console: Console) -> Option<&Run> {
+    pub fn run_of(&self, repetition: u32, arm: &str, setting: Setting) -> Option<&Run> {
         self.runs
             .iter()
             .rev()
-            .find(|run| run.repetition == repetition && run.arm == arm && run.console == console)
+            .find(|run| run.repetition == repetition && run.arm == arm && run.setting == setting)
     }
 
     /// The runs that count: of each cell the last attempt.
     pub fn counted_runs(&self) -> impl Iterator<Item = &Run> {
         self.runs.iter().filter(|run| {
-            self.run_of(run.repetition, &run.arm, run.console)
+            self.run_of(run.repetition, &run.arm, run.setting)
                 .is_some_and(|last| std::ptr::eq(last, *run))
         })
     }

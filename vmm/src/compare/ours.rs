@@ -43,7 +43,7 @@ mod tests {
         assert_eq!(
             command.args.join(" "),
             "run --kernel /k --initrd /i --cmdline quiet console=hvc0 --cpus 2 --memory 512M \
-             --disk /d,ro --console virtio --exits /t/exits.json --accounting stats --pin 1-2 \
+             --disk /d,ro --console virtio --exits /t/exits.json --accounting stats --pin 1-2,0 \
              --mode hvm"
         );
     }

@@ -38,12 +38,12 @@ pub fn decide(wish: Pin, cpus: u32, host_cpus: u32) -> (Pinning, String) {
     }
 }
 
-/// The host CPUs of the vCPUs as a list: "1-2".
+/// The same rule as our VMM's `--pin` wants it: a host CPU per vCPU, then that of other threads.
 pub fn list(pinning: Pinning) -> Option<String> {
     match pinning {
         Pinning::Off => None,
-        Pinning::Pinned { cpus: 1 } => Some("1".into()),
-        Pinning::Pinned { cpus } => Some(format!("1-{cpus}")),
+        Pinning::Pinned { cpus: 1 } => Some("1,0".into()),
+        Pinning::Pinned { cpus } => Some(format!("1-{cpus},0")),
     }
 }
 
@@ -116,7 +116,7 @@ mod tests {
         let (off, words) = decide(Pin::Auto, 2, 2);
         assert_eq!(off, Pinning::Off);
         assert!(words.contains("2 host CPUs"), "{words}");
-        assert_eq!(list(Pinning::Pinned { cpus: 2 }).as_deref(), Some("1-2"));
+        assert_eq!(list(Pinning::Pinned { cpus: 2 }).as_deref(), Some("1-2,0"));
         assert_eq!(list(Pinning::Off), None);
     }
 

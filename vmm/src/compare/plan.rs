@@ -7,6 +7,7 @@ use coopvirt_spec::work::Work;
 
 use super::args::{Choice, Console};
 use super::arm::Arm;
+use super::setting::Setting;
 use super::stats::Random;
 
 /// One boot that is to be done.
@@ -16,8 +17,8 @@ pub struct Cell {
     pub repetition: u32,
     /// The arm.
     pub arm: &'static Arm,
-    /// The guest's console.
-    pub console: Console,
+    /// How it is booted.
+    pub setting: Setting,
     /// What the guest does.
     pub works: Vec<Work>,
 }
@@ -37,21 +38,24 @@ pub fn cells(choice: &Choice, console: Console, repetitions: u32, seed: u64) -> 
 
 fn repetition_of(choice: &Choice, console: Console, repetition: u32) -> Vec<Cell> {
     let mut cells = Vec::new();
+    let setting = Setting::quiet(console);
     for &arm in &choice.arms {
         cells.push(Cell {
             repetition,
             arm,
-            console,
+            setting,
             works: choice.works.clone(),
         });
-        if arm.has_other_console && choice.works.contains(&Work::Boot) {
-            let works = vec![Work::Boot];
-            cells.push(Cell {
-                repetition,
-                arm,
-                console: console.other(),
-                works,
-            });
+        if arm.has_log_boots && choice.works.contains(&Work::Boot) {
+            cells.extend(Setting::BOOT_ONLY.map(|setting| {
+                let works = vec![Work::Boot];
+                Cell {
+                    repetition,
+                    arm,
+                    setting,
+                    works,
+                }
+            }));
         }
     }
     cells
@@ -61,32 +65,36 @@ fn repetition_of(choice: &Choice, console: Console, repetition: u32) -> Vec<Cell
 mod tests {
     use super::*;
     use crate::compare::args::tests::parse;
+    use crate::compare::setting::Log;
 
     #[test]
     fn every_repetition_has_every_cell_once_in_its_own_order() {
         let choice = parse("").choose().unwrap();
         let all = cells(&choice, Console::Virtio, 6, 1);
-        // Six arms, and three of them boot with the serial console as well.
-        assert_eq!(all.len(), 6 * 9);
-        let key = |cell: &Cell| (cell.arm.name, cell.console);
-        let orders: Vec<Vec<_>> = all.chunks(9).map(|c| c.iter().map(key).collect()).collect();
+        // Six arms, and three of them boot with the kernel's log on two consoles as well.
+        assert_eq!(all.len(), 6 * 12);
+        let key = |cell: &Cell| (cell.arm.name, cell.setting);
+        let orders: Vec<Vec<_>> = all
+            .chunks(12)
+            .map(|c| c.iter().map(key).collect())
+            .collect();
         for order in &orders {
             let mut sorted = order.clone();
             sorted.sort();
             sorted.dedup();
-            assert_eq!(sorted.len(), 9);
+            assert_eq!(sorted.len(), 12);
         }
         assert!(orders.iter().any(|order| *order != orders[0]));
         assert_eq!(all, cells(&choice, Console::Virtio, 6, 1));
-        assert_eq!(all[..9], cells(&choice, Console::Virtio, 1, 1));
+        assert_eq!(all[..12], cells(&choice, Console::Virtio, 1, 1));
     }
 
     #[test]
-    fn the_other_console_boots_only_where_boots_are_asked_for() {
+    fn the_log_is_printed_only_where_boots_are_asked_for() {
         let choice = parse("--arms kvm,hvm --works boot,pipe").choose().unwrap();
         let mut all = cells(&choice, Console::Virtio, 1, 1);
-        all.retain(|cell| cell.console == Console::Serial);
-        assert_eq!(all.len(), 1);
+        all.retain(|cell| cell.setting.log == Log::Full);
+        assert_eq!(all.len(), 2);
         assert_eq!(
             (all[0].arm.name, &all[0].works[..]),
             ("kvm", &[Work::Boot][..])

@@ -47,9 +47,9 @@ impl Progress {
     /// Says that it is tried again.
     pub fn again(&mut self, cell: &Cell) {
         self.write(&format!(
-            "  again, {} ({} console): ",
+            "  again, {} ({}): ",
             cell.arm.name,
-            cell.console.name()
+            cell.setting.name()
         ));
     }
 
@@ -100,10 +100,10 @@ impl Progress {
 
 fn begin_line(number: usize, all: usize, repetitions: u32, cell: &Cell) -> String {
     format!(
-        "[{number}/{all}] repetition {}/{repetitions} {} ({} console): ",
+        "[{number}/{all}] repetition {}/{repetitions} {} ({}): ",
         cell.repetition + 1,
         cell.arm.name,
-        cell.console.name()
+        cell.setting.name()
     )
 }
 
@@ -141,13 +141,14 @@ mod tests {
     use crate::compare::args::Console;
     use crate::compare::arm::by_name;
     use crate::compare::evaluate::{evaluate, tests::finished};
+    use crate::compare::setting::Setting;
 
     fn cell(works: &[Work]) -> Cell {
         let arm = by_name("kvm").unwrap();
         Cell {
             repetition: 1,
             arm,
-            console: Console::Virtio,
+            setting: Setting::quiet(Console::Virtio),
             works: works.to_vec(),
         }
     }
@@ -157,7 +158,7 @@ mod tests {
         let cell = cell(&[Work::Boot, Work::Pipe]);
         assert_eq!(
             begin_line(12, 54, 9, &cell),
-            "[12/54] repetition 2/9 kvm (virtio console): "
+            "[12/54] repetition 2/9 kvm (virtio): "
         );
         let mut run = evaluate(&cell, 2, 1, Vec::new(), finished());
         assert_eq!(outcome(&run), "boot 0.0 s, works 20.0 s, ok");

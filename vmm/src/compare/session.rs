@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use anyhow::{bail, ensure, Context, Result};
 
-use super::args::{Args, Choice, Console};
+use super::args::{Args, Choice};
 use super::arm::Vmm;
 use super::child::ChildLauncher;
 use super::disk::{self, TempFolder};
@@ -20,6 +20,7 @@ use super::model::{ArmNote, Params, Program, Report, Run, FORMAT};
 use super::pin::{self, Pinning};
 use super::plan::{self, Cell};
 use super::progress::Progress;
+use super::setting::Setting;
 use super::traced::Tracepoints;
 use super::{cmdline, evaluate, host, html, interrupt, json, table};
 
@@ -215,7 +216,7 @@ fn run_cells(
 
 fn has_succeeded(report: &Report, cell: &Cell) -> bool {
     report
-        .run_of(cell.repetition, cell.arm.name, cell.console)
+        .run_of(cell.repetition, cell.arm.name, cell.setting)
         .is_some_and(|run| run.failure.is_none())
 }
 
@@ -225,11 +226,11 @@ fn is_complete(report: &Report, cells: &[Cell]) -> bool {
 
 /// Arms that failed so often that more tries would only cost time.
 #[derive(Default)]
-struct GivenUp(BTreeMap<(&'static str, Console), u32>);
+struct GivenUp(BTreeMap<(&'static str, Setting), u32>);
 
 impl GivenUp {
     fn note(&mut self, cell: &Cell, run: &Run) {
-        let failures = self.0.entry((cell.arm.name, cell.console)).or_default();
+        let failures = self.0.entry((cell.arm.name, cell.setting)).or_default();
         *failures = match &run.failure {
             None => 0,
             Some(failure) if failure.is_final => MAX_FAILED_REPETITIONS,
@@ -238,7 +239,7 @@ impl GivenUp {
     }
 
     fn contains(&self, cell: &Cell) -> bool {
-        let failures = self.0.get(&(cell.arm.name, cell.console));
+        let failures = self.0.get(&(cell.arm.name, cell.setting));
         failures.is_some_and(|failures| *failures >= MAX_FAILED_REPETITIONS)
     }
 }
@@ -252,7 +253,7 @@ fn run_once(
 ) -> Run {
     let cmdline = cmdline::build(
         cell.arm,
-        cell.console,
+        cell.setting,
         &cell.works,
         args.scale,
         setup.tsc_khz,
@@ -268,7 +269,7 @@ fn run_once(
         cmdline,
         cpus: args.cpus,
         memory_bytes: args.memory,
-        console: cell.console,
+        console: cell.setting.console,
         exits_file: setup.exits_file.clone(),
         pinning: setup.pinning,
     };

@@ -6,10 +6,15 @@ use std::collections::BTreeMap;
 
 use coopvirt_spec::work::Work;
 
-use super::args::Console;
 use super::model::{Report, Run, Sample};
+use super::setting::Setting;
 use super::stats::{self, Ratio, Spread};
 use crate::account::model::Counts;
+
+/// The tracer reads CPU time some 20 times a second: of a shorter work it says too little.
+const MIN_FOR_CPU_NS: u64 = 500_000_000;
+/// With fewer samples on either side no p can be small, so none is shown.
+const MIN_FOR_P: usize = 3;
 
 /// All rows of one work.
 #[derive(Clone, Debug, PartialEq)]
@@ -54,8 +59,8 @@ pub struct Figures {
     pub latency_median_ns: Option<f64>,
     /// Median over runs of the 99th percentile.
     pub latency_p99_ns: Option<f64>,
-    /// CPU time of the whole VMM.
-    pub cpu_ns: Spread,
+    /// CPU time of the whole VMM, where the work took long enough to tell.
+    pub cpu_ns: Option<Spread>,
 }
 
 /// Builds all groups that have a row.
@@ -66,12 +71,12 @@ pub fn groups(report: &Report) -> Vec<Group> {
         if !report.params.works.iter().any(|name| name == work.name()) {
             continue;
         }
-        for console in consoles(report, work) {
+        for setting in settings(report, work) {
             let title = match work {
-                Work::Boot => format!("boot ({})", console.name()),
+                Work::Boot => format!("boot ({})", setting.name()),
                 _ => work.name().to_string(),
             };
-            let rows = rows(report, &runs, work, console);
+            let rows = rows(report, &runs, work, setting);
             groups.push(Group {
                 title,
                 operation: work.operation(),
@@ -83,19 +88,20 @@ pub fn groups(report: &Report) -> Vec<Group> {
     groups
 }
 
-/// Only boots are measured with both consoles.
-fn consoles(report: &Report, work: Work) -> Vec<Console> {
-    match work {
-        Work::Boot => vec![Console::Virtio, Console::Serial],
-        _ => vec![report.params.console],
+/// Only boots are measured in several settings.
+fn settings(report: &Report, work: Work) -> Vec<Setting> {
+    let mut settings = vec![Setting::quiet(report.params.console)];
+    if work == Work::Boot {
+        settings.extend(Setting::BOOT_ONLY);
     }
+    settings
 }
 
-fn rows(report: &Report, runs: &[&Run], work: Work, console: Console) -> Vec<Row> {
+fn rows(report: &Report, runs: &[&Run], work: Work, setting: Setting) -> Vec<Row> {
     let of_arm = |arm: &str| -> (Vec<&Sample>, Vec<&Run>) {
         let runs: Vec<&Run> = runs
             .iter()
-            .filter(|run| run.arm == arm && run.console == console)
+            .filter(|run| run.arm == arm && run.setting == setting)
             .copied()
             .collect();
         let samples = runs
@@ -170,13 +176,16 @@ fn figures(samples: &[&Sample], reference: &[&Sample], seed: u64) -> Option<Figu
         gross: Spread::of(&gross)?,
         net: net.as_deref().and_then(Spread::of),
         ratio: stats::ratio(&ours, &theirs, seed),
-        p: stats::rank_test(&ours, &theirs),
+        p: match ours.len().min(theirs.len()) >= MIN_FOR_P {
+            true => stats::rank_test(&ours, &theirs),
+            false => None,
+        },
         reasons: means(samples, |counts| &counts.by_reason),
         causes: means(samples, |counts| &counts.by_cause),
         userspace: Spread::of(&of(|sample| sample.counts.userspace as f64))?,
         latency_median_ns: stats::median(&medians),
         latency_p99_ns: stats::median(&p99),
-        cpu_ns: Spread::of(&of(|sample| sample.cpu_ns as f64))?,
+        cpu_ns: cpu_ns_per_op(samples).as_deref().and_then(Spread::of),
     })
 }
 
@@ -192,6 +201,13 @@ fn net_per_op(samples: &[&Sample]) -> Option<Vec<f64>> {
         .iter()
         .all(|sample| sample.counts.net_if_known().is_some());
     is_known.then(|| per_op(samples, |sample| sample.counts.net() as f64))
+}
+
+fn cpu_ns_per_op(samples: &[&Sample]) -> Option<Vec<f64>> {
+    let are_long = samples
+        .iter()
+        .all(|sample| sample.elapsed_ns >= MIN_FOR_CPU_NS);
+    are_long.then(|| per_op(samples, |sample| sample.cpu_ns as f64))
 }
 
 fn means(samples: &[&Sample], map: fn(&Counts) -> &BTreeMap<String, u64>) -> Vec<(String, f64)> {
@@ -213,6 +229,7 @@ fn means(samples: &[&Sample], map: fn(&Counts) -> &BTreeMap<String, u64>) -> Vec
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use crate::compare::args::Console;
     use crate::compare::model::{ArmNote, Failure, Host, Params, Program, Skipped, FORMAT};
     use crate::compare::records::{Latency, Platform};
 
@@ -242,7 +259,7 @@ pub(super) mod tests {
         Run {
             repetition,
             arm: arm.into(),
-            console: Console::Virtio,
+            setting: Setting::quiet(Console::Virtio),
             attempt: 1,
             seconds: 20.0,
             failure: None,

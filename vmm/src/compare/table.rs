@@ -5,12 +5,28 @@
 use std::collections::BTreeSet;
 use std::fmt::Write;
 
-use comfy_table::{presets, Cell, CellAlignment, ContentArrangement, Table};
+use comfy_table::{CellAlignment, ContentArrangement, LineStyle, Table, TableStyle};
 
 use super::model::{Report, Run};
 use super::summary::{self, Figures, Group};
 use super::text::{number, probability, time};
 
+/// Words in columns with a line under the heading only.
+const STYLE: TableStyle =
+    TableStyle::new().header_separator(LineStyle::none().fill('─').junction('─'));
+const HEADINGS: [&str; 11] = [
+    "",
+    "n",
+    "exits net",
+    "gross",
+    "ratio",
+    "p",
+    "reasons",
+    "userspace",
+    "latency",
+    "p99",
+    "CPU",
+];
 const NR_REASONS: usize = 4;
 /// Which of [`columns`] is words; all others are figures.
 pub(super) const REASONS_COLUMN: usize = 5;
@@ -21,14 +37,9 @@ pub fn render(report: &Report) -> String {
     for line in header(report) {
         let _ = writeln!(text, "{line}");
     }
-    for group in summary::groups(report) {
-        let _ = write!(
-            text,
-            "\n{}: per {}\n{}\n",
-            group.title,
-            group.operation,
-            table(&group)
-        );
+    let groups = summary::groups(report);
+    if !groups.is_empty() {
+        let _ = writeln!(text, "\n{}", table(&groups));
     }
     for (title, lines) in footer(report) {
         let _ = writeln!(text, "\n{title}:");
@@ -101,89 +112,63 @@ pub fn header(report: &Report) -> Vec<String> {
     lines
 }
 
-fn table(group: &Group) -> Table {
+fn table(groups: &[Group]) -> String {
     let mut table = Table::new();
     table
-        .load_style(presets::UTF8_HORIZONTAL_ONLY)
+        .load_style(STYLE)
         .set_content_arrangement(ContentArrangement::Disabled)
-        .set_header([
-            "arm",
-            "n",
-            "exits net",
-            "(gross)",
-            "ratio",
-            "p",
-            "reasons",
-            "userspace",
-            "latency",
-            "p99",
-            "CPU",
-        ]);
-    for row in &group.rows {
-        match &row.figures {
-            Ok(figures) => {
-                let mut cells = vec![Cell::new(&row.arm)];
-                for (index, text) in columns(figures).into_iter().enumerate() {
-                    let is_text = index == REASONS_COLUMN;
-                    let alignment = if is_text {
-                        CellAlignment::Left
-                    } else {
-                        CellAlignment::Right
-                    };
-                    cells.push(Cell::new(text).set_alignment(alignment));
+        .set_header(HEADINGS);
+    for (index, group) in groups.iter().enumerate() {
+        if index > 0 {
+            table.add_row([""]);
+        }
+        table.add_row([format!("{}, per {}", group.title, group.operation)]);
+        for row in &group.rows {
+            let mut cells = vec![format!("  {}", row.arm)];
+            match &row.figures {
+                Ok(figures) => cells.extend(columns(figures)),
+                Err(why) => {
+                    cells.resize(REASONS_COLUMN + 1, "-".into());
+                    cells.push(short(why).into());
                 }
-                table.add_row(cells);
             }
-            Err(why) => {
-                table.add_row([row.arm.as_str(), "0", "-", "-", "-", "-", short(why)]);
-            }
+            table.add_row(cells);
         }
     }
-    table
+    for (index, column) in table.column_iter_mut().enumerate() {
+        if index > 0 && index != REASONS_COLUMN + 1 {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    table.trim_fmt()
 }
 
 /// The columns of a row behind the arm's name.
 pub fn columns(figures: &Figures) -> [String; 10] {
-    let ratio = figures.ratio.map_or_else(
-        || "1".into(),
-        |ratio| match ratio.interval {
-            Some((low, high)) => {
-                format!(
-                    "{} [{} - {}]",
-                    number(ratio.value),
-                    number(low),
-                    number(high)
-                )
-            }
-            None => number(ratio.value),
-        },
-    );
-    let net = figures.net.map_or_else(
-        || "unknown".into(),
-        |net| {
-            format!(
-                "{} [{} - {}]",
-                number(net.median),
-                number(net.min),
-                number(net.max)
-            )
-        },
-    );
+    let range = |low: f64, high: f64| format!(" [{} - {}]", number(low), number(high));
+    let ratio = figures.ratio.map(|ratio| {
+        let interval = ratio
+            .interval
+            .map(|(low, high)| range(low, high))
+            .unwrap_or_default();
+        number(ratio.value) + &interval
+    });
+    let net = figures.net.map(|net| match figures.n {
+        1 => number(net.median),
+        _ => number(net.median) + &range(net.min, net.max),
+    });
     let or_dash = |value: Option<String>| value.unwrap_or_else(|| "-".into());
     [
         figures.n.to_string(),
-        net,
+        net.unwrap_or_else(|| "unknown".into()),
         number(figures.gross.median),
-        match figures.p {
-            None => "reference".into(),
-            Some(_) => ratio,
-        },
+        or_dash(ratio),
         or_dash(figures.p.map(probability)),
         reasons(figures),
         number(figures.userspace.median),
         or_dash(figures.latency_median_ns.map(time)),
         or_dash(figures.latency_p99_ns.map(time)),
-        time(figures.cpu_ns.median),
+        or_dash(figures.cpu_ns.map(|cpu| time(cpu.median))),
     ]
 }
 
@@ -304,10 +289,10 @@ fn name(run: &Run) -> String {
         ""
     };
     format!(
-        "{} (repetition {}, {} console{again})",
+        "{} (repetition {}, {}{again})",
         run.arm,
         run.repetition + 1,
-        run.console.name()
+        run.setting.name()
     )
 }
 
@@ -332,8 +317,8 @@ mod tests {
         for part in [
             "backend: AMD-V",
             "The host is emulated",
-            "boot (virtio): per boot",
-            "pipe: per round trip",
+            "boot (virtio), per boot",
+            "pipe, per round trip",
             "MSR 4.65 INTR 1.00",
             "0.507 [",
             "0.029",
@@ -342,7 +327,7 @@ mod tests {
             "agree within 1 % in 0 of 1 runs",
             "tracer 100, kernel statistics 200",
             "3 events lost",
-            "hvm (repetition 1, virtio console): the guest's clocksource",
+            "hvm (repetition 1, virtio): the guest's clocksource",
             "kvm: clocksource tsc",
         ] {
             assert!(text.contains(part), "{part} is not in\n{text}");
