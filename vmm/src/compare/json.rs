@@ -6,8 +6,19 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{ensure, Context, Result};
+use serde::Serialize;
 
 use super::model::{Params, Report, FORMAT};
+use super::summary::{self, Group};
+
+/// The file: the report, and for other programs the figures that the table shows. Only the report
+/// is read again.
+#[derive(Serialize)]
+struct Shown<'a> {
+    #[serde(flatten)]
+    report: &'a Report,
+    summary: Vec<Group>,
+}
 
 /// Replaces the file, so that a reader and an interrupted program never leave half of it.
 pub fn write(path: &Path, report: &Report) -> Result<()> {
@@ -17,7 +28,11 @@ pub fn write(path: &Path, report: &Report) -> Result<()> {
         .to_os_string();
     name.push(".new");
     let new = path.with_file_name(name);
-    let mut text = serde_json::to_string_pretty(report).context("cannot write JSON")?;
+    let shown = Shown {
+        report,
+        summary: summary::groups(report),
+    };
+    let mut text = serde_json::to_string_pretty(&shown).context("cannot write JSON")?;
     text.push('\n');
     fs::write(&new, text).with_context(|| format!("cannot write {}", new.display()))?;
     fs::rename(&new, path).with_context(|| format!("cannot replace {}", path.display()))
@@ -79,6 +94,7 @@ mod tests {
         write(&path, &report()).unwrap();
         write(&path, &report()).unwrap();
         assert_eq!(read(&path).unwrap(), report());
+        assert!(fs::read_to_string(&path).unwrap().contains("\"gross\""));
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
         fs::write(&path, "{}").unwrap();
         assert!(read(&path).is_err());

@@ -4,6 +4,8 @@
 //! results are reproducible: the bootstrap draws from a seeded generator. Pure; called by
 //! [`super::summary`] and, for the order of runs, by [`super::plan`].
 
+use serde::Serialize;
+
 /// Fewer samples than this on either side get no interval: it would look better than it is.
 const MIN_FOR_INTERVAL: usize = 4;
 const BOOTSTRAP_ROUNDS: usize = 4000;
@@ -11,7 +13,7 @@ const BOOTSTRAP_ROUNDS: usize = 4000;
 const MAX_EXACT: usize = 40;
 
 /// Median, least and greatest of some samples.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Spread {
     /// Median; of an even number, the mean of the two in the middle.
     pub median: f64,
@@ -53,7 +55,7 @@ fn median_of_sorted(sorted: &[f64]) -> Option<f64> {
 }
 
 /// Ratio of two medians.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Ratio {
     /// Median of the samples over median of the reference.
     pub value: f64,

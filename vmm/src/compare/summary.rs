@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 
 use coopvirt_spec::work::Work;
+use serde::{Serialize, Serializer};
 
 use super::model::{Report, Run, Sample};
 use super::setting::Setting;
@@ -17,7 +18,7 @@ const MIN_FOR_CPU_NS: u64 = 500_000_000;
 const MIN_FOR_P: usize = 3;
 
 /// All rows of one work.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Group {
     /// "pipe", or "boot (serial)".
     pub title: String,
@@ -28,16 +29,17 @@ pub struct Group {
 }
 
 /// One arm doing one work.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Row {
     /// Name of the arm.
     pub arm: String,
     /// The figures, or why there are none.
+    #[serde(flatten, serialize_with = "figures_or_problem")]
     pub figures: Result<Figures, String>,
 }
 
 /// Per operation, over all samples of a row.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Figures {
     /// Number of samples.
     pub n: usize,
@@ -61,6 +63,17 @@ pub struct Figures {
     pub latency_p99_ns: Option<f64>,
     /// CPU time of the whole VMM, where the work took long enough to tell.
     pub cpu_ns: Option<Spread>,
+}
+
+/// Members of the figures, or one member `problem`.
+fn figures_or_problem<S: Serializer>(
+    figures: &Result<Figures, String>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    match figures {
+        Ok(figures) => figures.serialize(serializer),
+        Err(problem) => BTreeMap::from([("problem", problem)]).serialize(serializer),
+    }
 }
 
 /// Builds all groups that have a row.

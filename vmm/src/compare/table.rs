@@ -2,12 +2,13 @@
 //!
 //! Pure: text out of a [`Report`]; called by [`super::session`].
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
 use comfy_table::{CellAlignment, ContentArrangement, LineStyle, Table, TableStyle};
 
 use super::model::{Report, Run};
+use super::setting::Setting;
 use super::summary::{self, Figures, Group};
 use super::text::{number, probability, time};
 
@@ -194,6 +195,7 @@ pub fn footer(report: &Report) -> Vec<(&'static str, Vec<String>)> {
         ("what the guests found", platforms(report)),
         ("counts that must agree", identities(report)),
         ("failures", failures(report)),
+        ("not run to the end", missing(report)),
     ];
     lists.retain(|(_, lines)| !lines.is_empty());
     lists
@@ -282,6 +284,24 @@ fn failures(report: &Report) -> Vec<String> {
     lines
 }
 
+/// Arms that were given up, or not reached before an interrupt.
+fn missing(report: &Report) -> Vec<String> {
+    let mut seen: BTreeMap<(&str, Setting), u32> = BTreeMap::new();
+    for run in report.counted_runs() {
+        *seen.entry((&run.arm, run.setting)).or_default() += 1;
+    }
+    let wanted = report.params.repetitions;
+    seen.into_iter()
+        .filter(|(_, count)| *count < wanted)
+        .map(|((arm, setting), count)| {
+            format!(
+                "{arm} ({}): {count} of {wanted} repetitions",
+                setting.name()
+            )
+        })
+        .collect()
+}
+
 fn name(run: &Run) -> String {
     let again = if run.attempt > 1 {
         ", second attempt"
@@ -329,6 +349,7 @@ mod tests {
             "3 events lost",
             "hvm (repetition 1, virtio): the guest's clocksource",
             "kvm: clocksource tsc",
+            "hvm (virtio): 1 of 4 repetitions",
         ] {
             assert!(text.contains(part), "{part} is not in\n{text}");
         }

@@ -111,7 +111,7 @@ fn an_arm_that_always_fails_is_given_up() {
             .counted_runs()
             .filter(|run| run.failure.is_none())
             .count(),
-        10
+        15
     );
 }
 
