@@ -42,7 +42,11 @@ impl<P: Platform> Marker<P> {
     }
 
     fn write(&mut self, kind: MarkKind, work: u8) {
-        let mark = Mark { kind, work, seq: self.seq };
+        let mark = Mark {
+            kind,
+            work,
+            seq: self.seq,
+        };
         self.platform.write_mark_port(mark.encode());
     }
 }
@@ -69,7 +73,16 @@ mod tests {
         marker.phase(4, || ());
         assert_eq!(
             written,
-            [0x0301_0000, 0x0104_0001, 0x0204_0001, 0x0104_0002, 0x0204_0002, 0, 0, 0]
+            [
+                0x0301_0000,
+                0x0104_0001,
+                0x0204_0001,
+                0x0104_0002,
+                0x0204_0002,
+                0,
+                0,
+                0
+            ]
         );
     }
 }

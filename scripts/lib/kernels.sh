@@ -10,8 +10,9 @@ GUEST_MODULES=(virtio_pci virtio_mmio virtio_blk virtio_console virtio-rng)
 LAB_MODULES=(kvm-amd tun tap vhost_net vsock vsock_loopback vhost_vsock
     9pnet_virtio 9p overlay virtio-rng msr cpuid)
 
-# A changed recipe makes new artefacts: this file's hash is part of every key.
-kernel_recipe() { sha256sum "${BASH_SOURCE[0]}" | cut -c1-16; }
+# Raise this when the same package would be prepared differently: it is part of every key. (Not this file's hash:
+# clones of different age share the cache, and each would point the names to its own.)
+KERNEL_RECIPE=1
 
 # kernel_package NAME: prints the newest package of this flavour as NAME=VERSION.
 kernel_package() {
@@ -110,7 +111,7 @@ pack_cpio() {
         cpio --quiet -0 -o -H newc -R +0:+0 --reproducible) >"$2"
 }
 
-# kernel_build DIR NAME PACKAGE=VERSION RECIPE: fills DIR, called by `cached`.
+# kernel_build DIR NAME PACKAGE=VERSION: fills DIR, called by `cached`.
 kernel_build() {
     local dir=$1 name=$2 package=$3 deb release tree
     deb=$(kernel_download "$package")
@@ -127,21 +128,20 @@ kernel_build() {
     module_archive "$tree" "$release" "$dir/modules.cpio" "${GUEST_MODULES[@]}"
     [ "$name" != 6.12-amd64 ] ||
         module_archive "$tree" "$release" "$dir/lab-modules.cpio" "${LAB_MODULES[@]}"
-    printf '%s\n' "$4" >"$dir/recipe"
+    printf '%s\n' "$KERNEL_RECIPE" >"$dir/recipe"
     printf '%s\n' "$package" >"$dir/package"
     rm -rf -- "$tree"
 }
 
 # kernel_prepare NAME: makes $CACHE/kernels/NAME point at the newest kernel of its flavour.
 kernel_prepare() {
-    local package recipe dir
+    local package dir
     package=$(kernel_package "$1")
-    recipe=$(kernel_recipe)
-    dir=$(cached kernel "$recipe $1 $package" kernel_build "$1" "$package" "$recipe")
+    dir=$(cached kernel "$KERNEL_RECIPE $1 $package" kernel_build "$1" "$package")
     mkdir -p "$CACHE/kernels"
     ln -sfnT -- "../store/$(basename -- "$dir")" "$CACHE/kernels/.$1.$$"
     mv -T -- "$CACHE/kernels/.$1.$$" "$CACHE/kernels/$1"
 }
 
 # kernel_ready NAME: a kernel that this recipe made is there, whatever its version.
-kernel_ready() { [ "$(cat "$CACHE/kernels/$1/recipe" 2>/dev/null)" = "$(kernel_recipe)" ]; }
+kernel_ready() { [ "$(cat "$CACHE/kernels/$1/recipe" 2>/dev/null)" = "$KERNEL_RECIPE" ]; }

@@ -53,7 +53,11 @@ impl Mark {
             3 => MarkKind::Point,
             _ => return None,
         };
-        Some(Mark { kind, work, seq: u16::from_le_bytes([s0, s1]) })
+        Some(Mark {
+            kind,
+            work,
+            seq: u16::from_le_bytes([s0, s1]),
+        })
     }
 }
 
@@ -64,10 +68,19 @@ mod tests {
     #[test]
     fn mark_3_every_known_kind_survives_a_round_trip() {
         for kind in [MarkKind::Begin, MarkKind::End, MarkKind::Point] {
-            let mark = Mark { kind, work: 0xa5, seq: 0x1234 };
+            let mark = Mark {
+                kind,
+                work: 0xa5,
+                seq: 0x1234,
+            };
             assert_eq!(Mark::decode(mark.encode()), Some(mark));
         }
-        let golden = Mark { kind: MarkKind::Begin, work: 3, seq: 7 }.encode();
+        let golden = Mark {
+            kind: MarkKind::Begin,
+            work: 3,
+            seq: 7,
+        }
+        .encode();
         assert_eq!(golden, 0x0103_0007);
     }
 

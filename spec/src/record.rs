@@ -15,7 +15,8 @@ pub const PREFIX: &str = "@coopvirt ";
 
 /// The JSON text of a record found in a console line, if there is one (`[REC-2]`).
 pub fn find_in_line(line: &str) -> Option<&str> {
-    line.find(PREFIX).map(|at| line[at + PREFIX.len()..].trim_end())
+    line.find(PREFIX)
+        .map(|at| line[at + PREFIX.len()..].trim_end())
 }
 
 #[cfg(test)]
@@ -24,7 +25,10 @@ mod tests {
 
     #[test]
     fn rec_2_a_record_is_found_behind_other_text() {
-        assert_eq!(find_in_line("[ 1.0] x@coopvirt {\"a\":1}\r"), Some("{\"a\":1}"));
+        assert_eq!(
+            find_in_line("[ 1.0] x@coopvirt {\"a\":1}\r"),
+            Some("{\"a\":1}")
+        );
         assert_eq!(find_in_line("plain"), None);
     }
 }

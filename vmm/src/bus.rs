@@ -130,6 +130,14 @@ impl Bus {
         Ok(())
     }
 
+    /// All ranges with their device's name: first address, last address, name.
+    pub fn ranges(&self) -> impl Iterator<Item = (u64, u64, &str)> {
+        let last = |base: u64, entry: &Entry| base + (entry.len_bytes - 1);
+        self.entries
+            .iter()
+            .map(move |(&base, entry)| (base, last(base, entry), &*entry.name))
+    }
+
     /// Finds the device at `address`: its offset there, its name and the device.
     pub fn lookup(&self, address: u64) -> Option<(u64, &str, &SharedDevice)> {
         let (offset, entry) = self.find(address)?;

@@ -21,6 +21,16 @@ pub enum Mode {
     Kvm,
 }
 
+impl Mode {
+    /// The name on the command line and in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Mode::Hvm => "hvm",
+            Mode::Kvm => "kvm",
+        }
+    }
+}
+
 /// Where the guest's console is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ConsoleKind {
@@ -116,7 +126,10 @@ pub fn vcpus(count: u64) -> Result<NonZeroU8, ConfigError> {
 /// every other VMM reads it.
 pub fn size(text: &str) -> Result<u64, ConfigError> {
     let bad = || ConfigError::Size(text.to_owned());
-    let trimmed = text.trim().trim_end_matches(['B', 'b']).trim_end_matches('i');
+    let trimmed = text
+        .trim()
+        .trim_end_matches(['B', 'b'])
+        .trim_end_matches('i');
     let (digits, shift) = match trimmed.chars().last().map(|c| c.to_ascii_uppercase()) {
         Some('K') => (&trimmed[..trimmed.len() - 1], 10),
         Some('M') => (&trimmed[..trimmed.len() - 1], 20),
@@ -125,7 +138,11 @@ pub fn size(text: &str) -> Result<u64, ConfigError> {
         _ => (trimmed, 0),
     };
     let number: u64 = digits.parse().map_err(|_| bad())?;
-    let shift = if shift == 0 && number < 1 << 20 { 20 } else { shift };
+    let shift = if shift == 0 && number < 1 << 20 {
+        20
+    } else {
+        shift
+    };
     number.checked_mul(1 << shift).ok_or_else(bad)
 }
 
@@ -139,7 +156,10 @@ pub fn disk(text: &str) -> Result<DiskConfig, ConfigError> {
     if path.is_empty() {
         return Err(ConfigError::Disk(text.to_owned()));
     }
-    Ok(DiskConfig { path: path.into(), read_only })
+    Ok(DiskConfig {
+        path: path.into(),
+        read_only,
+    })
 }
 
 /// Reads a CPU list such as `1,3-4`.
@@ -176,7 +196,14 @@ mod tests {
         assert_eq!(size("64MiB"), Ok(64 << 20));
         assert_eq!(size("256"), Ok(256 << 20));
         assert_eq!(size("0"), Ok(0));
-        for bad in ["", "M", "12Q", "-1", "99999999999999999999", "18446744073709551615G"] {
+        for bad in [
+            "",
+            "M",
+            "12Q",
+            "-1",
+            "99999999999999999999",
+            "18446744073709551615G",
+        ] {
             assert!(size(bad).is_err(), "{bad}");
         }
     }

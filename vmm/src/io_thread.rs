@@ -54,22 +54,29 @@ impl IoThread {
             manager.add_subscriber(subscriber);
         }
         let stopping = Arc::clone(&stop);
-        let thread = Builder::new().name("io".into()).stack_size(256 << 10).spawn(move || {
-            if !host_cpus.is_empty() {
-                // Without pinning it still works; only the figures get noisier.
-                let _ = pin::pin_current_thread(&host_cpus);
-            }
-            // Pairs with the store in `drop`; the eventfd between them orders more than enough.
-            while !stopping.load(Ordering::Acquire) {
-                if let Err(error) = manager.run() {
-                    let what = format!("the I/O loop failed: {error}");
-                    // The receiver only goes away when the machine is stopping already.
-                    let _ = events.send(MachineEvent::VcpuFailed { vcpu: 0, what });
-                    return;
+        let thread = Builder::new()
+            .name("io".into())
+            .stack_size(256 << 10)
+            .spawn(move || {
+                if !host_cpus.is_empty() {
+                    // Without pinning it still works; only the figures get noisier.
+                    let _ = pin::pin_current_thread(&host_cpus);
                 }
-            }
-        })?;
-        Ok(Self { stop, wake, thread: Some(thread) })
+                // Pairs with the store in `drop`; the eventfd between them orders more than enough.
+                while !stopping.load(Ordering::Acquire) {
+                    if let Err(error) = manager.run() {
+                        let what = format!("the I/O loop failed: {error}");
+                        // The receiver only goes away when the machine is stopping already.
+                        let _ = events.send(MachineEvent::VcpuFailed { vcpu: 0, what });
+                        return;
+                    }
+                }
+            })?;
+        Ok(Self {
+            stop,
+            wake,
+            thread: Some(thread),
+        })
     }
 }
 

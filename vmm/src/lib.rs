@@ -7,6 +7,7 @@
 //! can do.
 
 pub mod account;
+pub mod accounting;
 pub mod boot;
 pub mod bus;
 pub mod cli;
@@ -20,6 +21,7 @@ pub mod io_thread;
 pub mod irq;
 pub mod kvm;
 pub mod machine;
+pub mod mark_log;
 pub mod mem;
 pub mod pci;
 pub mod stop;

@@ -13,6 +13,7 @@ use kvm_bindings::{kvm_irqchip, CpuId, KVM_IRQCHIP_IOAPIC};
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use vmm_sys_util::eventfd::EventFd;
 
+use crate::account::stats_fd::StatsFd;
 use crate::boot::{self, registers, BootError};
 use crate::bus::{Bus, BusError};
 use crate::config::{ConfigError, ConsoleKind, Kernel, MachineConfig, Mode};
@@ -58,13 +59,22 @@ pub enum BuildError {
     #[error(transparent)]
     Disk(#[from] crate::virtio::BlkError),
     #[error("could not {what}")]
-    Kvm { what: &'static str, source: kvm_ioctls::Error },
+    Kvm {
+        what: &'static str,
+        source: kvm_ioctls::Error,
+    },
     #[error("could not place a device on its bus")]
     Bus(#[from] BusError),
     #[error("could not {what}")]
-    Device { what: &'static str, source: anyhow::Error },
+    Device {
+        what: &'static str,
+        source: anyhow::Error,
+    },
     #[error("could not {what}")]
-    Io { what: &'static str, source: std::io::Error },
+    Io {
+        what: &'static str,
+        source: std::io::Error,
+    },
     #[error("this KVM runs at most {max} vCPUs in one VM, not {wanted}")]
     TooManyVcpus { wanted: u8, max: usize },
 }
@@ -82,6 +92,8 @@ pub struct ConsoleEnds {
 pub struct Gauges {
     /// Returns to userspace, per vCPU.
     pub tallies: Arc<Vec<Arc<Tally>>>,
+    /// KVM's own statistics, per vCPU; empty where KVM has no statistics descriptor.
+    pub stats: Arc<Vec<StatsFd>>,
     /// Names of devices by address.
     pub buses: Arc<Buses>,
     /// Names of PCI BARs.
@@ -123,17 +135,25 @@ impl Machine {
         let kvm = open::open()?;
         let max = kvm.get_max_vcpus();
         if usize::from(nr_vcpus) > max {
-            return Err(BuildError::TooManyVcpus { wanted: nr_vcpus, max });
+            return Err(BuildError::TooManyVcpus {
+                wanted: nr_vcpus,
+                max,
+            });
         }
         let (vm, _facts) = setup::create(&kvm, config)?;
         ram::register(&vm, &ram)?;
 
         let (events, inbox) = channel();
         let acpi_in_use = Arc::new(AtomicBool::new(false));
-        let mut devices =
-            Devices::new(config, &vm, &ram, &events, &acpi_in_use, console)?;
+        let mut devices = Devices::new(config, &vm, &ram, &events, &acpi_in_use, console)?;
         devices.add_disks(disks)?;
-        let Devices { buses, pci, subscribers, console_output, .. } = devices;
+        let Devices {
+            buses,
+            pci,
+            subscribers,
+            console_output,
+            ..
+        } = devices;
         let buses = Arc::new(buses);
 
         let (fds, tsc_khz) = create_vcpus(&kvm, &vm, config)?;
@@ -146,14 +166,22 @@ impl Machine {
 
         let gauges = Gauges {
             tallies: Arc::new(fds.iter().map(|_| Arc::default()).collect()),
+            stats: Arc::new(fds.iter().filter_map(|fd| StatsFd::new(fd).ok()).collect()),
             buses: Arc::clone(&buses),
             pci,
         };
         let observer = observer(&gauges);
-        let others: Vec<usize> =
-            config.pin.get(usize::from(nr_vcpus)..).unwrap_or_default().to_vec();
-        let io = IoThread::spawn(subscribers, others, events.clone())
-            .map_err(|source| BuildError::Io { what: "start the I/O thread", source })?;
+        let others: Vec<usize> = config
+            .pin
+            .get(usize::from(nr_vcpus)..)
+            .unwrap_or_default()
+            .to_vec();
+        let io = IoThread::spawn(subscribers, others, events.clone()).map_err(|source| {
+            BuildError::Io {
+                what: "start the I/O thread",
+                source,
+            }
+        })?;
         let mut vcpus = Vec::new();
         for (id, fd) in (0..).zip(fds) {
             let parts = VcpuParts {
@@ -165,8 +193,10 @@ impl Machine {
                 events: events.clone(),
                 host_cpu: config.pin.get(usize::from(id)).copied(),
             };
-            let vcpu = VcpuHandle::spawn(parts)
-                .map_err(|source| BuildError::Io { what: "start a vCPU thread", source })?;
+            let vcpu = VcpuHandle::spawn(parts).map_err(|source| BuildError::Io {
+                what: "start a vCPU thread",
+                source,
+            })?;
             vcpus.push(vcpu);
         }
         Ok(Self {
@@ -241,7 +271,8 @@ impl Machine {
                     StopReason::Reboot
                 }
                 MachineEvent::Reset => StopReason::Panic(
-                    "it reset the machine without shutting down (panic=-1, or a forced reset)".into(),
+                    "it reset the machine without shutting down (panic=-1, or a forced reset)"
+                        .into(),
                 ),
                 MachineEvent::TripleFault => StopReason::TripleFault,
             };
@@ -259,7 +290,10 @@ impl Machine {
         if !self.acpi_in_use.load(Ordering::Relaxed) {
             return false;
         }
-        let mut chip = kvm_irqchip { chip_id: KVM_IRQCHIP_IOAPIC, ..Default::default() };
+        let mut chip = kvm_irqchip {
+            chip_id: KVM_IRQCHIP_IOAPIC,
+            ..Default::default()
+        };
         self.vm.get_irqchip(&mut chip).is_ok() && setup::io_apic_is_masked(&chip)
     }
 
@@ -307,7 +341,10 @@ impl Devices {
             interrupts: Arc::new(MsiRouter::new(Arc::clone(vm))),
             doorbells: Arc::new(KvmDoorbells::new(Arc::clone(vm))),
         };
-        let buses = Buses { ports: Bus::new(), mmio: Bus::new() };
+        let buses = Buses {
+            ports: Bus::new(),
+            mmio: Bus::new(),
+        };
         let mut devices = Self {
             buses,
             pci: Arc::new(pci),
@@ -320,7 +357,9 @@ impl Devices {
         let sink = devices.add_console(config, vm, console.output)?;
         devices.add(Box::new(Rng::new()))?;
         if console.stdin && Input::is_pollable() {
-            devices.subscribers.push(Box::new(Input::new(sink, events.clone())));
+            devices
+                .subscribers
+                .push(Box::new(Input::new(sink, events.clone())));
         }
         Ok(devices)
     }
@@ -353,11 +392,17 @@ impl Devices {
             let _ = events.send(MachineEvent::Reset);
         });
         let config_ports = Arc::new(Mutex::new(config_ports));
-        self.buses.ports.insert(layout::PORT_PCI_CONFIG, 8, config_ports)?;
+        self.buses
+            .ports
+            .insert(layout::PORT_PCI_CONFIG, 8, config_ports)?;
         let ecam = Arc::new(Mutex::new(EcamWindow::new(Arc::clone(&self.pci))));
-        self.buses.mmio.insert(layout::ECAM, layout::ECAM_BYTES, ecam)?;
+        self.buses
+            .mmio
+            .insert(layout::ECAM, layout::ECAM_BYTES, ecam)?;
         let bars = Arc::new(Mutex::new(BarWindow::new(Arc::clone(&self.pci))));
-        self.buses.mmio.insert(layout::PCI_HOLE, layout::PCI_WINDOW_BYTES, bars)?;
+        self.buses
+            .mmio
+            .insert(layout::PCI_HOLE, layout::PCI_WINDOW_BYTES, bars)?;
         Ok(())
     }
 
@@ -368,16 +413,24 @@ impl Devices {
         vm: &Arc<VmFd>,
         output: Box<dyn Write + Send>,
     ) -> Result<Box<dyn InputSink>, BuildError> {
-        let io = |source| BuildError::Io { what: "make the serial port", source };
+        let io = |source| BuildError::Io {
+            what: "make the serial port",
+            source,
+        };
         let irq = EventFd::new(libc::EFD_NONBLOCK).map_err(io)?;
         vm.register_irqfd(&irq, layout::IRQ_SERIAL)
-            .map_err(|source| BuildError::Kvm { what: "connect the serial interrupt", source })?;
+            .map_err(|source| BuildError::Kvm {
+                what: "connect the serial interrupt",
+                source,
+            })?;
         let (serial_output, virtio_output): (Box<dyn Write + Send>, _) = match config.console {
             ConsoleKind::Serial => (output, None),
             ConsoleKind::Virtio => (Box::new(std::io::sink()), Some(output)),
         };
         let serial = SerialPort::new(irq, serial_output);
-        self.buses.ports.insert(layout::PORT_SERIAL, 8, Arc::new(Mutex::new(serial.clone())))?;
+        self.buses
+            .ports
+            .insert(layout::PORT_SERIAL, 8, Arc::new(Mutex::new(serial.clone())))?;
         let Some(output) = virtio_output else {
             return Ok(Box::new(move |bytes: &[u8]| serial.push(bytes)));
         };
@@ -389,7 +442,9 @@ impl Devices {
     }
 
     fn add_disks(&mut self, disks: Vec<Blk>) -> Result<(), BuildError> {
-        disks.into_iter().try_for_each(|disk| self.add(Box::new(disk)))
+        disks
+            .into_iter()
+            .try_for_each(|disk| self.add(Box::new(disk)))
     }
 
     fn add(&mut self, virtio: Box<dyn VirtioDevice>) -> Result<(), BuildError> {
@@ -406,7 +461,11 @@ fn open_disks(config: &MachineConfig) -> Result<Vec<Blk>, BuildError> {
         .disks
         .iter()
         .map(|disk| {
-            let access = if disk.read_only { BlkAccess::ReadOnly } else { BlkAccess::ReadWrite };
+            let access = if disk.read_only {
+                BlkAccess::ReadOnly
+            } else {
+                BlkAccess::ReadWrite
+            };
             Ok(Blk::open(&disk.path, access, queues)?)
         })
         .collect()
@@ -441,7 +500,8 @@ fn create_vcpus(
             source: kvm_ioctls::Error::new(libc::E2BIG),
         })?;
         setup::enforce_pv_features(&fd)?;
-        fd.set_cpuid2(&cpuid).map_err(failed("set a vCPU's CPUID"))?;
+        fd.set_cpuid2(&cpuid)
+            .map_err(failed("set a vCPU's CPUID"))?;
         fds.push(fd);
     }
     Ok((fds, tsc_khz))

@@ -64,7 +64,11 @@ fn bytes(table: &dyn Aml) -> Vec<u8> {
 }
 
 fn io_register(port: u64, bits: u8) -> GAS {
-    let size = if bits == 8 { AccessSize::ByteAccess } else { AccessSize::WordAccess };
+    let size = if bits == 8 {
+        AccessSize::ByteAccess
+    } else {
+        AccessSize::WordAccess
+    };
     GAS::new(AddressSpace::SystemIo, bits, 0, size, port)
 }
 
@@ -102,12 +106,15 @@ fn madt(vcpus: u8) -> Sdt {
     madt.write_u32(36, at::LOCAL_APIC);
     madt.write_u32(40, PCAT_COMPAT);
     for id in 0..vcpus {
-        madt.append_slice(&bytes(&ProcessorLocalApic::new(id, id, EnabledStatus::Enabled)));
+        madt.append_slice(&bytes(&ProcessorLocalApic::new(
+            id,
+            id,
+            EnabledStatus::Enabled,
+        )));
     }
     madt.append_slice(&bytes(&IoApic::new(0, at::IO_APIC, 0)));
-    // Interrupt source overrides: the PIT's IRQ 0 is wired to pin 2, the SCI is level-triggered
-    // and active high. Structure: ACPI 6.5 table 5.26.
-    madt.append_slice(&[2, 10, 0, 0, 2, 0, 0, 0, 0, 0]);
+    // Interrupt source override: the SCI is level-triggered and active high. Every interrupt is
+    // wired to the pin of its own number, the PIT's too. Structure: ACPI 6.5 table 5.26.
     madt.append_slice(&[2, 10, 0, at::IRQ_SCI, at::IRQ_SCI, 0, 0, 0, 0x0d, 0]);
     // Local APIC NMI: LINT1 of every processor.
     madt.append_slice(&[4, 6, 0xff, 0, 0, 1]);
@@ -148,7 +155,10 @@ fn pci_root(code: &mut Vec<u8>) {
             &aml::Name::new("_ADR".into(), &aml::ZERO),
             &aml::Name::new("_SEG".into(), &aml::ZERO),
             &aml::Name::new("_UID".into(), &aml::ZERO),
-            &aml::Name::new("_CRS".into(), &aml::ResourceTemplate::new(resources.to_vec())),
+            &aml::Name::new(
+                "_CRS".into(),
+                &aml::ResourceTemplate::new(resources.to_vec()),
+            ),
         ],
     )
     .to_aml_bytes(code);
@@ -189,11 +199,26 @@ fn legacy_devices(code: &mut Vec<u8>) {
     };
     let serial_irq = aml::Interrupt::new(true, true, false, false, at::IRQ_SERIAL);
     let serial = port(at::PORT_SERIAL, 8);
-    device("_SB_.COM1", &aml::EISAName::new("PNP0501"), vec![&serial, &serial_irq], code);
+    device(
+        "_SB_.COM1",
+        &aml::EISAName::new("PNP0501"),
+        vec![&serial, &serial_irq],
+        code,
+    );
     let rtc_irq = aml::Interrupt::new(true, true, false, false, 8);
     let rtc = port(at::PORT_RTC, 2);
-    device("_SB_.RTC_", &aml::EISAName::new("PNP0B00"), vec![&rtc, &rtc_irq], code);
-    device("_SB_.PEVT", &"QEMU0001", vec![&port(at::PORT_PVPANIC, 1)], code);
+    device(
+        "_SB_.RTC_",
+        &aml::EISAName::new("PNP0B00"),
+        vec![&rtc, &rtc_irq],
+        code,
+    );
+    device(
+        "_SB_.PEVT",
+        &"QEMU0001",
+        vec![&port(at::PORT_PVPANIC, 1)],
+        code,
+    );
 }
 
 #[cfg(test)]
@@ -203,11 +228,17 @@ mod tests {
 
     #[test]
     fn every_table_has_a_zero_checksum() {
-        let backing = Backing { huge_pages: false, prefault: false, overcommit: true };
+        let backing = Backing {
+            huge_pages: false,
+            prefault: false,
+            overcommit: true,
+        };
         let memory = ram::allocate(16 << 20, backing).expect("16 MiB fit");
         write(&memory, 8).expect("the ACPI area is RAM");
         let mut rsdp = [0u8; 36];
-        memory.read_slice(&mut rsdp, GuestAddress(at::ACPI)).unwrap();
+        memory
+            .read_slice(&mut rsdp, GuestAddress(at::ACPI))
+            .unwrap();
         assert_eq!(sum(&rsdp), 0);
         let xsdt = u64::from_le_bytes(rsdp[24..32].try_into().unwrap());
         let xsdt = table(&memory, xsdt);
@@ -217,8 +248,8 @@ mod tests {
             .collect();
         let names: Vec<_> = tables.iter().map(|table| &table[..4]).collect();
         assert_eq!(names, [b"FACP", b"APIC", b"MCFG"]);
-        // MADT: 44 bytes of header, 8 per vCPU, I/O APIC, two overrides, one NMI entry.
-        assert_eq!(tables[1].len(), 44 + 8 * 8 + 12 + 2 * 10 + 6);
+        // MADT: 44 bytes of header, 8 per vCPU, I/O APIC, one override, one NMI entry.
+        assert_eq!(tables[1].len(), 44 + 8 * 8 + 12 + 10 + 6);
         let dsdt = u64::from_le_bytes(tables[0][140..148].try_into().unwrap());
         assert_eq!(&table(&memory, dsdt)[..4], b"DSDT");
     }
@@ -226,7 +257,9 @@ mod tests {
     fn table(memory: &GuestRam, address: u64) -> Vec<u8> {
         let length: u32 = memory.read_obj(GuestAddress(address + 4)).unwrap();
         let mut bytes = vec![0; length as usize];
-        memory.read_slice(&mut bytes, GuestAddress(address)).unwrap();
+        memory
+            .read_slice(&mut bytes, GuestAddress(address))
+            .unwrap();
         assert_eq!(sum(&bytes), 0, "{:?}", String::from_utf8_lossy(&bytes[..4]));
         bytes
     }

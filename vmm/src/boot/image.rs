@@ -54,7 +54,10 @@ pub enum ImageError {
 
 /// Opens a kernel image and says what it is.
 pub fn open(path: &Path) -> Result<(File, Format), ImageError> {
-    let read = |source| ImageError::Read { path: path.into(), source };
+    let read = |source| ImageError::Read {
+        path: path.into(),
+        source,
+    };
     let file = File::open(path).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => ImageError::Missing { path: path.into() },
         _ => read(error),
@@ -68,7 +71,10 @@ pub fn open(path: &Path) -> Result<(File, Format), ImageError> {
         return Err(ImageError::Empty { path: path.into() });
     }
     if bytes > MAX_IMAGE_BYTES {
-        return Err(ImageError::TooLarge { path: path.into(), mib: bytes >> 20 });
+        return Err(ImageError::TooLarge {
+            path: path.into(),
+            mib: bytes >> 20,
+        });
     }
     let mut head = vec![0; usize::try_from(bytes.min(4096)).unwrap_or(4096)];
     file.read_exact_at(&mut head, 0).map_err(read)?;
@@ -92,9 +98,16 @@ fn word(head: &[u8], at: usize) -> Option<u16> {
 }
 
 fn check_elf(path: &Path, head: &[u8]) -> Result<(), ImageError> {
-    let architecture = |found: String| ImageError::Architecture { path: path.into(), found };
-    let (Some(&class), Some(&order), Some(machine)) = (head.get(4), head.get(5), word(head, 18)) else {
-        return Err(ImageError::Elf { path: path.into(), what: "its header is cut off" });
+    let architecture = |found: String| ImageError::Architecture {
+        path: path.into(),
+        found,
+    };
+    let (Some(&class), Some(&order), Some(machine)) = (head.get(4), head.get(5), word(head, 18))
+    else {
+        return Err(ImageError::Elf {
+            path: path.into(),
+            what: "its header is cut off",
+        });
     };
     if order != ELF_LITTLE_ENDIAN {
         return Err(architecture("a big-endian machine".into()));
@@ -112,17 +125,25 @@ fn check_elf(path: &Path, head: &[u8]) -> Result<(), ImageError> {
         return Err(architecture("32-bit code".into()));
     }
     if head.len() < 64 {
-        return Err(ImageError::Elf { path: path.into(), what: "its header is cut off" });
+        return Err(ImageError::Elf {
+            path: path.into(),
+            what: "its header is cut off",
+        });
     }
     Ok(())
 }
 
 fn check_bzimage(path: &Path, head: &[u8], bytes: u64) -> Result<(), ImageError> {
-    let bad = |what: String| ImageError::BzImage { path: path.into(), what };
+    let bad = |what: String| ImageError::BzImage {
+        path: path.into(),
+        what,
+    };
     let cut = || bad("its setup header is cut off".into());
     let version = word(head, 0x206).ok_or_else(cut)?;
     if version < SETUP_VERSION_64 {
-        return Err(bad(format!("boot protocol {version:#x} has no 64-bit entry")));
+        return Err(bad(format!(
+            "boot protocol {version:#x} has no 64-bit entry"
+        )));
     }
     let xloadflags = word(head, 0x236).ok_or_else(cut)?;
     if xloadflags & XLF_KERNEL_64 == 0 {
@@ -135,11 +156,15 @@ fn check_bzimage(path: &Path, head: &[u8], bytes: u64) -> Result<(), ImageError>
     let setup = (sectors + 1) * 512;
     // Linux `boot.rst`: syssize counts the protected-mode code in units of 16 bytes.
     let declared = u32::from_le_bytes(
-        head.get(0x1f4..0x1f8).and_then(|b| b.try_into().ok()).ok_or_else(cut)?,
+        head.get(0x1f4..0x1f8)
+            .and_then(|b| b.try_into().ok())
+            .ok_or_else(cut)?,
     );
     let declared = u64::from(declared) * 16;
     if setup >= bytes {
-        return Err(bad(format!("setup code of {setup} bytes in a file of {bytes}")));
+        return Err(bad(format!(
+            "setup code of {setup} bytes in a file of {bytes}"
+        )));
     }
     // The last paragraph may be padded, so the file can be up to 15 bytes short.
     if declared == 0 || setup + declared > bytes + 15 {
@@ -173,14 +198,19 @@ mod tests {
     }
 
     fn message(head: &[u8], bytes: u64) -> String {
-        identify(Path::new("k"), head, bytes).unwrap_err().to_string()
+        identify(Path::new("k"), head, bytes)
+            .unwrap_err()
+            .to_string()
     }
 
     #[test]
     fn good_headers_are_recognised() {
         assert_eq!(identify(Path::new("k"), &elf(62), 64).unwrap(), Format::Elf);
         let image = bzimage(3, 100);
-        assert_eq!(identify(Path::new("k"), &image, 2048 + 1600).unwrap(), Format::BzImage);
+        assert_eq!(
+            identify(Path::new("k"), &image, 2048 + 1600).unwrap(),
+            Format::BzImage
+        );
     }
 
     #[test]

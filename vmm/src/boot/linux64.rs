@@ -27,7 +27,11 @@ pub(super) fn write(
     rsdp: u64,
 ) -> Result<(), GuestMemoryError> {
     let low32 = |value: u64| u32::try_from(value & 0xffff_ffff).unwrap_or(0);
-    let mut params = boot_params { hdr: header, acpi_rsdp_addr: rsdp, ..Default::default() };
+    let mut params = boot_params {
+        hdr: header,
+        acpi_rsdp_addr: rsdp,
+        ..Default::default()
+    };
     params.hdr.type_of_loader = LOADER_TYPE;
     params.hdr.loadflags |= CAN_USE_HEAP;
     params.hdr.cmd_line_ptr = low32(CMDLINE);
@@ -37,7 +41,11 @@ pub(super) fn write(
         params.hdr.ramdisk_size = low32(initrd.bytes);
     }
     for (slot, (addr, size, kind)) in memory_map(memory_bytes).into_iter().enumerate() {
-        params.e820_table[slot] = boot_e820_entry { addr, size, r#type: kind };
+        params.e820_table[slot] = boot_e820_entry {
+            addr,
+            size,
+            r#type: kind,
+        };
         params.e820_entries += 1;
     }
     ram.write_obj(params, GuestAddress(ZERO_PAGE))

@@ -32,7 +32,11 @@ pub enum BootError {
     #[error(transparent)]
     Image(#[from] ImageError),
     #[error("could not load kernel {path:?} into {memory_mib} MiB of guest memory")]
-    Kernel { path: PathBuf, memory_mib: u64, source: linux_loader::loader::Error },
+    Kernel {
+        path: PathBuf,
+        memory_mib: u64,
+        source: linux_loader::loader::Error,
+    },
     #[error("kernel {path:?} is an ELF file without a PVH entry note (CONFIG_PVH)")]
     NoPvh { path: PathBuf },
     #[error("kernel {path:?} starts at {entry:#x}, where it was not loaded")]
@@ -40,7 +44,11 @@ pub enum BootError {
     #[error(
         "kernel {path:?} needs memory up to {end_mib} MiB to start; the guest has {memory_mib} MiB"
     )]
-    KernelRoom { path: PathBuf, end_mib: u64, memory_mib: u64 },
+    KernelRoom {
+        path: PathBuf,
+        end_mib: u64,
+        memory_mib: u64,
+    },
     #[error("could not read initrd {path:?}")]
     Initrd { path: PathBuf, source: io::Error },
     #[error("initrd {path:?} is a folder or empty")]
@@ -49,7 +57,11 @@ pub enum BootError {
         "initrd {path:?} of {need_mib} MiB does not fit behind the kernel in {memory_mib} MiB of \
          guest memory; give the guest more (--memory)"
     )]
-    InitrdRoom { path: PathBuf, need_mib: u64, memory_mib: u64 },
+    InitrdRoom {
+        path: PathBuf,
+        need_mib: u64,
+        memory_mib: u64,
+    },
     #[error("kernel command line of {0} bytes is too long; the limit is {CMDLINE_MAX_BYTES}")]
     CmdlineLength(usize),
     #[error("kernel command line has a character that is not printable ASCII")]
@@ -75,7 +87,11 @@ pub fn load(ram: &GuestRam, config: &MachineConfig, cmdline: &str) -> Result<Ent
     };
     let (mut file, format) = image::open(path)?;
     let memory_mib = config.memory_bytes >> 20;
-    let failed = |source| BootError::Kernel { path: path.clone(), memory_mib, source };
+    let failed = |source| BootError::Kernel {
+        path: path.clone(),
+        memory_mib,
+        source,
+    };
     let check_room = |end| check_room(path, memory_mib, low_end(ram), end);
     acpi::write(ram, config.vcpus.get())?;
     write_cmdline(ram, cmdline)?;
@@ -95,10 +111,19 @@ pub fn load(ram: &GuestRam, config: &MachineConfig, cmdline: &str) -> Result<Ent
             let header = loaded.setup_header.unwrap_or_default();
             // The kernel unpacks itself: `init_size` bytes from where it starts must be RAM.
             let start = loaded.kernel_load.0.max(header.pref_address);
-            let end = start.saturating_add(header.init_size.into()).max(loaded.kernel_end);
+            let end = start
+                .saturating_add(header.init_size.into())
+                .max(loaded.kernel_end);
             check_room(end)?;
             let initrd = load_initrd(ram, config, end, header.initrd_addr_max.into())?;
-            linux64::write(ram, config.memory_bytes, header, initrd, cmdline.len(), ACPI)?;
+            linux64::write(
+                ram,
+                config.memory_bytes,
+                header,
+                initrd,
+                cmdline.len(),
+                ACPI,
+            )?;
             Ok(Entry::Linux64(loaded.kernel_load.0 + linux64::ENTRY_OFFSET))
         }
     }
@@ -109,14 +134,20 @@ fn pvh_entry(path: &Path, ram: &GuestRam, loaded: &KernelLoaderResult) -> Result
         return Err(BootError::NoPvh { path: path.into() });
     };
     if entry.0 >= loaded.kernel_end || !ram.address_in_range(entry) {
-        return Err(BootError::Entry { path: path.into(), entry: entry.0 });
+        return Err(BootError::Entry {
+            path: path.into(),
+            entry: entry.0,
+        });
     }
     Ok(entry.0)
 }
 
 /// End of the RAM below the PCI hole.
 fn low_end(ram: &GuestRam) -> u64 {
-    ram.iter().map(|region| region.last_addr().0 + 1).find(|&end| end < ABOVE_4G).unwrap_or(0)
+    ram.iter()
+        .map(|region| region.last_addr().0 + 1)
+        .find(|&end| end < ABOVE_4G)
+        .unwrap_or(0)
 }
 
 fn check_room(path: &Path, memory_mib: u64, low_end: u64, end: u64) -> Result<(), BootError> {
@@ -124,22 +155,27 @@ fn check_room(path: &Path, memory_mib: u64, low_end: u64, end: u64) -> Result<()
         return Ok(());
     }
     let end_mib = end.div_ceil(1 << 20);
-    Err(BootError::KernelRoom { path: path.into(), end_mib, memory_mib })
+    Err(BootError::KernelRoom {
+        path: path.into(),
+        end_mib,
+        memory_mib,
+    })
 }
 
 fn load_code(ram: &GuestRam, pieces: &[(u64, Vec<u8>)]) -> Result<Entry, BootError> {
     for (address, bytes) in pieces {
         ram.write_slice(bytes, GuestAddress(*address))?;
     }
-    Ok(Entry::Linux64(pieces.first().map_or(0, |(address, _)| *address)))
+    Ok(Entry::Linux64(
+        pieces.first().map_or(0, |(address, _)| *address),
+    ))
 }
 
 fn write_cmdline(ram: &GuestRam, text: &str) -> Result<(), BootError> {
     if text.len() >= CMDLINE_MAX_BYTES {
         return Err(BootError::CmdlineLength(text.len()));
     }
-    let cmdline =
-        Cmdline::try_from(text, CMDLINE_MAX_BYTES).map_err(|_| BootError::CmdlineText)?;
+    let cmdline = Cmdline::try_from(text, CMDLINE_MAX_BYTES).map_err(|_| BootError::CmdlineText)?;
     load_cmdline(&**ram, GuestAddress(CMDLINE), &cmdline).map_err(|_| BootError::CmdlineText)
 }
 
@@ -150,8 +186,13 @@ fn load_initrd(
     kernel_end: u64,
     address_max: u64,
 ) -> Result<Option<Initrd>, BootError> {
-    let Some(path) = &config.initrd else { return Ok(None) };
-    let read = |source| BootError::Initrd { path: path.clone(), source };
+    let Some(path) = &config.initrd else {
+        return Ok(None);
+    };
+    let read = |source| BootError::Initrd {
+        path: path.clone(),
+        source,
+    };
     let mut file = File::open(path).map_err(read)?;
     let metadata = file.metadata().map_err(read)?;
     let bytes = metadata.len();
@@ -160,15 +201,20 @@ fn load_initrd(
     }
     let limit = low_end(ram).min(address_max.saturating_add(1));
     let start = limit.checked_sub(bytes).map(|start| start & !0xfff);
-    let start = start.filter(|&start| start >= kernel_end).ok_or_else(|| BootError::InitrdRoom {
-        path: path.clone(),
-        need_mib: bytes.div_ceil(1 << 20),
-        memory_mib: config.memory_bytes >> 20,
-    })?;
+    let start =
+        start
+            .filter(|&start| start >= kernel_end)
+            .ok_or_else(|| BootError::InitrdRoom {
+                path: path.clone(),
+                need_mib: bytes.div_ceil(1 << 20),
+                memory_mib: config.memory_bytes >> 20,
+            })?;
     let len = usize::try_from(bytes).unwrap_or(usize::MAX);
     let mut slice = ram.get_slice(GuestAddress(start), len)?;
     file.read_exact_volatile(&mut slice).map_err(|error| {
-        read(io::Error::other(format!("the file changed while it was read: {error}")))
+        read(io::Error::other(format!(
+            "the file changed while it was read: {error}"
+        )))
     })?;
     Ok(Some(Initrd { start, bytes }))
 }

@@ -60,14 +60,22 @@ pub(super) fn write(
     if let Some(initrd) = initrd {
         info.nr_modules = 1;
         info.modlist_paddr = MODULE_LIST;
-        let module =
-            hvm_modlist_entry { paddr: initrd.start, size: initrd.bytes, ..Default::default() };
+        let module = hvm_modlist_entry {
+            paddr: initrd.start,
+            size: initrd.bytes,
+            ..Default::default()
+        };
         ram.write_obj(module, GuestAddress(MODULE_LIST))?;
     }
     ram.write_obj(info, GuestAddress(PVH_INFO))?;
     let mut at = MEMORY_MAP;
     for (addr, size, type_) in map {
-        let entry = hvm_memmap_table_entry { addr, size, type_, reserved: 0 };
+        let entry = hvm_memmap_table_entry {
+            addr,
+            size,
+            type_,
+            reserved: 0,
+        };
         ram.write_obj(entry, GuestAddress(at))?;
         at += 24;
     }
@@ -81,8 +89,16 @@ mod tests {
     #[test]
     fn the_memory_map_is_sorted_and_leaves_the_hole_free() {
         let map = memory_map(4 << 30);
-        assert!(map.windows(2).all(|pair| pair[0].0 + pair[0].1 <= pair[1].0), "{map:x?}");
-        let usable: u64 = map.iter().filter(|range| range.2 == USABLE).map(|range| range.1).sum();
+        assert!(
+            map.windows(2)
+                .all(|pair| pair[0].0 + pair[0].1 <= pair[1].0),
+            "{map:x?}"
+        );
+        let usable: u64 = map
+            .iter()
+            .filter(|range| range.2 == USABLE)
+            .map(|range| range.1)
+            .sum();
         assert_eq!(usable, (4 << 30) - HIGH_RAM + LOW_RAM_END);
     }
 }

@@ -38,7 +38,11 @@ pub enum RegistersError {
 
 /// Sets MSRs that firmware sets on every CPU: fast strings, and write-back as default memory type.
 pub fn set_msrs(vcpu: &VcpuFd) -> Result<(), RegistersError> {
-    let entry = |index, data| kvm_msr_entry { index, data, ..Default::default() };
+    let entry = |index, data| kvm_msr_entry {
+        index,
+        data,
+        ..Default::default()
+    };
     let msrs = Msrs::from_entries(&[
         entry(MSR_MISC_ENABLE, MISC_ENABLE_FAST_STRING),
         entry(MSR_MTRR_DEF_TYPE, MTRR_ENABLE_WRITE_BACK),
@@ -53,7 +57,13 @@ pub fn set_entry(vcpu: &VcpuFd, ram: &GuestRam, entry: Entry) -> Result<(), Regi
     let mut sregs = vcpu.get_sregs()?;
     let long = matches!(entry, Entry::Linux64(_));
     // Boot protocols of Linux: code at selector 0x10, data at 0x18.
-    let gdt = [0, 0, descriptor(0xa09b, long), descriptor(0xc093, false), descriptor(0x808b, false)];
+    let gdt = [
+        0,
+        0,
+        descriptor(0xa09b, long),
+        descriptor(0xc093, false),
+        descriptor(0x808b, false),
+    ];
     for (index, value) in (0u64..).zip(gdt) {
         ram.write_obj(value, GuestAddress(GDT + index * 8))?;
     }
@@ -61,12 +71,33 @@ pub fn set_entry(vcpu: &VcpuFd, ram: &GuestRam, entry: Entry) -> Result<(), Regi
     sregs.gdt.limit = 5 * 8 - 1;
     sregs.idt.base = 0;
     sregs.idt.limit = 0;
-    sregs.cs = kvm_segment { selector: 0x10, type_: 0xb, l: long.into(), db: (!long).into(), ..flat() };
-    let data = kvm_segment { selector: 0x18, type_: 0x3, db: 1, ..flat() };
+    sregs.cs = kvm_segment {
+        selector: 0x10,
+        type_: 0xb,
+        l: long.into(),
+        db: (!long).into(),
+        ..flat()
+    };
+    let data = kvm_segment {
+        selector: 0x18,
+        type_: 0x3,
+        db: 1,
+        ..flat()
+    };
     (sregs.ds, sregs.es, sregs.fs, sregs.gs, sregs.ss) = (data, data, data, data, data);
-    sregs.tr = kvm_segment { selector: 0x20, type_: 0xb, s: 0, g: 0, limit: 0x67, ..flat() };
+    sregs.tr = kvm_segment {
+        selector: 0x20,
+        type_: 0xb,
+        s: 0,
+        g: 0,
+        limit: 0x67,
+        ..flat()
+    };
     sregs.cr0 = CR0_PE | CR0_ET;
-    let mut regs = kvm_regs { rflags: 2, ..Default::default() };
+    let mut regs = kvm_regs {
+        rflags: 2,
+        ..Default::default()
+    };
     match entry {
         Entry::Pvh(address) => {
             regs.rip = address;
@@ -89,13 +120,23 @@ pub fn set_entry(vcpu: &VcpuFd, ram: &GuestRam, entry: Entry) -> Result<(), Regi
 
 /// A flat 4 GiB segment, present, ring 0.
 fn flat() -> kvm_segment {
-    kvm_segment { limit: 0xffff_ffff, present: 1, s: 1, g: 1, ..Default::default() }
+    kvm_segment {
+        limit: 0xffff_ffff,
+        present: 1,
+        s: 1,
+        g: 1,
+        ..Default::default()
+    }
 }
 
 /// The GDT entry that matches [`flat`] with these attributes (bits 40-55 of a descriptor).
 fn descriptor(attributes: u64, long: bool) -> u64 {
     // A 32-bit code segment has D set and L clear, a 64-bit one the reverse.
-    let attributes = if attributes == 0xa09b && !long { 0xc09b } else { attributes };
+    let attributes = if attributes == 0xa09b && !long {
+        0xc09b
+    } else {
+        attributes
+    };
     0x000f_0000_0000_ffff | attributes << 40
 }
 
@@ -105,7 +146,10 @@ fn write_page_tables(ram: &GuestRam) -> Result<(), vm_memory::GuestMemoryError> 
     ram.write_obj(pdpt | PAGE_PRESENT_WRITABLE, GuestAddress(PAGE_TABLES))?;
     for gib in 0..4 {
         let directory = PAGE_TABLES + 0x2000 + gib * 0x1000;
-        ram.write_obj(directory | PAGE_PRESENT_WRITABLE, GuestAddress(pdpt + gib * 8))?;
+        ram.write_obj(
+            directory | PAGE_PRESENT_WRITABLE,
+            GuestAddress(pdpt + gib * 8),
+        )?;
         for slot in 0..512 {
             let page = (gib << 30 | slot << 21) | PAGE_PRESENT_WRITABLE | PAGE_LARGE;
             ram.write_obj(page, GuestAddress(directory + slot * 8))?;

@@ -1,6 +1,7 @@
 //! The command line: arguments, errors, exit statuses. No policy of its own.
 
 mod run;
+mod validate;
 
 use std::process::ExitCode;
 
@@ -18,6 +19,14 @@ struct Cli {
 enum Command {
     /// Boot a Linux kernel in a virtual machine
     Run(Box<run::Args>),
+    /// Say what this machine can do, and what to do about what it cannot
+    Doctor {
+        /// Print JSON instead of text
+        #[arg(long)]
+        json: bool,
+    },
+    /// Cause exactly N exits of each kind and check that every counter says N
+    Validate(validate::Args),
 }
 
 /// Runs the command line of this process.
@@ -25,6 +34,8 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match cli.command {
         Command::Run(args) => run::run(*args),
+        Command::Doctor { json } => Ok(crate::doctor::run(json)),
+        Command::Validate(args) => validate::run(&args),
     };
     result.unwrap_or_else(|error| {
         crate::console::terminal::restore();

@@ -1,5 +1,6 @@
 //! `coopvirt run`: from arguments to a machine, and from its end to an exit status.
 
+use std::fs::File;
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -8,16 +9,16 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use clap::{Args as ClapArgs, ValueEnum};
-use coopvirt_spec::mark::Mark;
 
+use crate::accounting::Accounting;
 use crate::config::{self, ConfigError, ConsoleKind, DiskConfig, Kernel, MachineConfig, Mode};
 use crate::console::output::Stdout;
 use crate::console::terminal::RawMode;
 use crate::event::MachineEvent;
 use crate::kvm::features;
 use crate::machine::{ConsoleEnds, Machine};
+use crate::mark_log::MarkLog;
 use crate::mem::Backing;
-use crate::vcpu::VcpuEvent;
 
 /// Boot a Linux kernel in a virtual machine.
 #[derive(Debug, ClapArgs)]
@@ -134,11 +135,18 @@ impl Args {
             ConsoleKind::Serial => "console=ttyS0 panic=-1",
             ConsoleKind::Virtio => "console=hvc0 panic=-1",
         };
-        let pin = if self.pin == "none" { Vec::new() } else { config::cpu_list(&self.pin)? };
+        let pin = if self.pin == "none" {
+            Vec::new()
+        } else {
+            config::cpu_list(&self.pin)?
+        };
         Ok(MachineConfig {
             kernel: Kernel::File(self.kernel.clone()),
             initrd: self.initrd.clone(),
-            cmdline: self.cmdline.clone().unwrap_or_else(|| default_cmdline.into()),
+            cmdline: self
+                .cmdline
+                .clone()
+                .unwrap_or_else(|| default_cmdline.into()),
             vcpus: config::vcpus(self.cpus)?,
             memory_bytes: self.memory,
             backing: Backing {
@@ -159,39 +167,68 @@ impl Args {
     }
 }
 
-struct NoMarks;
-
-impl VcpuEvent for NoMarks {
-    fn mark(&self, _vcpu: u8, _mark: Mark) {}
-}
-
 /// Runs the machine that the arguments describe.
 pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let config = args.config()?;
-    let console = ConsoleEnds { output: Box::new(Stdout), stdin: true };
-    let machine = Machine::build(&config, console, |_| Arc::new(NoMarks))?;
+    // A report that cannot be written must not be found out after the run.
+    let exits = args.exits.as_ref().map(create_report).transpose()?;
+    let accounting = (args.accounting != AccountingArg::Off && exits.is_some())
+        .then(|| Accounting::start(args.accounting == AccountingArg::Full));
+    let console = ConsoleEnds {
+        output: Box::new(Stdout),
+        stdin: true,
+    };
+    let machine = Machine::build(&config, console, |gauges| Arc::new(MarkLog::new(gauges)))?;
+    if let Some(accounting) = &accounting {
+        accounting.name_devices(machine.gauges());
+    }
     forward_signals(machine.events()).context("could not watch for signals")?;
     let raw = RawMode::enter().context("could not set the terminal to raw mode")?;
     machine.resume();
-    let reason = machine.wait(None).context("the machine's event channel closed")?;
+    let reason = machine
+        .wait(None)
+        .context("the machine's event channel closed")?;
+    machine.pause();
+    let gauges = machine.gauges().clone();
     machine.shut_down();
     drop(raw);
     if reason.exit_status() != 0 || std::io::stderr().is_terminal() {
         eprintln!("coopvirt: {reason}");
     }
+    if let (Some(accounting), Some(file)) = (accounting, exits) {
+        let mode = config.mode.name();
+        let (report, _) = accounting.finish(&gauges, mode);
+        serde_json::to_writer_pretty(&file, &report).context("could not write the exit report")?;
+        if std::io::stderr().is_terminal() {
+            eprint!("{}", report.to_text());
+        } else {
+            report
+                .identity
+                .lines()
+                .iter()
+                .for_each(|line| eprintln!("coopvirt: {line}"));
+        }
+    }
     Ok(ExitCode::from(reason.exit_status()))
+}
+
+fn create_report(path: &PathBuf) -> anyhow::Result<File> {
+    File::create(path).with_context(|| format!("could not create the exit report {path:?}"))
 }
 
 /// Turns signals that ask this process to end into events of the machine.
 fn forward_signals(events: Sender<MachineEvent>) -> std::io::Result<()> {
     use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
     let mut signals = signal_hook::iterator::Signals::new([SIGHUP, SIGINT, SIGQUIT, SIGTERM])?;
-    std::thread::Builder::new().name("signals".into()).stack_size(128 << 10).spawn(move || {
-        for signal in signals.forever() {
-            if events.send(MachineEvent::Signal(signal)).is_err() {
-                return;
+    std::thread::Builder::new()
+        .name("signals".into())
+        .stack_size(128 << 10)
+        .spawn(move || {
+            for signal in signals.forever() {
+                if events.send(MachineEvent::Signal(signal)).is_err() {
+                    return;
+                }
             }
-        }
-    })?;
+        })?;
     Ok(())
 }

@@ -60,13 +60,19 @@ pub struct Input {
 impl Input {
     /// Input for `sink`; asks `events` to end the machine on Ctrl-A X.
     pub fn new(sink: Box<dyn InputSink>, events: Sender<MachineEvent>) -> Self {
-        Self { sink, filter: EscapeFilter::default(), events }
+        Self {
+            sink,
+            filter: EscapeFilter::default(),
+            events,
+        }
     }
 
     /// Whether standard input can be waited for: an epoll refuses regular files.
     pub fn is_pollable() -> bool {
         use std::os::unix::fs::FileTypeExt;
-        let Ok(metadata) = std::fs::metadata("/proc/self/fd/0") else { return false };
+        let Ok(metadata) = std::fs::metadata("/proc/self/fd/0") else {
+            return false;
+        };
         let kind = metadata.file_type();
         kind.is_char_device() && !is_null(&metadata) || kind.is_fifo() || kind.is_socket()
     }
@@ -119,6 +125,9 @@ mod tests {
     #[test]
     fn other_uses_of_ctrl_a_reach_the_guest() {
         let mut filter = EscapeFilter::default();
-        assert_eq!(filter.filter(b"\x01\x01\x01b"), (b"\x01\x01b".to_vec(), false));
+        assert_eq!(
+            filter.filter(b"\x01\x01\x01b"),
+            (b"\x01\x01b".to_vec(), false)
+        );
     }
 }

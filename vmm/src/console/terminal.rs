@@ -65,7 +65,13 @@ extern "C" fn on_fatal(_: libc::c_int) {
 }
 
 fn restore_on_fatal_signals() {
-    for signal in [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE, libc::SIGABRT] {
+    for signal in [
+        libc::SIGSEGV,
+        libc::SIGBUS,
+        libc::SIGILL,
+        libc::SIGFPE,
+        libc::SIGABRT,
+    ] {
         // SAFETY: an all-zero sigaction is a valid one with an empty mask.
         let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
         action.sa_sigaction = on_fatal as extern "C" fn(libc::c_int) as usize;

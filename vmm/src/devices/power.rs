@@ -17,7 +17,6 @@ use crate::boot::acpi::SLEEP_TYPE_S5;
 use crate::bus::BusDevice;
 use crate::event::MachineEvent;
 
-
 const PM1_CONTROL: u64 = 4;
 const RESET: u64 = 8;
 const SCI_ENABLED: u16 = 1;
@@ -37,7 +36,11 @@ impl Power {
     /// Sends what the guest asks for to `events`, and sets `acpi_in_use` once the guest has set up
     /// its ACPI events.
     pub fn new(acpi_in_use: Arc<AtomicBool>, events: Sender<MachineEvent>) -> Self {
-        Self { enable: 0, acpi_in_use, events }
+        Self {
+            enable: 0,
+            acpi_in_use,
+            events,
+        }
     }
 
     fn control(&mut self, value: u16) {
@@ -55,7 +58,11 @@ impl BusDevice for Power {
         registers[2..4].copy_from_slice(&self.enable.to_le_bytes());
         registers[4..6].copy_from_slice(&SCI_ENABLED.to_le_bytes());
         for (at, byte) in (offset..).zip(data) {
-            *byte = usize::try_from(at).ok().and_then(|at| registers.get(at)).copied().unwrap_or(0);
+            *byte = usize::try_from(at)
+                .ok()
+                .and_then(|at| registers.get(at))
+                .copied()
+                .unwrap_or(0);
         }
     }
 

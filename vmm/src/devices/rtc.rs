@@ -25,8 +25,14 @@ pub struct Rtc {
 impl BusDevice for Rtc {
     fn read(&mut self, offset: u64, data: &mut [u8]) {
         data.fill(0);
-        let Some(first) = data.first_mut() else { return };
-        *first = if offset == 0 { 0xff } else { register(self.index, now_unix_seconds()) };
+        let Some(first) = data.first_mut() else {
+            return;
+        };
+        *first = if offset == 0 {
+            0xff
+        } else {
+            register(self.index, now_unix_seconds())
+        };
     }
 
     fn write(&mut self, offset: u64, data: &[u8]) {
@@ -42,7 +48,9 @@ impl BusDevice for Rtc {
 }
 
 fn now_unix_seconds() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
 }
 
 fn register(index: u8, unix_seconds: u64) -> u8 {
@@ -112,7 +120,10 @@ mod tests {
         // 2000-02-29 23:59:58 UTC, a Tuesday.
         let time = 11_016 * 86_400 + 86_398;
         let read = |index| register(index, time);
-        assert_eq!([read(0x32), read(9), read(8), read(7)], [0x20, 0x00, 0x02, 0x29]);
+        assert_eq!(
+            [read(0x32), read(9), read(8), read(7)],
+            [0x20, 0x00, 0x02, 0x29]
+        );
         assert_eq!([read(4), read(2), read(0), read(6)], [0x23, 0x59, 0x58, 3]);
     }
 

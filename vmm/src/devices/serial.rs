@@ -31,7 +31,9 @@ pub struct SerialPort {
 impl SerialPort {
     /// A port whose interrupt is `irq` and whose output goes to `output`.
     pub fn new(irq: EventFd, output: Box<dyn Write + Send>) -> Self {
-        Self { uart: Arc::new(Mutex::new(Serial::new(IrqLine(irq), output))) }
+        Self {
+            uart: Arc::new(Mutex::new(Serial::new(IrqLine(irq), output))),
+        }
     }
 
     /// Puts typed bytes into the receive FIFO; returns how many fitted.
@@ -45,14 +47,26 @@ impl SerialPort {
 impl BusDevice for SerialPort {
     fn read(&mut self, offset: u64, data: &mut [u8]) {
         data.fill(0xff);
-        let (Ok(offset), Some(first)) = (u8::try_from(offset), data.first_mut()) else { return };
-        *first = self.uart.lock().unwrap_or_else(PoisonError::into_inner).read(offset);
+        let (Ok(offset), Some(first)) = (u8::try_from(offset), data.first_mut()) else {
+            return;
+        };
+        *first = self
+            .uart
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .read(offset);
     }
 
     fn write(&mut self, offset: u64, data: &[u8]) {
-        let (Ok(offset), Some(&value)) = (u8::try_from(offset), data.first()) else { return };
+        let (Ok(offset), Some(&value)) = (u8::try_from(offset), data.first()) else {
+            return;
+        };
         // A console that cannot be written to loses output; it must not stop the guest.
-        let _ = self.uart.lock().unwrap_or_else(PoisonError::into_inner).write(offset, value);
+        let _ = self
+            .uart
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .write(offset, value);
     }
 
     fn name(&self) -> &str {

@@ -48,7 +48,9 @@ pub fn for_vcpu(supported: &CpuId, config: &CpuidConfig, apic_id: u8) -> Vec<kvm
     let mut entries: Vec<_> = supported
         .as_slice()
         .iter()
-        .filter(|entry| config.shows_kvm() || !(KVM_LEAF..=HYPERVISOR_END).contains(&entry.function))
+        .filter(|entry| {
+            config.shows_kvm() || !(KVM_LEAF..=HYPERVISOR_END).contains(&entry.function)
+        })
         // These describe the host's topology; they are made anew below or left out.
         .filter(|entry| !matches!(entry.function, 0xb | 0x1f | 0x15 | 0x8000_0026))
         .copied()
@@ -101,7 +103,11 @@ fn edit(entry: &mut kvm_cpuid_entry2, config: &CpuidConfig, apic_id: u8) {
         0x7 if entry.index == 0 => entry.ebx &= !LEAF7_EBX_TSC_ADJUST,
         KVM_LEAF => entry.eax = KVM_FEATURES,
         KVM_FEATURES => {
-            entry.eax &= if config.mode == Mode::Kvm { config.kvm_features } else { 0 };
+            entry.eax &= if config.mode == Mode::Kvm {
+                config.kvm_features
+            } else {
+                0
+            };
             entry.edx = 0;
         }
         0x8000_0008 => {
@@ -136,7 +142,10 @@ fn extended_topology(vcpus: u8, apic_id: u8) -> [kvm_cpuid_entry2; 2] {
         edx: u32::from(apic_id),
         ..Default::default()
     };
-    [level(0, LEVEL_THREAD, 0, 1), level(1, LEVEL_CORE, apic_id_bits(vcpus), u32::from(vcpus))]
+    [
+        level(0, LEVEL_THREAD, 0, 1),
+        level(1, LEVEL_CORE, apic_id_bits(vcpus), u32::from(vcpus)),
+    ]
 }
 
 #[cfg(test)]
@@ -145,18 +154,35 @@ mod tests {
 
     fn entry(function: u32) -> kvm_cpuid_entry2 {
         let ones = u32::MAX;
-        kvm_cpuid_entry2 { function, eax: ones, ebx: ones, ecx: ones, edx: ones, ..Default::default() }
+        kvm_cpuid_entry2 {
+            function,
+            eax: ones,
+            ebx: ones,
+            ecx: ones,
+            edx: ones,
+            ..Default::default()
+        }
     }
 
     fn made(mode: Mode, x2apic: bool, kvm_features: u32) -> Vec<kvm_cpuid_entry2> {
-        let supported = CpuId::from_entries(&[0, 1, 7, KVM_LEAF, KVM_FEATURES, 0x8000_0008].map(entry))
-            .expect("six entries fit");
-        let config = CpuidConfig { mode, x2apic, kvm_features, vcpus: 4, tsc_khz: 2_000_000 };
+        let supported =
+            CpuId::from_entries(&[0, 1, 7, KVM_LEAF, KVM_FEATURES, 0x8000_0008].map(entry))
+                .expect("six entries fit");
+        let config = CpuidConfig {
+            mode,
+            x2apic,
+            kvm_features,
+            vcpus: 4,
+            tsc_khz: 2_000_000,
+        };
         for_vcpu(&supported, &config, 3)
     }
 
     fn find(entries: &[kvm_cpuid_entry2], function: u32) -> Option<kvm_cpuid_entry2> {
-        entries.iter().find(|entry| entry.function == function).copied()
+        entries
+            .iter()
+            .find(|entry| entry.function == function)
+            .copied()
     }
 
     #[test]

@@ -27,9 +27,17 @@ pub const ALL: [Feature; 14] = [
     feature(6, "pv-eoi", "end of interrupt without exit"),
     feature(7, "pv-unhalt", "spinlock waiters halt and are kicked"),
     feature(9, "pv-tlb-flush", "no shootdown IPI to preempted vCPUs"),
-    feature(10, "async-pf-vmexit", "asynchronous page faults as nested exits"),
+    feature(
+        10,
+        "async-pf-vmexit",
+        "asynchronous page faults as nested exits",
+    ),
     feature(11, "pv-send-ipi", "many IPI targets in one hypercall"),
-    feature(12, "poll-control", "the guest can switch host halt polling off"),
+    feature(
+        12,
+        "poll-control",
+        "the guest can switch host halt polling off",
+    ),
     feature(13, "pv-sched-yield", "yield to a preempted IPI target"),
     feature(14, "async-pf-int", "page-ready events by interrupt"),
     feature(24, "clock-stable", "kvmclock is stable across vCPUs"),
@@ -50,7 +58,11 @@ fn known() -> String {
 pub fn parse(list: &str) -> Result<u32, UnknownFeature> {
     let every = ALL.iter().fold(0, |mask, feature| mask | 1 << feature.bit);
     let mut mask = 0;
-    for item in list.split(',').map(str::trim).filter(|item| !item.is_empty()) {
+    for item in list
+        .split(',')
+        .map(str::trim)
+        .filter(|item| !item.is_empty())
+    {
         let (name, remove) = match item.strip_prefix('-') {
             Some(name) => (name, true),
             None => (item, false),
@@ -60,7 +72,11 @@ pub fn parse(list: &str) -> Result<u32, UnknownFeature> {
             "none" => 0,
             _ => match ALL.iter().find(|feature| feature.name == name) {
                 Some(feature) => 1 << feature.bit,
-                None => return Err(UnknownFeature { name: name.to_owned() }),
+                None => {
+                    return Err(UnknownFeature {
+                        name: name.to_owned(),
+                    })
+                }
             },
         };
         if remove {
@@ -88,6 +104,9 @@ mod tests {
     #[test]
     fn an_unknown_name_is_named_with_the_known_ones() {
         let message = parse("clock,warp").unwrap_err().to_string();
-        assert!(message.contains("\"warp\"") && message.contains("pv-send-ipi"), "{message}");
+        assert!(
+            message.contains("\"warp\"") && message.contains("pv-send-ipi"),
+            "{message}"
+        );
     }
 }

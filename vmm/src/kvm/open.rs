@@ -11,7 +11,9 @@ pub enum OpenError {
          firmware, or run in the lab: scripts/lab -- COMMAND"
     )]
     Missing,
-    #[error("no permission to open /dev/kvm; add yourself to group kvm: sudo usermod -aG kvm $USER")]
+    #[error(
+        "no permission to open /dev/kvm; add yourself to group kvm: sudo usermod -aG kvm $USER"
+    )]
     Permission,
     #[error("could not open /dev/kvm; `coopvirt doctor` says more")]
     Other(#[source] kvm_ioctls::Error),

@@ -20,9 +20,15 @@ pub enum SetupError {
     #[error("KVM here lacks {0}, which every machine needs; a newer kernel has it")]
     Missing(&'static str),
     #[error("KVM here lacks {feature}, which {option} asks for; leave that option out")]
-    Option { feature: &'static str, option: &'static str },
+    Option {
+        feature: &'static str,
+        option: &'static str,
+    },
     #[error("could not {what}")]
-    Ioctl { what: &'static str, source: kvm_ioctls::Error },
+    Ioctl {
+        what: &'static str,
+        source: kvm_ioctls::Error,
+    },
 }
 
 fn ioctl(what: &'static str) -> impl FnOnce(kvm_ioctls::Error) -> SetupError {
@@ -51,10 +57,16 @@ pub fn create(kvm: &Kvm, config: &MachineConfig) -> Result<(Arc<VmFd>, SetupFact
         return Err(SetupError::Missing(name));
     }
     let vm = kvm.create_vm().map_err(ioctl("create a VM"))?;
-    vm.set_identity_map_address(layout::IDENTITY_MAP).map_err(ioctl("place the identity map"))?;
-    vm.set_tss_address(layout::TSS).map_err(ioctl("place the TSS"))?;
-    vm.create_irq_chip().map_err(ioctl("create the interrupt chips"))?;
-    let pit = kvm_pit_config { flags: KVM_PIT_SPEAKER_DUMMY, ..Default::default() };
+    vm.set_identity_map_address(layout::IDENTITY_MAP)
+        .map_err(ioctl("place the identity map"))?;
+    vm.set_tss_address(layout::TSS)
+        .map_err(ioctl("place the TSS"))?;
+    vm.create_irq_chip()
+        .map_err(ioctl("create the interrupt chips"))?;
+    let pit = kvm_pit_config {
+        flags: KVM_PIT_SPEAKER_DUMMY,
+        ..Default::default()
+    };
     vm.create_pit2(pit).map_err(ioctl("create the PIT"))?;
     if config.disable_hlt_exits {
         disable_hlt_exits(&vm)?;
@@ -74,7 +86,8 @@ pub fn enforce_pv_features(vcpu: &kvm_ioctls::VcpuFd) -> Result<(), SetupError> 
         args: [1, 0, 0, 0],
         ..Default::default()
     };
-    vcpu.enable_cap(&cap).map_err(ioctl("enforce the paravirtual features shown in CPUID"))
+    vcpu.enable_cap(&cap)
+        .map_err(ioctl("enforce the paravirtual features shown in CPUID"))
 }
 
 fn disable_hlt_exits(vm: &VmFd) -> Result<(), SetupError> {
@@ -96,8 +109,11 @@ fn set_halt_poll(vm: &VmFd, ns: u32) -> Result<(), SetupError> {
         let (feature, option) = ("per-VM halt polling", "--halt-poll");
         return Err(SetupError::Option { feature, option });
     }
-    let cap =
-        kvm_enable_cap { cap: KVM_CAP_HALT_POLL, args: [ns.into(), 0, 0, 0], ..Default::default() };
+    let cap = kvm_enable_cap {
+        cap: KVM_CAP_HALT_POLL,
+        args: [ns.into(), 0, 0, 0],
+        ..Default::default()
+    };
     vm.enable_cap(&cap).map_err(ioctl("set halt polling"))
 }
 
@@ -113,7 +129,8 @@ fn route_mark_msr(vm: &VmFd) -> Result<bool, SetupError> {
         args: [KVM_MSR_EXIT_REASON_FILTER.into(), 0, 0, 0],
         ..Default::default()
     };
-    vm.enable_cap(&cap).map_err(ioctl("send filtered MSRs to userspace"))?;
+    vm.enable_cap(&cap)
+        .map_err(ioctl("send filtered MSRs to userspace"))?;
     let marks = MsrFilterRange {
         flags: MsrFilterRangeFlags::READ | MsrFilterRangeFlags::WRITE,
         base: MARK_MSR,
@@ -133,5 +150,11 @@ pub fn io_apic_is_masked(chip: &kvm_bindings::kvm_irqchip) -> bool {
     const MASKED: u64 = 1 << 16;
     // SAFETY: `chip_id` names the I/O APIC, so this is the live member; every bit pattern is a
     // valid 64-bit entry.
-    unsafe { chip.chip.ioapic.redirtbl.iter().all(|entry| entry.bits & MASKED != 0) }
+    unsafe {
+        chip.chip
+            .ioapic
+            .redirtbl
+            .iter()
+            .all(|entry| entry.bits & MASKED != 0)
+    }
 }

@@ -49,7 +49,10 @@ pub enum RamError {
     )]
     MoreThanHost { wanted_mib: u64, host_mib: u64 },
     #[error("could not map {bytes} bytes of guest memory")]
-    Map { bytes: u64, source: vm_memory::mmap::FromRangesError },
+    Map {
+        bytes: u64,
+        source: vm_memory::mmap::FromRangesError,
+    },
     #[error("could not map {bytes} bytes of guest memory")]
     MapRegion { bytes: u64, source: io::Error },
     #[error("could not populate guest memory; the host may be short of memory")]
@@ -82,14 +85,20 @@ pub fn allocate(bytes: u64, backing: Backing) -> Result<GuestRam, RamError> {
         let meminfo = fs::read_to_string("/proc/meminfo").map_err(RamError::HostSize)?;
         let host = host_bytes(&meminfo);
         if bytes > host {
-            return Err(RamError::MoreThanHost { wanted_mib: bytes >> 20, host_mib: host >> 20 });
+            return Err(RamError::MoreThanHost {
+                wanted_mib: bytes >> 20,
+                host_mib: host >> 20,
+            });
         }
     }
     let mut regions = Vec::new();
     for (start, size) in ranges(bytes) {
         let region = map_aligned(size, backing)?;
         let region = GuestRegionMmap::new(region, GuestAddress(start)).ok_or_else(|| {
-            RamError::MapRegion { bytes, source: io::Error::from(io::ErrorKind::InvalidInput) }
+            RamError::MapRegion {
+                bytes,
+                source: io::Error::from(io::ErrorKind::InvalidInput),
+            }
         })?;
         regions.push(region);
     }
@@ -103,9 +112,9 @@ pub fn allocate(bytes: u64, backing: Backing) -> Result<GuestRam, RamError> {
 /// Tells KVM about the RAM, one slot per region.
 pub fn register(vm: &VmFd, ram: &GuestRam) -> Result<(), RamError> {
     for (slot, region) in (0u32..).zip(ram.iter()) {
-        let host = ram.get_host_address(region.start_addr()).map_err(|_| {
-            RamError::Register(kvm_ioctls::Error::new(libc::EFAULT))
-        })?;
+        let host = ram
+            .get_host_address(region.start_addr())
+            .map_err(|_| RamError::Register(kvm_ioctls::Error::new(libc::EFAULT)))?;
         let region = kvm_userspace_memory_region {
             slot,
             flags: 0,
@@ -123,8 +132,12 @@ pub fn register(vm: &VmFd, ram: &GuestRam) -> Result<(), RamError> {
 /// Maps `size` bytes whose host address is a multiple of 2 MiB, so that host huge pages and guest
 /// huge pages coincide and one second-stage fault can map 2 MiB.
 fn map_aligned(size: u64, backing: Backing) -> Result<MmapRegion<()>, RamError> {
-    let failed = |source| RamError::MapRegion { bytes: size, source };
-    let len = usize::try_from(size).map_err(|_| failed(io::Error::from_raw_os_error(libc::ENOMEM)))?;
+    let failed = |source| RamError::MapRegion {
+        bytes: size,
+        source,
+    };
+    let len =
+        usize::try_from(size).map_err(|_| failed(io::Error::from_raw_os_error(libc::ENOMEM)))?;
     let padded = len
         .checked_add(HUGE_PAGE_BYTES)
         .ok_or_else(|| failed(io::Error::from_raw_os_error(libc::ENOMEM)))?;
@@ -138,7 +151,11 @@ fn map_aligned(size: u64, backing: Backing) -> Result<MmapRegion<()>, RamError> 
     let offset = (base as usize).wrapping_neg() % HUGE_PAGE_BYTES;
     // SAFETY: `offset` is below HUGE_PAGE_BYTES, so the result lies in the mapping made above.
     let start = unsafe { base.cast::<u8>().add(offset) };
-    let advice = if backing.huge_pages { libc::MADV_HUGEPAGE } else { libc::MADV_NOHUGEPAGE };
+    let advice = if backing.huge_pages {
+        libc::MADV_HUGEPAGE
+    } else {
+        libc::MADV_NOHUGEPAGE
+    };
     // SAFETY: `start..start + len` lies in the mapping made above; advice changes no contents. A
     // kernel without transparent huge pages refuses it, which is no error for us.
     let _ = unsafe { libc::madvise(start.cast(), len, advice) };
@@ -171,7 +188,11 @@ fn host_bytes(meminfo: &str) -> u64 {
 mod tests {
     use super::*;
 
-    const PLAIN: Backing = Backing { huge_pages: true, prefault: false, overcommit: false };
+    const PLAIN: Backing = Backing {
+        huge_pages: true,
+        prefault: false,
+        overcommit: false,
+    };
 
     #[test]
     fn ram_goes_around_the_pci_hole() {
@@ -184,8 +205,14 @@ mod tests {
     #[test]
     fn sizes_nobody_can_mean_are_refused() {
         assert!(matches!(allocate(0, PLAIN), Err(RamError::TooSmall(0))));
-        assert!(matches!(allocate(1 << 20, PLAIN), Err(RamError::TooSmall(_))));
-        assert!(matches!(allocate((64 << 20) + 1, PLAIN), Err(RamError::Unaligned(_))));
+        assert!(matches!(
+            allocate(1 << 20, PLAIN),
+            Err(RamError::TooSmall(_))
+        ));
+        assert!(matches!(
+            allocate((64 << 20) + 1, PLAIN),
+            Err(RamError::Unaligned(_))
+        ));
         let much = allocate(1 << 50, PLAIN).unwrap_err();
         assert!(matches!(much, RamError::MoreThanHost { .. }), "{much}");
         assert!(much.to_string().contains("--overcommit"));
@@ -194,13 +221,18 @@ mod tests {
     #[test]
     fn host_memory_is_aligned_to_a_huge_page() {
         let ram = allocate(64 << 20, PLAIN).expect("64 MiB fit anywhere");
-        let host = ram.get_host_address(GuestAddress(0)).expect("address zero is RAM");
+        let host = ram
+            .get_host_address(GuestAddress(0))
+            .expect("address zero is RAM");
         assert_eq!(host as usize % HUGE_PAGE_BYTES, 0);
     }
 
     #[test]
     fn meminfo_is_ram_plus_swap() {
-        assert_eq!(host_bytes("MemTotal:  100 kB\nSwapTotal:   20 kB\n"), 120 << 10);
+        assert_eq!(
+            host_bytes("MemTotal:  100 kB\nSwapTotal:   20 kB\n"),
+            120 << 10
+        );
         assert_eq!(host_bytes("nothing"), 0);
     }
 }

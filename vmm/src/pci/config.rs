@@ -239,7 +239,7 @@ mod tests {
         assert_eq!(usize::from(space.bytes[0x34]), offset);
         assert_eq!(
             space.bytes[offset..offset + 6],
-            [0x11, second as u8, 1, 0xff, 3, 4]
+            [0x11, u8::try_from(second).unwrap(), 1, 0xff, 3, 4]
         );
         assert_eq!(space.bytes[second..second + 4], [0x09, 0, 5, 6]);
         assert_eq!(space.bytes[0x3d], 0, "no interrupt pin");

@@ -15,7 +15,7 @@ use vmm_sys_util::eventfd::{EventFd, EFD_NONBLOCK};
 use crate::irq::{InterruptSink, IrqError, MsiMessage};
 
 /// Size of a table entry.
-pub const MSIX_ENTRY_BYTES: u64 = 16;
+pub const MSIX_ENTRY_BYTES: usize = 16;
 
 const CONTROL_MASKED: u32 = 1;
 
@@ -123,28 +123,28 @@ impl Msix {
         }
     }
 
-    /// Reads the table.
-    pub fn table_read(&self, offset: u64, data: &mut [u8]) {
+    /// Reads the table. Offsets past its end read as zero.
+    pub fn table_read(&self, offset: usize, data: &mut [u8]) {
         let state = self.state();
-        for (index, byte) in data.iter_mut().enumerate() {
-            *byte = state.table_byte(offset + index as u64).unwrap_or(0);
+        for (at, byte) in (offset..).zip(data) {
+            let vector = state.vectors.get(at / MSIX_ENTRY_BYTES);
+            let word = vector.map_or(0, |vector| vector.entry[at % MSIX_ENTRY_BYTES / 4]);
+            *byte = word.to_le_bytes()[at % 4];
         }
     }
 
     /// Writes the table: aligned accesses of 4 or 8 bytes only, as the specification says.
-    pub fn table_write(&self, offset: u64, data: &[u8]) {
-        if !matches!(data.len(), 4 | 8) || !offset.is_multiple_of(data.len() as u64) {
+    pub fn table_write(&self, offset: usize, data: &[u8]) {
+        if !matches!(data.len(), 4 | 8) || !offset.is_multiple_of(data.len()) {
             return;
         }
-        let Ok(index) = usize::try_from(offset / MSIX_ENTRY_BYTES) else {
-            return;
-        };
+        let index = offset / MSIX_ENTRY_BYTES;
         let mut state = self.state();
         let Some(vector) = state.vectors.get_mut(index) else {
             return;
         };
         // Aligned to their size, so all words are in this entry.
-        let first = usize::try_from(offset % MSIX_ENTRY_BYTES / 4).unwrap_or(0);
+        let first = offset % MSIX_ENTRY_BYTES / 4;
         for (word, bytes) in vector.entry[first..].iter_mut().zip(data.chunks_exact(4)) {
             *word = u32::from_le_bytes(bytes.try_into().expect("chunks of four"));
         }
@@ -152,16 +152,13 @@ impl Msix {
         self.make_live(&mut state, index);
     }
 
-    /// Reads the pending bits.
-    pub fn pending_read(&self, offset: u64, data: &mut [u8]) {
+    /// Reads the pending bits. Offsets past their end read as zero.
+    pub fn pending_read(&self, offset: usize, data: &mut [u8]) {
         let state = self.state();
-        for (index, byte) in data.iter_mut().enumerate() {
-            let first = usize::try_from(offset)
-                .unwrap_or(usize::MAX / 16)
-                .saturating_add(index);
-            let bits = state.vectors.iter().skip(first.saturating_mul(8)).take(8);
-            *byte = bits
-                .enumerate()
+        for (at, byte) in (offset..).zip(data) {
+            let vectors = state.vectors.iter().skip(at.saturating_mul(8)).take(8);
+            *byte = (0..)
+                .zip(vectors)
                 .fold(0, |byte, (bit, v)| byte | u8::from(v.pending) << bit);
         }
     }
@@ -217,16 +214,6 @@ impl Drop for Msix {
             // On the way out there is nobody left to tell.
             let _ = self.sink.unregister_irqfd(&vector.irqfd, vector.gsi);
         }
-    }
-}
-
-impl State {
-    fn table_byte(&self, offset: u64) -> Option<u8> {
-        let vector = self
-            .vectors
-            .get(usize::try_from(offset / MSIX_ENTRY_BYTES).ok()?)?;
-        let within = usize::try_from(offset % MSIX_ENTRY_BYTES).ok()?;
-        Some(vector.entry[within / 4].to_le_bytes()[within % 4])
     }
 }
 

@@ -204,6 +204,22 @@ impl PciRoot {
         Some(name)
     }
 
+    /// All BARs that answer now: first address, last address, name of the function.
+    pub fn bar_ranges(&self) -> Vec<(u64, u64, String)> {
+        let decode = self.decode.read().unwrap_or_else(PoisonError::into_inner);
+        let last = |decoded: &Decoded| decoded.base + decoded.len_bytes.saturating_sub(1);
+        decode
+            .iter()
+            .map(|(decoded, function)| {
+                (
+                    decoded.base,
+                    last(decoded),
+                    lock(function).name().to_owned(),
+                )
+            })
+            .collect()
+    }
+
     fn topology(&self) -> MutexGuard<'_, Topology> {
         self.topology.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -24,7 +24,7 @@ pub const fn memory_bytes(count: u64) -> u64 {
 // Registers kept throughout: r12 = count, r13 = sequence number of the mark, r14 = hypercall kind.
 // A mark is `kind << 24 | work << 16 | sequence`; this guest's works are 0x80 + kind.
 global_asm!(
-    r#"
+    r##"
     .pushsection .rodata.coopvirt_validate, "a"
     .balign 16
     .global coopvirt_validate_start
@@ -35,7 +35,7 @@ global_asm!(
         out dx, eax
     .endm
     # Runs the instructions once unmeasured, then r12 times between two marks.
-    .macro MEASURE work, body:vararg
+    .macro MEASURE work, body
         mov r15, 1
     50: \body
         dec r15
@@ -57,22 +57,22 @@ coopvirt_validate_start:
     MARK 1, 0x80
     MARK 2, 0x80
 
-    MEASURE 0x81, xor eax, eax; cpuid
-    MEASURE 0x82, mov edx, 0x0d00; mov al, 1; out dx, al
-    MEASURE 0x83, mov edx, 0x0d00; in al, dx
-    MEASURE 0x84, mov edx, 0x21; mov al, 0xff; out dx, al
-    MEASURE 0x85, mov ebx, 0xd0000000; mov dword ptr [rbx], 1
-    MEASURE 0x86, mov ebx, 0xd0000000; mov eax, [rbx]
-    MEASURE 0x87, mov ecx, 0x1b; rdmsr
-    MEASURE 0x88, mov ecx, 0x6e0; xor eax, eax; xor edx, edx; wrmsr
-    MEASURE 0x89, mov ecx, 0x43560000; xor eax, eax; xor edx, edx; wrmsr
-    MEASURE 0x8a, mov ecx, 0x43560000; rdmsr
+    MEASURE 0x81, "xor eax, eax; cpuid"
+    MEASURE 0x82, "mov edx, 0x0d00; mov al, 1; out dx, al"
+    MEASURE 0x83, "mov edx, 0x0d00; in al, dx"
+    MEASURE 0x84, "mov edx, 0x21; mov al, 0xff; out dx, al"
+    MEASURE 0x85, "mov ebx, 0xd0000000; mov dword ptr [rbx], 1"
+    MEASURE 0x86, "mov ebx, 0xd0000000; mov eax, [rbx]"
+    MEASURE 0x87, "mov ecx, 0x1b; rdmsr"
+    MEASURE 0x88, "mov ecx, 0x6e0; xor eax, eax; xor edx, edx; wrmsr"
+    MEASURE 0x89, "mov ecx, 0x43560000; xor eax, eax; xor edx, edx; wrmsr"
+    MEASURE 0x8a, "mov ecx, 0x43560000; rdmsr"
 
     test r14, r14
     jz 2f
-    MEASURE 0x8b, mov eax, 0xffff; vmmcall
+    MEASURE 0x8b, "mov eax, 0xffff; vmmcall"
     jmp 3f
-2:  MEASURE 0x8b, mov eax, 0xffff; vmcall
+2:  MEASURE 0x8b, "mov eax, 0xffff; vmcall"
 3:
     # First touch: one write to each of r12 pages.
     mov rbx, 0x04000000
@@ -109,7 +109,7 @@ coopvirt_validate_start:
     wrmsr
     # Each HLT is entered with its timer armed and interrupts off until the instruction before it:
     # whenever the timer fires, HLT exits first and the pending interrupt then wakes it.
-    MEASURE 0x8d, rdtsc; shl rdx, 32; or rax, rdx; add rax, 200000; mov rdx, rax; shr rdx, 32; mov ecx, 0x6e0; wrmsr; sti; hlt; cli
+    MEASURE 0x8d, "rdtsc; shl rdx, 32; or rax, rdx; add rax, 200000; mov rdx, rax; shr rdx, 32; mov ecx, 0x6e0; wrmsr; sti; hlt; cli"
 
     mov al, 0
     mov edx, 0xf4
@@ -130,7 +130,7 @@ coopvirt_validate_start:
     iretq
 coopvirt_validate_end:
     .popsection
-    "#
+    "##
 );
 
 unsafe extern "C" {

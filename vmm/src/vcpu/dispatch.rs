@@ -74,12 +74,20 @@ pub fn dispatch(exit: Exit<'_>, buses: &Buses) -> Outcome {
             buses.mmio.read(gpa, data);
             Outcome::Continue
         }
-        Exit::MsrRead { index, value, fault } => {
+        Exit::MsrRead {
+            index,
+            value,
+            fault,
+        } => {
             *value = 0;
             *fault = u8::from(index != MARK_MSR);
             Outcome::Continue
         }
-        Exit::MsrWrite { index, value, fault } => {
+        Exit::MsrWrite {
+            index,
+            value,
+            fault,
+        } => {
             if index != MARK_MSR {
                 *fault = 1;
                 return Outcome::Continue;
@@ -98,7 +106,9 @@ pub fn dispatch(exit: Exit<'_>, buses: &Buses) -> Outcome {
 /// A mark is one 32-bit write; anything else on that port is nothing (`[MARK-1]`).
 fn mark(data: &[u8]) -> Outcome {
     let value = data.try_into().map(u32::from_le_bytes).ok();
-    value.and_then(Mark::decode).map_or(Outcome::Continue, Outcome::Mark)
+    value
+        .and_then(Mark::decode)
+        .map_or(Outcome::Continue, Outcome::Mark)
 }
 
 #[cfg(test)]
@@ -127,18 +137,34 @@ mod tests {
 
     fn buses() -> (Buses, Arc<Mutex<Recorder>>) {
         let device = Arc::new(Mutex::new(Recorder::default()));
-        let mut buses = Buses { ports: Bus::new(), mmio: Bus::new() };
+        let mut buses = Buses {
+            ports: Bus::new(),
+            mmio: Bus::new(),
+        };
         buses.ports.insert(0x3f8, 8, device.clone()).unwrap();
-        buses.mmio.insert(0xc000_0000, 0x1000, device.clone()).unwrap();
+        buses
+            .mmio
+            .insert(0xc000_0000, 0x1000, device.clone())
+            .unwrap();
         (buses, device)
     }
 
     #[test]
     fn string_output_reaches_the_port_item_by_item() {
         let (buses, device) = buses();
-        let exit = Exit::PortOut { port: 0x3f8, width: 1, data: b"abc" };
+        let exit = Exit::PortOut {
+            port: 0x3f8,
+            width: 1,
+            data: b"abc",
+        };
         assert_eq!(dispatch(exit, &buses), Outcome::Continue);
-        let written: Vec<_> = device.lock().unwrap().0.iter().map(|(_, data)| data[0]).collect();
+        let written: Vec<_> = device
+            .lock()
+            .unwrap()
+            .0
+            .iter()
+            .map(|(_, data)| data[0])
+            .collect();
         assert_eq!(written, b"abc");
     }
 
@@ -146,38 +172,96 @@ mod tests {
     fn nobody_home_reads_as_all_ones() {
         let (buses, _) = buses();
         let mut data = [0; 4];
-        dispatch(Exit::PortIn { port: 0x1234, width: 4, data: &mut data }, &buses);
+        dispatch(
+            Exit::PortIn {
+                port: 0x1234,
+                width: 4,
+                data: &mut data,
+            },
+            &buses,
+        );
         assert_eq!(data, [0xff; 4]);
-        dispatch(Exit::MmioRead { gpa: u64::MAX - 1, data: &mut data }, &buses);
+        dispatch(
+            Exit::MmioRead {
+                gpa: u64::MAX - 1,
+                data: &mut data,
+            },
+            &buses,
+        );
         assert_eq!(data, [0xff; 4]);
-        assert_eq!(dispatch(Exit::MmioWrite { gpa: u64::MAX, data: &[1; 8] }, &buses), Outcome::Continue);
+        assert_eq!(
+            dispatch(
+                Exit::MmioWrite {
+                    gpa: u64::MAX,
+                    data: &[1; 8]
+                },
+                &buses
+            ),
+            Outcome::Continue
+        );
     }
 
     #[test]
     fn mark_1_only_a_32_bit_write_is_a_mark() {
         let (buses, _) = buses();
         let port = MARK_PORT;
-        let mark = Mark { kind: MarkKind::End, work: 2, seq: 9 };
+        let mark = Mark {
+            kind: MarkKind::End,
+            work: 2,
+            seq: 9,
+        };
         let bytes = mark.encode().to_le_bytes();
         assert_eq!(
-            dispatch(Exit::PortOut { port, width: 4, data: &bytes }, &buses),
+            dispatch(
+                Exit::PortOut {
+                    port,
+                    width: 4,
+                    data: &bytes
+                },
+                &buses
+            ),
             Outcome::Mark(mark)
         );
         for data in [&bytes[..1], &bytes[..2], &[0; 8][..], &[0xff; 4][..]] {
-            assert_eq!(dispatch(Exit::PortOut { port, width: data.len(), data }, &buses), Outcome::Continue);
+            assert_eq!(
+                dispatch(
+                    Exit::PortOut {
+                        port,
+                        width: data.len(),
+                        data
+                    },
+                    &buses
+                ),
+                Outcome::Continue
+            );
         }
     }
 
     #[test]
     fn mark_2_other_filtered_msrs_fault() {
         let (buses, _) = buses();
-        let mark = Mark { kind: MarkKind::Begin, work: 1, seq: 1 };
+        let mark = Mark {
+            kind: MarkKind::Begin,
+            work: 1,
+            seq: 1,
+        };
         let mut fault = 0;
         let value = u64::from(mark.encode());
-        let exit = Exit::MsrWrite { index: MARK_MSR, value, fault: &mut fault };
+        let exit = Exit::MsrWrite {
+            index: MARK_MSR,
+            value,
+            fault: &mut fault,
+        };
         assert_eq!(dispatch(exit, &buses), Outcome::Mark(mark));
         assert_eq!(fault, 0);
-        dispatch(Exit::MsrWrite { index: MARK_MSR + 1, value, fault: &mut fault }, &buses);
+        dispatch(
+            Exit::MsrWrite {
+                index: MARK_MSR + 1,
+                value,
+                fault: &mut fault,
+            },
+            &buses,
+        );
         assert_eq!(fault, 1);
     }
 }

@@ -100,20 +100,34 @@ pub fn parse(run: &mut kvm_run) -> Exit<'_> {
             let len = usize::try_from(mmio.len).unwrap_or(0).min(mmio.data.len());
             let gpa = mmio.phys_addr;
             if mmio.is_write == 0 {
-                Exit::MmioRead { gpa, data: &mut mmio.data[..len] }
+                Exit::MmioRead {
+                    gpa,
+                    data: &mut mmio.data[..len],
+                }
             } else {
-                Exit::MmioWrite { gpa, data: &mmio.data[..len] }
+                Exit::MmioWrite {
+                    gpa,
+                    data: &mmio.data[..len],
+                }
             }
         }
         KVM_EXIT_X86_RDMSR => {
             // SAFETY: the exit reason says that this member of the union is the live one.
             let msr = unsafe { &mut run.__bindgen_anon_1.msr };
-            Exit::MsrRead { index: msr.index, value: &mut msr.data, fault: &mut msr.error }
+            Exit::MsrRead {
+                index: msr.index,
+                value: &mut msr.data,
+                fault: &mut msr.error,
+            }
         }
         KVM_EXIT_X86_WRMSR => {
             // SAFETY: the exit reason says that this member of the union is the live one.
             let msr = unsafe { &mut run.__bindgen_anon_1.msr };
-            Exit::MsrWrite { index: msr.index, value: msr.data, fault: &mut msr.error }
+            Exit::MsrWrite {
+                index: msr.index,
+                value: msr.data,
+                fault: &mut msr.error,
+            }
         }
         KVM_EXIT_SHUTDOWN => Exit::Shutdown,
         KVM_EXIT_SYSTEM_EVENT => {
@@ -126,8 +140,11 @@ pub fn parse(run: &mut kvm_run) -> Exit<'_> {
         }
         KVM_EXIT_FAIL_ENTRY => {
             // SAFETY: the exit reason says that this member of the union is the live one.
-            let reason =
-                unsafe { run.__bindgen_anon_1.fail_entry.hardware_entry_failure_reason };
+            let reason = unsafe {
+                run.__bindgen_anon_1
+                    .fail_entry
+                    .hardware_entry_failure_reason
+            };
             Exit::Failure(format!("entry refused by the hardware, reason {reason:#x}"))
         }
         KVM_EXIT_INTERNAL_ERROR => {

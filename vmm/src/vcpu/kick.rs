@@ -36,7 +36,7 @@ extern "C" fn on_kick(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_v
 }
 
 /// While it lives, kicks of this thread reach this `kvm_run`.
-pub struct Attached(());
+pub(super) struct Attached(());
 
 impl Drop for Attached {
     fn drop(&mut self) {
@@ -44,13 +44,18 @@ impl Drop for Attached {
     }
 }
 
+/// Installs the signal's handler, once per process. Without it a kick would kill the process, so
+/// it comes before the first vCPU thread.
+pub(super) fn install() -> Result<(), vmm_sys_util::errno::Error> {
+    static HANDLER: OnceLock<Result<(), vmm_sys_util::errno::Error>> = OnceLock::new();
+    *HANDLER.get_or_init(|| register_signal_handler(signal(), on_kick))
+}
+
 /// Makes kicks of the calling thread set `run.immediate_exit`. The result must be dropped before
 /// the vCPU that `run` belongs to.
-pub fn attach(run: &mut kvm_run) -> Result<Attached, vmm_sys_util::errno::Error> {
-    static HANDLER: OnceLock<Result<(), vmm_sys_util::errno::Error>> = OnceLock::new();
-    (*HANDLER.get_or_init(|| register_signal_handler(signal(), on_kick)))?;
+pub(super) fn attach(run: &mut kvm_run) -> Attached {
     RUN.with(|cell| cell.set(run));
-    Ok(Attached(()))
+    Attached(())
 }
 
 /// Sends the kick to a thread that has not been joined yet.

@@ -14,5 +14,9 @@ pub fn pin_current_thread(cpus: &[usize]) -> io::Result<()> {
     }
     // SAFETY: `set` is valid for the size given; thread 0 is the caller.
     let result = unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &set) };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }

@@ -47,7 +47,11 @@ impl Tally {
         // Only this vCPU's thread writes; readers want a recent value, not an order.
         self.total.fetch_add(1, Ordering::Relaxed);
         let mut kinds = self.kinds.lock().unwrap_or_else(PoisonError::into_inner);
-        let kind = if kinds.len() < MAX_KINDS || kinds.contains_key(&kind) { kind } else { Kind::Other };
+        let kind = if kinds.len() < MAX_KINDS || kinds.contains_key(&kind) {
+            kind
+        } else {
+            Kind::Other
+        };
         *kinds.entry(kind).or_default() += 1;
     }
 
@@ -58,7 +62,10 @@ impl Tally {
 
     /// All returns so far by kind.
     pub fn kinds(&self) -> BTreeMap<Kind, u64> {
-        self.kinds.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.kinds
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 }
 

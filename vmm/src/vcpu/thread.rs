@@ -64,23 +64,31 @@ pub struct VcpuHandle {
 impl VcpuHandle {
     /// Starts the thread, paused: the guest runs from the first [`resume`](Self::resume) on.
     pub fn spawn(parts: VcpuParts) -> io::Result<Self> {
+        kick::install().map_err(|error| io::Error::from_raw_os_error(error.errno()))?;
         let (commands, inbox) = channel();
         let (id, events) = (parts.id, parts.events.clone());
-        let thread = Builder::new().name(format!("vcpu{id}")).stack_size(256 << 10).spawn(move || {
-            // A panicking vCPU must end the machine, not hang it.
-            let ended = catch_unwind(AssertUnwindSafe(|| Vcpu::new(parts, inbox).run()));
-            let event = match ended {
-                Ok(Ok(Some(event))) => event,
-                Ok(Ok(None)) => return,
-                Ok(Err(what)) => MachineEvent::VcpuFailed { vcpu: id, what },
-                Err(_) => {
-                    MachineEvent::VcpuFailed { vcpu: id, what: "its thread panicked".into() }
-                }
-            };
-            // The machine's owner may be gone already; then nobody needs to know.
-            let _ = events.send(event);
-        })?;
-        Ok(Self { commands, thread: Some(thread) })
+        let thread = Builder::new()
+            .name(format!("vcpu{id}"))
+            .stack_size(256 << 10)
+            .spawn(move || {
+                // A panicking vCPU must end the machine, not hang it.
+                let ended = catch_unwind(AssertUnwindSafe(|| Vcpu::new(parts, inbox).run()));
+                let event = match ended {
+                    Ok(Ok(Some(event))) => event,
+                    Ok(Ok(None)) => return,
+                    Ok(Err(what)) => MachineEvent::VcpuFailed { vcpu: id, what },
+                    Err(_) => MachineEvent::VcpuFailed {
+                        vcpu: id,
+                        what: "its thread panicked".into(),
+                    },
+                };
+                // The machine's owner may be gone already; then nobody needs to know.
+                let _ = events.send(event);
+            })?;
+        Ok(Self {
+            commands,
+            thread: Some(thread),
+        })
     }
 
     /// Stops guest code; returns when the vCPU is out of the guest and its state is complete.
@@ -150,16 +158,20 @@ enum Step {
 
 impl Vcpu {
     fn new(parts: VcpuParts, inbox: Receiver<Command>) -> Self {
-        Self { parts, inbox, running: false }
+        Self {
+            parts,
+            inbox,
+            running: false,
+        }
     }
 
     /// Runs until told to stop (`None`) or until the vCPU ends by itself.
     fn run(mut self) -> Result<Option<MachineEvent>, String> {
         if let Some(cpu) = self.parts.host_cpu {
-            pin::pin_current_thread(&[cpu]).map_err(|e| format!("could not pin to CPU {cpu}: {e}"))?;
+            pin::pin_current_thread(&[cpu])
+                .map_err(|e| format!("could not pin to CPU {cpu}: {e}"))?;
         }
-        let _attached = kick::attach(self.parts.fd.get_kvm_run())
-            .map_err(|e| format!("could not install the kick handler: {e}"))?;
+        let _attached = kick::attach(self.parts.fd.get_kvm_run());
         loop {
             if !self.obey()? {
                 return Ok(None);
@@ -259,7 +271,10 @@ impl Vcpu {
             Outcome::TripleFault => Step::End(MachineEvent::TripleFault),
             Outcome::Reset => Step::End(MachineEvent::Reset),
             Outcome::Crash => Step::End(MachineEvent::Panicked),
-            Outcome::Fail(what) => Step::End(MachineEvent::VcpuFailed { vcpu: parts.id, what }),
+            Outcome::Fail(what) => Step::End(MachineEvent::VcpuFailed {
+                vcpu: parts.id,
+                what,
+            }),
         }
     }
 }

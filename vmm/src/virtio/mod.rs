@@ -12,10 +12,10 @@
 //! DEVICE_NEEDS_RESET; other queues and devices go on.
 //!
 //! Lock order, outermost first: the function (held by [`PciRoot`]), the backend (device and live
-//! queues), then, as leaves that are never held together, interrupt vectors, MSI-X state, console
-//! buffers. A vCPU thread takes the backend's lock for a change of status and for the device's own
-//! configuration, and waits at most for one batch (one queue's size of requests) that the I/O thread
-//! is working on. The I/O thread never takes a function's lock.
+//! queues), then, as leaves that are never held together, MSI-X state and console buffers. A vCPU
+//! thread takes the backend's lock for a change of status and for the device's own configuration, and
+//! waits at most for one batch (one queue's size of requests) that the I/O thread is working on. The
+//! I/O thread never takes a function's lock.
 //!
 //! # Wiring
 //!
@@ -68,6 +68,7 @@ mod device;
 mod doorbell;
 mod interrupt;
 mod pci_function;
+mod pci_layout;
 mod queue;
 mod rng;
 mod sys;

@@ -12,42 +12,17 @@ use super::backend::{lock, ring, Backend, QueueWorker, SharedBackend};
 use super::device::VirtioDevice;
 use super::doorbell::DoorbellSink;
 use super::interrupt::Interrupts;
-use super::transport::{Action, Transport, COMMON_CONFIG_LEN};
+use super::pci_layout::{
+    config_space, ACCESS_BAR, ACCESS_DATA, ACCESS_LENGTH, ACCESS_OFFSET, BAR_BYTES, BAR_INDEX,
+    NOTIFY_STRIDE_BYTES, PAGE_BYTES, PAGE_COMMON, PAGE_DEVICE, PAGE_ISR, PAGE_MSIX_PENDING,
+    PAGE_MSIX_TABLE, PAGE_NOTIFY,
+};
+use super::transport::{Action, Transport};
 use super::GuestRam;
 use crate::irq::{InterruptSink, IrqError};
-use crate::pci::{
-    Bar, BarBase, ConfigHeader, ConfigSpace, Msix, PciError, PciFunction, PciRoot, BAR_COUNT,
-};
+use crate::pci::{BarBase, ConfigSpace, Msix, PciError, PciFunction, PciRoot, BAR_COUNT};
 
-const VENDOR_VIRTIO: u16 = 0x1af4;
-const DEVICE_ID_BASE: u16 = 0x1040;
 const MAX_QUEUES: usize = 64;
-
-// The BAR: one page for each structure, so that none shares a page with the doorbells.
-const BAR_INDEX: usize = 0;
-const BAR_BYTES: u32 = 0x8000;
-const PAGE_BYTES: u32 = 0x1000;
-const PAGE_COMMON: u32 = 0;
-const PAGE_ISR: u32 = 1;
-const PAGE_DEVICE: u32 = 2;
-const PAGE_NOTIFY: u32 = 3;
-const PAGE_MSIX_TABLE: u32 = 4;
-const PAGE_MSIX_PENDING: u32 = 5;
-const NOTIFY_STRIDE_BYTES: u32 = 4;
-
-const CAP_VENDOR: u8 = 0x09;
-const CAP_MSIX: u8 = 0x11;
-const CFG_COMMON: u8 = 1;
-const CFG_NOTIFY: u8 = 2;
-const CFG_ISR: u8 = 3;
-const CFG_DEVICE: u8 = 4;
-const CFG_PCI: u8 = 5;
-
-// Within the access capability (type 5).
-const ACCESS_BAR: usize = 4;
-const ACCESS_OFFSET: usize = 8;
-const ACCESS_LENGTH: usize = 12;
-const ACCESS_DATA: usize = 16;
 
 /// What devices need of the host.
 #[derive(Clone)]
@@ -275,8 +250,8 @@ impl PciFunction for VirtioPci {
             PAGE_DEVICE => lock(&self.backend)
                 .device()
                 .config_read(within as u64, data),
-            PAGE_MSIX_TABLE => self.msix.table_read(within as u64, data),
-            PAGE_MSIX_PENDING => self.msix.pending_read(within as u64, data),
+            PAGE_MSIX_TABLE => self.msix.table_read(within, data),
+            PAGE_MSIX_PENDING => self.msix.pending_read(within, data),
             _ => {}
         }
     }
@@ -293,7 +268,7 @@ impl PciFunction for VirtioPci {
                     ring(doorbell);
                 }
             }
-            PAGE_MSIX_TABLE => self.msix.table_write(within as u64, data),
+            PAGE_MSIX_TABLE => self.msix.table_write(within, data),
             _ => {}
         }
     }
@@ -310,56 +285,4 @@ impl Drop for VirtioPci {
 fn split(offset: u64) -> (u32, usize) {
     let offset = u32::try_from(offset).unwrap_or(u32::MAX);
     (offset / PAGE_BYTES, (offset % PAGE_BYTES) as usize)
-}
-
-/// Builds the configuration space. Returns it with the places of the MSI-X and access capabilities.
-fn config_space(device: &dyn VirtioDevice, nr_vectors: u16) -> (ConfigSpace, usize, usize) {
-    let mut config = ConfigSpace::new(&ConfigHeader {
-        vendor: VENDOR_VIRTIO,
-        device: DEVICE_ID_BASE + device.device_type(),
-        // Virtio 1.x: no legacy interface.
-        revision: 1,
-        class: device.pci_class(),
-        subsystem_vendor: VENDOR_VIRTIO,
-        subsystem: DEVICE_ID_BASE + device.device_type(),
-    });
-    config.add_bar(Bar {
-        index: BAR_INDEX,
-        size_bytes: BAR_BYTES,
-    });
-    let common_len = u32::try_from(COMMON_CONFIG_LEN).expect("small constant");
-    for (cfg_type, page, len) in [
-        (CFG_COMMON, PAGE_COMMON, common_len),
-        (CFG_ISR, PAGE_ISR, 4),
-        (CFG_DEVICE, PAGE_DEVICE, PAGE_BYTES),
-    ] {
-        config.add_capability(CAP_VENDOR, &virtio_cap(16, cfg_type, page, len), &[]);
-    }
-    let mut notify = virtio_cap(20, CFG_NOTIFY, PAGE_NOTIFY, PAGE_BYTES).to_vec();
-    notify.extend(NOTIFY_STRIDE_BYTES.to_le_bytes());
-    config.add_capability(CAP_VENDOR, &notify, &[]);
-
-    let mut access = virtio_cap(20, CFG_PCI, 0, 0).to_vec();
-    access.extend([0; 4]);
-    let mut writable = [0; ACCESS_DATA + 2];
-    // The body starts two bytes into the capability.
-    writable[ACCESS_BAR - 2] = 0xff;
-    writable[ACCESS_OFFSET - 2..].fill(0xff);
-    let access_cap = config.add_capability(CAP_VENDOR, &access, &writable);
-
-    let mut msix = (nr_vectors - 1).to_le_bytes().to_vec();
-    msix.extend((PAGE_MSIX_TABLE * PAGE_BYTES).to_le_bytes());
-    msix.extend((PAGE_MSIX_PENDING * PAGE_BYTES).to_le_bytes());
-    let msix_cap = config.add_capability(CAP_MSIX, &msix, &[0, 0xc0]);
-    (config, msix_cap, access_cap)
-}
-
-/// A virtio capability after its ID and link.
-fn virtio_cap(cap_len: u8, cfg_type: u8, page: u32, len: u32) -> [u8; 14] {
-    let [o0, o1, o2, o3] = (page * PAGE_BYTES).to_le_bytes();
-    let [l0, l1, l2, l3] = len.to_le_bytes();
-    let bar = u8::try_from(BAR_INDEX).expect("small constant");
-    [
-        cap_len, cfg_type, bar, 0, 0, 0, o0, o1, o2, o3, l0, l1, l2, l3,
-    ]
 }

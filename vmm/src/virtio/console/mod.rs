@@ -42,7 +42,7 @@ impl Console {
     pub fn new(writer: Box<dyn Write + Send>) -> io::Result<(Self, ConsoleInput, ConsoleOutput)> {
         let event = Arc::new(EventFd::new(EFD_NONBLOCK)?);
         let input = ConsoleInput::new(event.clone());
-        let output = ConsoleOutput::new(writer, event.clone())?;
+        let output = ConsoleOutput::new(writer, &event)?;
         Ok((
             Self {
                 event,

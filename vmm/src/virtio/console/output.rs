@@ -40,14 +40,14 @@ struct Handle {
 }
 
 impl ConsoleOutput {
-    pub(super) fn new(writer: Box<dyn Write + Send>, event: Arc<EventFd>) -> io::Result<Self> {
+    pub(super) fn new(writer: Box<dyn Write + Send>, event: &Arc<EventFd>) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             state: Mutex::default(),
             changed: Condvar::new(),
         });
         let for_thread = shared.clone();
         // Only a weak reference: an event of a device that is gone is nobody's.
-        let event = Arc::downgrade(&event);
+        let event = Arc::downgrade(event);
         std::thread::Builder::new()
             .name("console-out".into())
             .spawn(move || for_thread.write_out(writer, &event))?;

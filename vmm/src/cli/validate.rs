@@ -1,0 +1,106 @@
+//! `coopvirt validate`: N exits of each kind, and what each counter says.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Args as ClapArgs;
+use comfy_table::{presets, CellAlignment, Table};
+
+use crate::config;
+use crate::validate::{self, Options, Validation};
+
+/// Cause exactly N exits of each kind and check that every counter says N.
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "\
+A bare-metal guest of ours causes N exits of each kind between two marks. The kernel's tracepoints,
+KVM's statistics and the VMM's own count are compared with N.
+
+Exit status: 0 all exact; 6 some counter is wrong; 1 it could not run.")]
+pub(super) struct Args {
+    /// Exits of each kind
+    #[arg(long, short = 'n', value_name = "N", default_value_t = 1000,
+          value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    count: u64,
+    /// Longest time in seconds
+    #[arg(long, value_name = "S", default_value_t = 300)]
+    timeout: u64,
+    /// Host CPUs for the vCPU and for all other threads, as for `run`
+    #[arg(long, value_name = "LIST", default_value = "none")]
+    pin: String,
+    /// Print JSON instead of a table
+    #[arg(long)]
+    json: bool,
+}
+
+const STATUS_INEXACT: u8 = 6;
+
+pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let pin = if args.pin == "none" {
+        Vec::new()
+    } else {
+        config::cpu_list(&args.pin)?
+    };
+    let limit = Duration::from_secs(args.timeout);
+    let validation = validate::run(&Options {
+        count: args.count,
+        limit,
+        pin,
+    })?;
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&validation)?);
+    } else {
+        print(&validation);
+    }
+    Ok(if validation.is_exact() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(STATUS_INEXACT)
+    })
+}
+
+fn print(validation: &Validation) {
+    let report = &validation.report;
+    println!(
+        "validation on {}, linux {}",
+        report.backend.name, report.kernel
+    );
+    if let Some(reason) = &report.not_traced {
+        println!("not traced: {reason}");
+    }
+    let mut table = Table::new();
+    table.load_style(presets::UTF8_HORIZONTAL_ONLY);
+    let heads = [
+        "kind of exit",
+        "done",
+        "traced",
+        "KVM's statistic",
+        "returns",
+        "expected",
+        "",
+    ];
+    table.set_header(heads);
+    let shown = |count: Option<u64>| count.map_or("-".to_string(), |count| count.to_string());
+    for kind in &validation.kinds {
+        table.add_row([
+            kind.name.to_string(),
+            kind.done.to_string(),
+            shown(kind.traced),
+            shown(kind.statistic),
+            (kind.returned + kind.returned_otherwise).to_string(),
+            kind.returns_expected.to_string(),
+            if kind.is_exact { "exact" } else { "WRONG" }.to_string(),
+        ]);
+    }
+    for column in table.column_iter_mut().skip(1).take(5) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    println!("{table}");
+    println!("empty phase: {} exits", shown(validation.empty_phase));
+    report
+        .identity
+        .lines()
+        .iter()
+        .for_each(|line| println!("{line}"));
+    let exact = validation.kinds.iter().filter(|kind| kind.is_exact).count();
+    println!("{exact} of {} kinds are exact", validation.kinds.len());
+}

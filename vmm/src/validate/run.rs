@@ -1,0 +1,243 @@
+//! Runs the validation guest and compares every counter with N.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroU8;
+use std::sync::Arc;
+use std::time::Duration;
+
+use coopvirt_spec::mark::{Mark, MarkKind};
+use serde::Serialize;
+
+use super::{guest, kinds};
+use crate::account::model::{Phase, Trace};
+use crate::account::report::ExitReport;
+use crate::accounting::Accounting;
+use crate::config::{ConsoleKind, Kernel, MachineConfig, Mode};
+use crate::machine::{BuildError, ConsoleEnds, Machine};
+use crate::mark_log::{MarkEntry, MarkLog};
+use crate::mem::Backing;
+use crate::stop::StopReason;
+use crate::vcpu::tally::Kind as Return;
+
+/// What to validate.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Exits of each kind.
+    pub count: u64,
+    /// Longest time for all of it.
+    pub limit: Duration,
+    /// Host CPUs for the vCPU and for all other threads; empty: no pinning.
+    pub pin: Vec<usize>,
+}
+
+/// Why nothing could be validated.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages say it")]
+pub enum ValidateError {
+    #[error(transparent)]
+    Build(#[from] BuildError),
+    #[error("the validation guest did not finish within {limit:?}; its last mark was {last:?}")]
+    Timeout { limit: Duration, last: Option<Mark> },
+    #[error("the validation guest ended early: {0}")]
+    Ended(StopReason),
+}
+
+/// What each counter said of one kind.
+#[derive(Clone, Debug, Serialize)]
+pub struct KindResult {
+    /// Name of the kind.
+    pub name: &'static str,
+    /// How many exits the guest caused.
+    pub done: u64,
+    /// What the tracepoint counted under the kind's reason; `None`: not traced.
+    pub traced: Option<u64>,
+    /// What KVM's statistic for the kind said; `None`: it has none.
+    pub statistic: Option<u64>,
+    /// The VMM's own count of the kind's returns to userspace.
+    pub returned: u64,
+    /// How many returns there had to be.
+    pub returns_expected: u64,
+    /// Returns to userspace of other kinds, which must be none.
+    pub returned_otherwise: u64,
+    /// Whether all that was counted is right.
+    pub is_exact: bool,
+}
+
+/// The result of a validation.
+#[derive(Debug, Serialize)]
+pub struct Validation {
+    /// One row for each kind.
+    pub kinds: Vec<KindResult>,
+    /// Exits that the tracer saw in the empty phase, other than interrupts of the host.
+    pub empty_phase: Option<u64>,
+    /// The report of the whole run, with the accounting identity.
+    pub report: ExitReport,
+}
+
+impl Validation {
+    /// Whether every counter of every kind is exact.
+    pub fn is_exact(&self) -> bool {
+        self.kinds.iter().all(|kind| kind.is_exact) && self.empty_phase.unwrap_or(0) == 0
+    }
+}
+
+/// Runs the guest.
+pub fn run(options: &Options) -> Result<Validation, ValidateError> {
+    let config = config(options);
+    let accounting = Accounting::start(true);
+    let console = ConsoleEnds {
+        output: Box::new(std::io::sink()),
+        stdin: false,
+    };
+    let mut log = None;
+    let machine = Machine::build(&config, console, |gauges| {
+        let marks = Arc::new(MarkLog::new(gauges));
+        log = Some(Arc::clone(&marks));
+        marks
+    })?;
+    accounting.name_devices(machine.gauges());
+    machine.resume();
+    let reason = machine.wait(Some(options.limit));
+    machine.pause();
+    let gauges = machine.gauges().clone();
+    machine.shut_down();
+    let (report, trace) = accounting.finish(&gauges, config.mode.name());
+    let entries = log.map(|log| log.entries()).unwrap_or_default();
+    match reason {
+        None => {
+            let last = entries.last().map(|entry| entry.mark);
+            return Err(ValidateError::Timeout {
+                limit: options.limit,
+                last,
+            });
+        }
+        Some(StopReason::GuestExit(0)) => {}
+        Some(reason) => return Err(ValidateError::Ended(reason)),
+    }
+    let trace = trace.as_ref();
+    let results = kinds::ALL
+        .iter()
+        .map(|kind| result(kind, options.count, &entries, trace))
+        .collect();
+    let empty_phase = find_phase(trace, kinds::EMPTY_WORK).map(|phase| {
+        let is_host = |reason: &str| matches!(reason, "INTR" | "EXTERNAL_INTERRUPT" | "NMI");
+        let own = phase
+            .counts
+            .by_reason
+            .iter()
+            .filter(|(reason, _)| !is_host(reason));
+        own.map(|(_, count)| count).sum()
+    });
+    Ok(Validation {
+        kinds: results,
+        empty_phase,
+        report,
+    })
+}
+
+fn config(options: &Options) -> MachineConfig {
+    let amd =
+        std::fs::read_to_string("/proc/cpuinfo").is_ok_and(|text| text.contains("AuthenticAMD"));
+    let parameters = [options.count, u64::from(amd)]
+        .map(u64::to_le_bytes)
+        .concat();
+    MachineConfig {
+        kernel: Kernel::Code {
+            pieces: vec![
+                (guest::LOAD_ADDRESS, guest::code().to_vec()),
+                (guest::PARAMETERS, parameters),
+            ],
+        },
+        initrd: None,
+        cmdline: String::new(),
+        vcpus: NonZeroU8::MIN,
+        memory_bytes: guest::memory_bytes(options.count),
+        // Small pages, so that each first touch is an exit of its own.
+        backing: Backing {
+            huge_pages: false,
+            prefault: false,
+            overcommit: false,
+        },
+        disks: Vec::new(),
+        mode: Mode::Kvm,
+        x2apic: true,
+        kvm_features: 0,
+        halt_poll_ns: None,
+        disable_hlt_exits: false,
+        console: ConsoleKind::Serial,
+        pin: options.pin.clone(),
+        debug_exit: true,
+    }
+}
+
+fn find_phase(trace: Option<&Trace>, work: u8) -> Option<&Phase> {
+    trace?.phases.iter().find(|phase| phase.work == work)
+}
+
+fn result(
+    kind: &kinds::Kind,
+    count: u64,
+    entries: &[MarkEntry],
+    trace: Option<&Trace>,
+) -> KindResult {
+    let traced = trace.map(|_| {
+        let by_reason = find_phase(trace, kind.work).map(|phase| &phase.counts.by_reason);
+        let of = |reason: &&str| by_reason.and_then(|reasons| reasons.get(*reason)).copied();
+        kind.reasons.iter().find_map(of).unwrap_or(0)
+    });
+    let at = |mark_kind| {
+        entries
+            .iter()
+            .find(|entry| entry.mark.work == kind.work && entry.mark.kind == mark_kind)
+    };
+    let (Some(begin), Some(end)) = (at(MarkKind::Begin), at(MarkKind::End)) else {
+        return KindResult {
+            name: kind.name,
+            done: count,
+            traced,
+            statistic: None,
+            returned: 0,
+            returns_expected: 0,
+            returned_otherwise: 0,
+            is_exact: false,
+        };
+    };
+    let grown = end.stats.since(&begin.stats);
+    let statistic = kind
+        .statistic
+        .and_then(|name| grown.values.get(name))
+        .copied();
+    let mut returns = difference(&begin.returns, &end.returns);
+    let returned = kind
+        .returns
+        .and_then(|kind| returns.remove(&kind))
+        .unwrap_or(0);
+    let returns_expected = if kind.returns.is_some() { count } else { 0 };
+    let others = returns.iter().filter(|(kind, _)| !kinds::is_own(**kind));
+    let returned_otherwise = others.map(|(_, count)| count).sum();
+    let is_exact = traced.is_none_or(|traced| traced == count)
+        && statistic.is_none_or(|statistic| statistic == count)
+        && returned == returns_expected
+        && returned_otherwise == 0;
+    KindResult {
+        name: kind.name,
+        done: count,
+        traced,
+        statistic,
+        returned,
+        returns_expected,
+        returned_otherwise,
+        is_exact,
+    }
+}
+
+fn difference(
+    before: &BTreeMap<Return, u64>,
+    after: &BTreeMap<Return, u64>,
+) -> BTreeMap<Return, u64> {
+    let grown = |(kind, count): (&Return, &u64)| {
+        let more = count - before.get(kind).copied().unwrap_or(0).min(*count);
+        (more > 0).then_some((*kind, more))
+    };
+    after.iter().filter_map(grown).collect()
+}

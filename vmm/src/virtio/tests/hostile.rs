@@ -1,0 +1,383 @@
+//! Guests that mean harm, or are merely broken: nothing panics, nothing hangs, and a reset helps.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use vm_memory::{Bytes, GuestAddress};
+use vmm_sys_util::tempfile::TempFile;
+
+use super::rig::{
+    put_descriptor, Dice, Rig, BUFFERS, F_EVENT_IDX, F_VERSION_1, INDIRECT, MMIO_BASE, MMIO_LEN,
+    NEXT, RAM_BYTES, WRITE,
+};
+use crate::bus::BusDevice;
+use crate::pci::{BarWindow, ConfigPorts, EcamWindow};
+use crate::virtio::{Blk, BlkAccess, Console, ConsoleInput, Rng};
+
+const NEEDS_RESET: u8 = 0x40;
+/// Generous: debug builds on a busy machine.
+const SOON: Duration = Duration::from_secs(20);
+
+/// One machine of each kind. The image lives as long as its device.
+struct Machines {
+    rigs: Vec<Rig>,
+    _image: TempFile,
+    _input: ConsoleInput,
+}
+
+fn machines() -> Machines {
+    let image = TempFile::new().unwrap();
+    image.as_file().set_len(64 << 10).unwrap();
+    let blk = Blk::open(image.as_path(), BlkAccess::ReadWrite, 2).unwrap();
+    let (console, input, _) = Console::new(Box::new(io::sink())).unwrap();
+    input.push(&[b'x'; 60_000]);
+    let rigs = vec![Rig::new(blk), Rig::new(console), Rig::new(Rng::new())];
+    Machines {
+        rigs,
+        _image: image,
+        _input: input,
+    }
+}
+
+/// The device works again after a reset and a proper start: a chain comes back.
+fn assert_recovers(rig: &mut Rig) {
+    rig.set_config(0x04, &[6, 0]);
+    rig.set_config(0x10, &(MMIO_BASE as u32).to_le_bytes());
+    rig.bar = MMIO_BASE;
+    rig.start(0, 16);
+    let queue = rig.queues.len() - 1;
+    rig.add(queue, &[(BUFFERS, 16, false), (BUFFERS + 0x100, 16, true)]);
+    rig.notify(u16::try_from(queue).unwrap());
+    assert!(rig.take_used(queue).is_some());
+    assert_eq!(rig.status(), 15);
+    assert_eq!(rig.interrupts.take(u32::try_from(queue).unwrap() + 1), 1);
+}
+
+fn garbage(dice: &mut Dice) -> ([u8; 8], usize) {
+    let value = match dice.below(4) {
+        0 => 0,
+        1 => u64::MAX,
+        2 => 1 << dice.below(64),
+        _ => dice.roll(),
+    };
+    (value.to_le_bytes(), dice.pick(&[1, 2, 4, 8, 3, 7]))
+}
+
+#[test]
+fn garbage_in_every_register_is_harmless() {
+    let started = Instant::now();
+    for (seed, mut rig) in (1..).zip(machines().rigs) {
+        let mut dice = Dice(seed);
+        let mut ports = ConfigPorts::new(rig.root.clone());
+        let mut ecam = EcamWindow::new(rig.root.clone());
+        let mut bars = BarWindow::new(rig.root.clone());
+        for round in 0..40_000 {
+            let (bytes, len) = garbage(&mut dice);
+            let (device, offset): (&mut dyn BusDevice, u64) = match dice.below(8) {
+                0 => (&mut ports, dice.below(8)),
+                1 => (&mut ecam, dice.below(256 << 20)),
+                2 | 3 => (&mut ecam, 1 << 15 | dice.below(256)),
+                4 => (&mut bars, dice.below(MMIO_LEN)),
+                5 => (&mut bars, dice.below(0x40)),
+                6 => (&mut bars, 0x3000 + dice.below(0x40)),
+                _ => (&mut bars, 0x4000 + dice.below(0x1040)),
+            };
+            device.write(offset, &bytes[..len]);
+            let mut data = [0; 8];
+            device.read(offset, &mut data[..len]);
+            if round % 64 == 0 {
+                rig.set_config(0x04, &[6, 0]);
+                rig.set_config(0x10, &(MMIO_BASE as u32).to_le_bytes());
+                rig.run();
+            }
+        }
+        assert_recovers(&mut rig);
+    }
+    assert!(started.elapsed() < SOON, "{:?}", started.elapsed());
+}
+
+#[test]
+fn every_config_and_bar_offset_takes_every_width() {
+    for mut rig in machines().rigs {
+        for value in [0u8, 0xff, 0x5a] {
+            for len in [1, 2, 4, 8, 16] {
+                let mut data = vec![value; len];
+                for offset in 0..4096u16 {
+                    rig.root.config_write(0, 1, 0, offset, &data);
+                    rig.root.config_read(0, 1, 0, offset, &mut data);
+                    data.fill(value);
+                }
+                rig.set_config(0x04, &[2, 0]);
+                rig.set_config(0x10, &(MMIO_BASE as u32).to_le_bytes());
+                for offset in 0..0x6000 {
+                    rig.root.mmio_write(MMIO_BASE + offset, &data);
+                    rig.root.mmio_read(MMIO_BASE + offset, &mut data);
+                    data.fill(value);
+                }
+            }
+        }
+        assert_recovers(&mut rig);
+    }
+}
+
+/// Runs a started device with a ring that `corrupt` made bad, and expects the latch.
+fn assert_breaks(what: &str, corrupt: impl Fn(&mut Rig)) {
+    for features in [0, F_EVENT_IDX] {
+        for mut rig in machines().rigs {
+            rig.start(features, 16);
+            corrupt(&mut rig);
+            rig.notify(0);
+            assert_eq!(rig.status(), 15 | NEEDS_RESET, "{what}");
+            assert_eq!(rig.interrupts.take(0), 1, "{what}: told once");
+            // Latched: a good chain changes nothing now.
+            rig.add(0, &[(BUFFERS, 16, false), (BUFFERS + 0x100, 16, true)]);
+            rig.notify(0);
+            assert_eq!(rig.take_used(0), None, "{what}");
+            assert_recovers(&mut rig);
+        }
+    }
+}
+
+fn offer_raw(rig: &mut Rig, descriptors: &[(u64, u32, u16, u16)]) {
+    let ram = rig.ram.clone();
+    for (index, &descriptor) in (0..).zip(descriptors) {
+        rig.queues[0].describe(&ram, index, descriptor);
+    }
+    rig.queues[0].offer(&ram, 0);
+}
+
+#[test]
+fn malformed_chains_break_the_queue() {
+    let buffer = BUFFERS;
+    let table = BUFFERS + 0x8000;
+    assert_breaks("loop of one", |rig| {
+        offer_raw(rig, &[(buffer, 16, NEXT, 0)])
+    });
+    assert_breaks("loop of two", |rig| {
+        offer_raw(
+            rig,
+            &[(buffer, 16, NEXT | WRITE, 1), (buffer, 16, NEXT | WRITE, 0)],
+        );
+    });
+    assert_breaks("next is out of the table", |rig| {
+        offer_raw(rig, &[(buffer, 16, NEXT, 16)])
+    });
+    assert_breaks("head is out of the table", |rig| {
+        let ram = rig.ram.clone();
+        rig.queues[0].offer(&ram, 16);
+    });
+    assert_breaks("head is far out of the table", |rig| {
+        let ram = rig.ram.clone();
+        rig.queues[0].offer(&ram, 0xffff);
+    });
+    for address in [RAM_BYTES, RAM_BYTES - 8, MMIO_BASE, u64::MAX, u64::MAX - 15] {
+        assert_breaks("buffer outside of memory", |rig| {
+            offer_raw(rig, &[(address, 16, WRITE, 0)]);
+        });
+    }
+    assert_breaks("huge length", |rig| {
+        offer_raw(rig, &[(buffer, u32::MAX, WRITE, 0)])
+    });
+    assert_breaks("total past 4 GiB", |rig| {
+        offer_raw(
+            rig,
+            &[(0, 3 << 20, NEXT | WRITE, 1), (0, u32::MAX, WRITE, 0)],
+        );
+    });
+    assert_breaks("readable after writable", |rig| {
+        offer_raw(rig, &[(buffer, 16, NEXT | WRITE, 1), (buffer, 16, 0, 0)]);
+    });
+    assert_breaks("indirect table of a strange size", |rig| {
+        offer_raw(rig, &[(table, 17, INDIRECT, 0)]);
+    });
+    assert_breaks("empty indirect table", |rig| {
+        offer_raw(rig, &[(table, 0, INDIRECT, 0)])
+    });
+    assert_breaks("huge indirect table", |rig| {
+        offer_raw(rig, &[(table, 0xffff_fff0, INDIRECT, 0)]);
+    });
+    assert_breaks("indirect table outside of memory", |rig| {
+        offer_raw(rig, &[(MMIO_BASE, 16, INDIRECT, 0)]);
+    });
+    assert_breaks("indirect table in an indirect table", |rig| {
+        put_descriptor(&rig.ram, table, (table, 16, INDIRECT, 0));
+        offer_raw(rig, &[(table, 16, INDIRECT, 0)]);
+    });
+    assert_breaks("loop in an indirect table", |rig| {
+        put_descriptor(&rig.ram, table, (buffer, 16, NEXT, 0));
+        offer_raw(rig, &[(table, 16 * 1000, INDIRECT, 0)]);
+    });
+    assert_breaks("chain longer than any queue", |rig| {
+        for index in 0..300u16 {
+            let next = (buffer, 1, NEXT | WRITE, index + 1);
+            put_descriptor(&rig.ram, table + u64::from(index) * 16, next);
+        }
+        put_descriptor(&rig.ram, table + 300 * 16, (buffer, 1, WRITE, 0));
+        offer_raw(rig, &[(table, 16 * 301, INDIRECT, 0)]);
+    });
+    for jump in [17u16, 0x7fff, 0x8000, 0xffff] {
+        assert_breaks("avail index jumps", |rig| {
+            rig.put(rig.queues[0].avail + 2, &jump.to_le_bytes());
+        });
+    }
+}
+
+#[test]
+fn broken_queue_leaves_the_others_alone() {
+    let machines = machines();
+    for mut rig in machines
+        .rigs
+        .into_iter()
+        .filter(|rig| rig.read2(rig.common(0x12)) > 1)
+    {
+        rig.start(0, 16);
+        rig.put(rig.queues[0].avail + 2, &0x8000u16.to_le_bytes());
+        rig.notify(0);
+        assert_eq!(rig.status(), 15 | NEEDS_RESET);
+        rig.add(1, &[(BUFFERS, 16, false), (BUFFERS + 0x100, 16, true)]);
+        rig.notify(1);
+        assert!(rig.take_used(1).is_some());
+    }
+}
+
+#[test]
+fn zero_length_buffers_are_allowed_anywhere() {
+    for mut rig in machines().rigs {
+        rig.start(0, 16);
+        for address in [0, BUFFERS, RAM_BYTES, u64::MAX] {
+            rig.add(
+                0,
+                &[
+                    (address, 0, false),
+                    (BUFFERS, 16, false),
+                    (BUFFERS, 0, true),
+                ],
+            );
+            rig.add(
+                0,
+                &[
+                    (address, 0, true),
+                    (BUFFERS + 0x100, 16, true),
+                    (address, 0, true),
+                ],
+            );
+        }
+        rig.notify(0);
+        // Only a block request without a status byte has no answer.
+        let is_blk = rig.config4(0) >> 16 == 0x1042;
+        assert_eq!(rig.status() & NEEDS_RESET != 0, is_blk);
+        assert_recovers(&mut rig);
+    }
+}
+
+#[test]
+fn rings_on_top_of_each_other_and_of_the_buffers_are_harmless() {
+    let started = Instant::now();
+    for mut rig in machines().rigs {
+        for overlap in [0u64, 2, 4, 64] {
+            rig.start(F_EVENT_IDX, 16);
+            rig.negotiate(F_VERSION_1 | F_EVENT_IDX);
+            for index in 0..rig.queues.len() {
+                let mut ring = rig.queues[index];
+                ring.avail = ring.descriptors + overlap;
+                ring.used = ring.descriptors + (overlap & !3);
+                rig.set_up_queue(u16::try_from(index).unwrap(), &ring);
+                rig.queues[index] = ring;
+            }
+            rig.set_status(15);
+            let at = rig.queues[0].descriptors;
+            for _ in 0..20 {
+                rig.add(0, &[(at, 512, true), (at, 64, true)]);
+                rig.notify(0);
+            }
+        }
+        assert_recovers(&mut rig);
+    }
+    assert!(started.elapsed() < SOON, "{:?}", started.elapsed());
+}
+
+#[test]
+fn random_rings_are_harmless_and_take_bounded_time() {
+    let started = Instant::now();
+    for (seed, mut rig) in (100..).zip(machines().rigs) {
+        let mut dice = Dice(seed);
+        for round in 0..1_500 {
+            rig.start(dice.pick(&[0, F_EVENT_IDX]), dice.pick(&[1, 2, 16, 256]));
+            let queue = dice.below(rig.queues.len() as u64) as usize;
+            let ring = rig.queues[queue];
+            for index in 0..ring.size {
+                let address = match dice.below(8) {
+                    0 => dice.roll(),
+                    1 => ring.descriptors + dice.below(0x3000),
+                    _ => BUFFERS + dice.below(0x10_0000),
+                };
+                let len = match dice.below(8) {
+                    0 => dice.roll() as u32,
+                    1 => 16 * dice.below(300) as u32,
+                    _ => dice.below(0x1000) as u32,
+                };
+                let flags = dice.pick(&[0, NEXT, NEXT, WRITE, NEXT | WRITE, INDIRECT, 7, 0xfff8]);
+                let next = dice.below(u64::from(ring.size) + 2) as u16;
+                ring.describe(&rig.ram, index, (address, len, flags, next));
+                rig.put(ring.avail + 4 + u64::from(index) * 2, &next.to_le_bytes());
+            }
+            let nr = dice.below(u64::from(ring.size) + 1) as u16;
+            rig.put(ring.avail + 2, &nr.to_le_bytes());
+            rig.put(
+                ring.avail + 4 + u64::from(ring.size) * 2,
+                &dice.roll().to_le_bytes()[..2],
+            );
+            rig.notify(u16::try_from(queue).unwrap());
+            if round % 100 == 0 {
+                assert_recovers(&mut rig);
+            }
+        }
+    }
+    assert!(started.elapsed() < SOON, "{:?}", started.elapsed());
+}
+
+#[test]
+fn reset_while_the_io_thread_works_stops_everything() {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    let stop = AtomicBool::new(false);
+    for mut rig in machines().rigs {
+        stop.store(false, Ordering::Relaxed);
+        rig.start(F_EVENT_IDX, 256);
+        let queue = rig.queues.len() - 1;
+        let root = rig.root.clone();
+        let ram = rig.ram.clone();
+        let status = rig.common(0x14);
+        let ring = rig.queues[queue];
+        for index in 0..256 {
+            ring.describe(&ram, index, (BUFFERS, 64, WRITE, 0));
+        }
+        std::thread::scope(|scope| {
+            // A vCPU that offers chains without end.
+            scope.spawn(|| {
+                let mut index = 0u16;
+                while !stop.load(Ordering::Relaxed) {
+                    index = index.wrapping_add(1);
+                    ram.write_obj(index, GuestAddress(ring.avail + 2)).unwrap();
+                    std::thread::yield_now();
+                }
+            });
+            // Another that resets in the middle of it.
+            let resetter = scope.spawn(|| {
+                std::thread::sleep(Duration::from_millis(20));
+                assert!(root.mmio_write(status, &[0]));
+                // From here on the device must not touch memory.
+                let used = GuestAddress(ring.used + 2);
+                let before: u16 = ram.read_obj(used).unwrap();
+                std::thread::sleep(Duration::from_millis(20));
+                assert_eq!(ram.read_obj::<u16>(used).unwrap(), before);
+                stop.store(true, Ordering::Relaxed);
+            });
+            while !resetter.is_finished() {
+                let gpa = rig.bar + 0x3000 + queue as u64 * 4;
+                rig.write(gpa, &[0; 2]);
+                rig.run_once();
+            }
+        });
+        assert_recovers(&mut rig);
+    }
+}
