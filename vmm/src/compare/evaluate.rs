@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use coopvirt_spec::work::Work;
 use serde::Deserialize;
 
+use super::arm::Vmm;
 use super::launch::{End, Finished};
 use super::model::{Failure, Identity, Run, Sample, Skipped};
 use super::plan::Cell;
@@ -94,7 +95,7 @@ pub fn evaluate(cell: &Cell, cpus: u32, attempt: u32, command: Vec<String>, vm: 
                 reason: reason.clone(),
             })
             .collect(),
-        identity: identity(&vm),
+        identity: identity(cell, &vm),
         lost: vm.trace.lost,
         whole: vm.trace.whole,
     }
@@ -186,13 +187,28 @@ fn phases_by_work(phases: &[Phase]) -> BTreeMap<u8, Phase> {
         .collect()
 }
 
-fn identity(vm: &Finished) -> Option<Identity> {
-    let own: OwnCounts = serde_json::from_slice(vm.exits.as_deref()?).ok()?;
+/// Only our VMM counts by itself.
+fn identity(cell: &Cell, vm: &Finished) -> Option<Identity> {
+    let Vmm::Ours(_) = cell.arm.vmm else {
+        return None;
+    };
+    let (own, missing) = match vm.exits.as_deref().map(serde_json::from_slice::<OwnCounts>) {
+        Some(Ok(own)) => (own, None),
+        Some(Err(error)) => (
+            OwnCounts::default(),
+            Some(format!("the VMM's exit report is no such: {error}")),
+        ),
+        None => (
+            OwnCounts::default(),
+            Some("the VMM wrote no exit report".into()),
+        ),
+    };
     Some(Identity {
         traced_exits: vm.trace.whole.total,
         stats_exits: own.exits(),
         traced_userspace: vm.trace.whole.userspace,
         own_userspace: own.returns(),
+        missing,
     })
 }
 
@@ -322,6 +338,25 @@ pub(super) mod tests {
         let run = run(&[Work::Pipe], vm);
         assert!(run.failure.unwrap().is_final);
         assert!(run.samples.is_empty());
+    }
+
+    #[test]
+    fn a_vmm_without_an_exit_report_is_named() {
+        for exits in [None, Some(b"{".to_vec())] {
+            let run = run(
+                &[Work::Pipe],
+                Finished {
+                    exits,
+                    ..finished()
+                },
+            );
+            assert!(run.identity.unwrap().failure().is_some());
+        }
+        let peer = Cell {
+            arm: by_name("qemu-pci").unwrap(),
+            ..cell(&[Work::Pipe])
+        };
+        assert_eq!(evaluate(&peer, 2, 1, Vec::new(), finished()).identity, None);
     }
 
     #[test]

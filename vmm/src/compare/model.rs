@@ -176,6 +176,8 @@ pub struct Identity {
     pub traced_userspace: u64,
     /// Returns to userspace by our VMM's own count.
     pub own_userspace: Option<u64>,
+    /// Why our VMM's counts are not there, if so.
+    pub missing: Option<String>,
 }
 
 impl Identity {
@@ -184,6 +186,9 @@ impl Identity {
 
     /// What does not agree, if anything.
     pub fn failure(&self) -> Option<String> {
+        if let Some(missing) = &self.missing {
+            return Some(missing.clone());
+        }
         let pairs = [
             (
                 "exits",
@@ -240,6 +245,7 @@ pub(super) mod tests {
             stats_exits: stats,
             traced_userspace: 500,
             own_userspace: own,
+            missing: None,
         };
         assert_eq!(identity(Some(10_099), Some(505)).failure(), None);
         assert_eq!(identity(None, None).failure(), None);
@@ -247,5 +253,10 @@ pub(super) mod tests {
         assert!(failure.contains("kernel statistics 9800"), "{failure}");
         assert!(failure.contains("VMM's own count 600"), "{failure}");
         assert!(identity(Some(u64::MAX), None).failure().is_some());
+        let missing = Identity {
+            missing: Some("none".into()),
+            ..identity(None, None)
+        };
+        assert_eq!(missing.failure().as_deref(), Some("none"));
     }
 }

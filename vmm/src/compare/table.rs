@@ -332,6 +332,7 @@ mod tests {
             stats_exits: Some(200),
             traced_userspace: 1,
             own_userspace: None,
+            missing: None,
         });
         let text = render(&report);
         for part in [
