@@ -21,7 +21,7 @@ h1{font-size:1.5rem}h2{font-size:1.15rem;margin:2.2rem 0 .4rem}h2 small{color:va
 pre{white-space:pre-wrap;color:var(--soft);font-size:.85rem}\
 .wide{overflow-x:auto}table{border-collapse:collapse;font-size:.85rem;white-space:nowrap}\
 th,td{padding:.25rem .7rem;text-align:right;border-bottom:1px solid var(--line)}\
-th:first-child,td:first-child,td.text{text-align:left}\
+th:first-child,td:first-child,th.text,td.text{text-align:left}\
 svg{max-width:100%;height:auto;display:block;margin:.3rem 0}svg text{fill:var(--ink);font:12px system-ui,sans-serif}\
 .key{display:flex;flex-wrap:wrap;gap:.2rem 1rem;font-size:.85rem}\
 .key i{display:inline-block;width:.8em;height:.8em;border-radius:2px;margin-right:.35em}\
@@ -78,8 +78,9 @@ pub fn render(report: &Report) -> String {
 
 fn rows(group: &Group) -> String {
     let mut html = String::from("<div class=\"wide\"><table>\n<tr>");
-    for heading in HEADINGS {
-        let _ = write!(html, "<th>{}</th>", escape(heading));
+    for (index, heading) in HEADINGS.iter().enumerate() {
+        let class = class_of(index);
+        let _ = write!(html, "<th{class}>{}</th>", escape(heading));
     }
     html += "</tr>\n";
     for row in &group.rows {
@@ -87,11 +88,7 @@ fn rows(group: &Group) -> String {
         match &row.figures {
             Ok(figures) => {
                 for (index, cell) in table::columns(figures).iter().enumerate() {
-                    let class = if index == table::REASONS_COLUMN {
-                        " class=\"text\""
-                    } else {
-                        ""
-                    };
+                    let class = class_of(index + 1);
                     let _ = write!(html, "<td{class}>{}</td>", escape(cell));
                 }
             }
@@ -106,6 +103,14 @@ fn rows(group: &Group) -> String {
         html += "</tr>\n";
     }
     html + "</table></div>\n"
+}
+
+/// Columns of words stand left.
+fn class_of(column: usize) -> &'static str {
+    match column == table::REASONS_COLUMN + 1 {
+        true => " class=\"text\"",
+        false => "",
+    }
 }
 
 /// Text that cannot become markup.
