@@ -11,6 +11,7 @@ pub mod accounting;
 pub mod boot;
 pub mod bus;
 pub mod cli;
+pub mod compare;
 pub mod config;
 pub mod console;
 pub mod devices;

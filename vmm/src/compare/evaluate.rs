@@ -1,0 +1,381 @@
+//! Turns what came back from a VM into a run of the report: samples, or a named failure.
+//!
+//! Pure; called by [`super::session`].
+
+use std::collections::BTreeMap;
+
+use coopvirt_spec::work::Work;
+use serde::Deserialize;
+
+use super::arm::Vmm;
+use super::launch::{End, Finished};
+use super::model::{Failure, Identity, Run, Sample, Skipped};
+use super::plan::Cell;
+use super::records::{self, Latency, Records};
+use crate::account::model::{Counts, Phase};
+use crate::account::stats_fd::Snapshot;
+
+/// Lines of console and of messages that a failure keeps.
+const TAIL_LINES: usize = 12;
+
+/// What is needed of the exit report that our VMM writes; unknown members are ignored.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct OwnCounts {
+    /// KVM's binary statistics, one per vCPU.
+    vcpu_stats: Vec<Snapshot>,
+    /// The VMM's own count of `KVM_RUN` returns, by kind.
+    userspace_exits: BTreeMap<String, u64>,
+}
+
+impl OwnCounts {
+    fn exits(&self) -> Option<u64> {
+        match self.vcpu_stats.is_empty() {
+            true => None,
+            false => self.vcpu_stats.iter().map(Snapshot::exits).sum(),
+        }
+    }
+
+    fn returns(&self) -> Option<u64> {
+        (!self.userspace_exits.is_empty()).then(|| self.userspace_exits.values().sum())
+    }
+}
+
+/// Judges one finished VM.
+pub fn evaluate(cell: &Cell, cpus: u32, attempt: u32, command: Vec<String>, vm: Finished) -> Run {
+    let records = records::parse(&vm.console);
+    let mut problems: Vec<String> = Vec::new();
+    match &vm.end {
+        End::Success => {}
+        End::Status(status) => problems.push(format!("the VMM ended with {status}")),
+        End::Timeout(reason) => problems.push(reason.clone()),
+        End::Interrupted => problems.push("interrupted".into()),
+    }
+    problems.extend(records.failure());
+    let wrong_platform = records
+        .platform
+        .as_ref()
+        .and_then(|platform| cell.arm.check(platform, cpus).err());
+    let is_final = wrong_platform.is_some();
+    problems.extend(wrong_platform);
+
+    let phases = phases_by_work(&vm.trace.phases);
+    let mut samples = Vec::new();
+    for &work in &cell.works {
+        match sample(work, &records, phases.get(&work.code())) {
+            Ok(sample) => samples.extend(sample),
+            // A guest that ended early has said so; a list of what it did not reach adds nothing.
+            Err(problem) if records.done.is_some() => problems.push(problem),
+            Err(_) => {}
+        }
+    }
+    // Figures of a guest that is not what the arm says would be figures of another arm.
+    if is_final {
+        samples.clear();
+    }
+    let failure = (!problems.is_empty()).then(|| Failure {
+        reason: problems.join("; "),
+        is_final,
+        tail: tail(&vm),
+    });
+    let skipped = records.skipped.iter();
+    Run {
+        repetition: cell.repetition,
+        arm: cell.arm.name.into(),
+        setting: cell.setting,
+        attempt,
+        seconds: vm.seconds,
+        failure,
+        command,
+        platform: records.platform.clone(),
+        samples,
+        skipped: skipped
+            .map(|(work, reason)| Skipped {
+                work: work.name().into(),
+                reason: reason.clone(),
+            })
+            .collect(),
+        identity: identity(cell, &vm),
+        lost: vm.trace.lost,
+        whole: vm.trace.whole,
+    }
+}
+
+/// A run that could not even be started or counted.
+pub fn not_launched(
+    cell: &Cell,
+    attempt: u32,
+    command: Vec<String>,
+    reason: String,
+    is_final: bool,
+) -> Run {
+    Run {
+        repetition: cell.repetition,
+        arm: cell.arm.name.into(),
+        setting: cell.setting,
+        attempt,
+        seconds: 0.0,
+        failure: Some(Failure {
+            reason,
+            is_final,
+            tail: Vec::new(),
+        }),
+        command,
+        platform: None,
+        samples: Vec::new(),
+        skipped: Vec::new(),
+        whole: Counts::default(),
+        lost: 0,
+        identity: None,
+    }
+}
+
+/// The sample of one work: `Ok(None)` if the guest skipped it, an error if something is missing.
+fn sample(work: Work, records: &Records, phase: Option<&Phase>) -> Result<Option<Sample>, String> {
+    let name = work.name();
+    // Init does no work for the boot: that its mark was seen is the boot's own proof.
+    if work == Work::Boot {
+        return match phase {
+            Some(phase) => Ok(Some(of_phase(name, 1, None, phase))),
+            None => Err(unmarked(name)),
+        };
+    }
+    if records.skipped.contains_key(&work) {
+        return Ok(None);
+    }
+    let Some(record) = records.works.get(&work) else {
+        return Err(format!("{name}: no record of it"));
+    };
+    if !record.ok {
+        let error = record.error.as_deref().unwrap_or("its own check failed");
+        return Err(format!("{name}: {error}"));
+    }
+    if record.ops == 0 {
+        return Err(format!("{name}: no operation was done"));
+    }
+    let Some(phase) = phase else {
+        return Err(unmarked(name));
+    };
+    Ok(Some(of_phase(
+        name,
+        record.ops,
+        record.latency_ns.clone(),
+        phase,
+    )))
+}
+
+fn unmarked(work: &str) -> String {
+    format!("{work}: its marks were not seen")
+}
+
+fn of_phase(work: &str, ops: u64, latency_ns: Option<Latency>, phase: &Phase) -> Sample {
+    Sample {
+        work: work.into(),
+        ops,
+        elapsed_ns: phase.elapsed_ns,
+        cpu_ns: phase.cpu_ns,
+        latency_ns,
+        counts: phase.counts.clone(),
+    }
+}
+
+/// The last phase of each work code: a guest does each work once.
+fn phases_by_work(phases: &[Phase]) -> BTreeMap<u8, Phase> {
+    phases
+        .iter()
+        .map(|phase| (phase.work, phase.clone()))
+        .collect()
+}
+
+/// Only our VMM counts by itself.
+fn identity(cell: &Cell, vm: &Finished) -> Option<Identity> {
+    let Vmm::Ours(_) = cell.arm.vmm else {
+        return None;
+    };
+    let (own, missing) = match vm.exits.as_deref().map(serde_json::from_slice::<OwnCounts>) {
+        Some(Ok(own)) => (own, None),
+        Some(Err(error)) => (
+            OwnCounts::default(),
+            Some(format!("the VMM's exit report is no such: {error}")),
+        ),
+        None => (
+            OwnCounts::default(),
+            Some("the VMM wrote no exit report".into()),
+        ),
+    };
+    Some(Identity {
+        traced_exits: vm.trace.whole.total,
+        stats_exits: own.exits(),
+        traced_userspace: vm.trace.whole.userspace,
+        own_userspace: own.returns(),
+        missing,
+    })
+}
+
+fn tail(vm: &Finished) -> Vec<String> {
+    let console = records::tail(&vm.console, TAIL_LINES).into_iter();
+    let messages = records::tail(&vm.messages, TAIL_LINES).into_iter();
+    console
+        .map(|line| format!("console: {line}"))
+        .chain(messages.map(|line| format!("vmm: {line}")))
+        .collect()
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::account::model::Trace;
+    use crate::compare::args::Console;
+    use crate::compare::arm::by_name;
+    use crate::compare::setting::Setting;
+
+    fn cell(works: &[Work]) -> Cell {
+        let arm = by_name("kvm").unwrap();
+        Cell {
+            repetition: 0,
+            arm,
+            setting: Setting::quiet(Console::Virtio),
+            works: works.to_vec(),
+        }
+    }
+
+    const OWN: &[u8] = br#"{"vcpu_stats":[{"exits":1500},{"exits":500}],
+        "userspace_exits":{"io out":150,"mmio":50},"more":1}"#;
+
+    /// A guest that did boot and pipe as it should.
+    pub(in super::super) fn finished() -> Finished {
+        let counts = |total, host_tick| Counts {
+            total,
+            host_tick,
+            userspace: total / 10,
+            by_reason: [
+                ("MSR".to_string(), total - host_tick),
+                ("INTR".into(), host_tick),
+            ]
+            .into(),
+            ..Counts::default()
+        };
+        let phase = |work: Work, total| Phase {
+            work: work.code(),
+            elapsed_ns: 1_000_000,
+            cpu_ns: 500_000,
+            counts: counts(total, total / 10),
+            ..Phase::default()
+        };
+        let console = concat!(
+            r#"@coopvirt {"type":"platform","kernel":"6.12","clocksource":"kvm-clock","#,
+            r#""apic":"physical x2apic","idle":"none/menu","cpus":2}"#,
+            "\n",
+            r#"@coopvirt {"type":"work","work":"pipe","ops":100,"ok":true,"#,
+            r#""latency_ns":{"n":100,"min":1,"median":2000,"p99":9000,"max":4}}"#,
+            "\n",
+            r#"@coopvirt {"type":"done","works":1}"#,
+            "\n"
+        );
+        Finished {
+            console: console.into(),
+            messages: Vec::new(),
+            exits: Some(OWN.to_vec()),
+            trace: Trace {
+                phases: vec![phase(Work::Boot, 1000), phase(Work::Pipe, 400)],
+                whole: counts(2000, 100),
+                ..Trace::default()
+            },
+            end: End::Success,
+            seconds: 20.0,
+        }
+    }
+
+    fn run(works: &[Work], vm: Finished) -> Run {
+        evaluate(&cell(works), 2, 1, vec!["vmm".into()], vm)
+    }
+
+    #[test]
+    fn a_good_run_has_a_sample_per_work_and_an_identity() {
+        let run = run(&[Work::Boot, Work::Pipe], finished());
+        assert_eq!(run.failure, None);
+        assert_eq!(run.samples.len(), 2);
+        assert_eq!((run.samples[0].ops, run.samples[1].ops), (1, 100));
+        assert_eq!(run.samples[1].latency_ns.as_ref().unwrap().median, 2000);
+        let identity = run.identity.unwrap();
+        assert_eq!(
+            (identity.stats_exits, identity.own_userspace),
+            (Some(2000), Some(200))
+        );
+        assert_eq!(identity.failure(), None);
+    }
+
+    #[test]
+    fn rec_3_a_missing_or_failed_work_fails_the_run_but_keeps_the_other_samples() {
+        let run1 = run(&[Work::Boot, Work::Pipe, Work::Fork], finished());
+        assert_eq!(run1.samples.len(), 2);
+        assert!(run1.failure.unwrap().reason.contains("fork: no record"));
+        let mut vm = finished();
+        let text = String::from_utf8(vm.console).unwrap();
+        vm.console = text
+            .replace("\"ok\":true", "\"ok\":false,\"error\":\"bad byte\"")
+            .into();
+        let run2 = run(&[Work::Boot, Work::Pipe], vm);
+        let failure = run2.failure.unwrap();
+        assert_eq!(failure.reason, "pipe: bad byte");
+        assert!(!failure.is_final);
+        assert!(failure.tail[0].starts_with("console: @coopvirt"));
+    }
+
+    #[test]
+    fn marks_that_were_not_seen_are_a_failure() {
+        let mut vm = finished();
+        vm.trace.phases.pop();
+        let run = run(&[Work::Boot, Work::Pipe], vm);
+        assert_eq!(run.failure.unwrap().reason, "pipe: its marks were not seen");
+    }
+
+    #[test]
+    fn a_wrong_platform_is_final_and_gives_no_sample() {
+        let mut vm = finished();
+        let text = String::from_utf8(vm.console).unwrap();
+        vm.console = text.replace("none/menu", "haltpoll/haltpoll").into();
+        let run = run(&[Work::Pipe], vm);
+        assert!(run.failure.unwrap().is_final);
+        assert!(run.samples.is_empty());
+    }
+
+    #[test]
+    fn a_vmm_without_an_exit_report_is_named() {
+        for exits in [None, Some(b"{".to_vec())] {
+            let run = run(
+                &[Work::Pipe],
+                Finished {
+                    exits,
+                    ..finished()
+                },
+            );
+            assert!(run.identity.unwrap().failure().is_some());
+        }
+        let peer = Cell {
+            arm: by_name("qemu-pci").unwrap(),
+            ..cell(&[Work::Pipe])
+        };
+        assert_eq!(evaluate(&peer, 2, 1, Vec::new(), finished()).identity, None);
+    }
+
+    #[test]
+    fn timeouts_and_statuses_are_named() {
+        let vm = Finished {
+            end: End::Timeout("too slow".into()),
+            ..finished()
+        };
+        assert_eq!(run(&[Work::Pipe], vm).failure.unwrap().reason, "too slow");
+        let vm = Finished {
+            end: End::Status("exit status: 1".into()),
+            console: Vec::new(),
+            messages: b"error: no kernel\n".to_vec(),
+            ..finished()
+        };
+        let failure = run(&[Work::Pipe], vm).failure.unwrap();
+        assert!(failure
+            .reason
+            .starts_with("the VMM ended with exit status: 1; "));
+        assert_eq!(failure.tail, ["vmm: error: no kernel"]);
+    }
+}

@@ -1,0 +1,297 @@
+//! The comparison itself: set up, run every cell, keep what was found, print it.
+//!
+//! [`run`] is what `coopvirt compare` does. It never measures: a [`Launcher`] does.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{bail, ensure, Context, Result};
+
+use super::args::{Args, Choice};
+use super::arm::Vmm;
+use super::child::ChildLauncher;
+use super::disk::{self, TempFolder};
+use super::launch::{self, Boot, Job, Launcher, Programs};
+use super::model::{ArmNote, Params, Program, Report, Run, FORMAT};
+use super::pin::{self, Pinning};
+use super::plan::{self, Cell};
+use super::progress::Progress;
+use super::setting::Setting;
+use super::traced::Tracepoints;
+use super::{cmdline, evaluate, host, html, interrupt, json, table};
+
+/// A failed run is repeated once.
+const ATTEMPTS: u32 = 2;
+/// After so many repetitions in a row that failed twice, an arm is given up.
+const MAX_FAILED_REPETITIONS: u32 = 2;
+
+/// Compares; prints to standard output. The code is failure if any run has failed for good.
+pub fn run(args: &Args) -> Result<ExitCode> {
+    let choice = args.choose()?;
+    let folder = TempFolder::new()?;
+    let setup = Setup::new(args, &choice, folder.path())?;
+    let mut report = setup.report.clone();
+    if args.resume {
+        let path = args.json.as_deref().context("--resume needs --json")?;
+        json::resume(json::read(path)?, &mut report)?;
+    }
+    interrupt::catch_signals()?;
+    pin::pin_self(setup.pinning).context("cannot pin this program to CPU 0")?;
+    let mut launcher = ChildLauncher::new(folder.path(), Box::new(Tracepoints));
+    run_cells(
+        args,
+        &choice,
+        &setup,
+        &mut report,
+        &mut launcher,
+        Box::new(io::stderr()),
+    )?;
+    let mut stdout = io::stdout().lock();
+    stdout
+        .write_all(table::render(&report).as_bytes())
+        .context("cannot print the report")?;
+    if let Some(path) = &args.html {
+        fs::write(path, html::render(&report))
+            .with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(match is_complete(&report, &plan_of(args, &choice)) {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
+    })
+}
+
+/// Everything that stays the same from boot to boot.
+struct Setup {
+    programs: Programs,
+    kernel: PathBuf,
+    initrd: PathBuf,
+    disk: PathBuf,
+    exits_file: PathBuf,
+    pinning: Pinning,
+    tsc_khz: Option<u32>,
+    report: Report,
+}
+
+impl Setup {
+    fn new(args: &Args, choice: &Choice, folder: &Path) -> Result<Setup> {
+        let has_peer = choice
+            .arms
+            .iter()
+            .any(|arm| matches!(arm.vmm, Vmm::Qemu(_)));
+        let host = host::read(has_peer.then_some(args.qemu.as_path()));
+        let default_kernel = || Some(format!("/boot/vmlinuz-{}", host.kernel).into());
+        let kernel = input(&args.kernel, "COOPVIRT_KERNEL", default_kernel, "--kernel")?;
+        let initrd = input(&args.initrd, "COOPVIRT_INITRD", || None, "--initrd")?;
+        let disk = match &args.disk {
+            Some(disk) => disk.clone(),
+            None => {
+                let disk = folder.join("disk");
+                disk::write_patterned(&disk)?;
+                disk
+            }
+        };
+        let (pinning, pinning_words) = pin::decide(args.pin, args.cpus, host.cpus);
+        let tsc_khz = match choice.arms.iter().any(|arm| arm.needs_tsc_khz) {
+            true => host::tsc_khz().ok(),
+            false => None,
+        };
+        let params = Params {
+            kernel: kernel.display().to_string(),
+            kernel_id: host::file_id(&kernel)?,
+            initrd: initrd.display().to_string(),
+            initrd_id: host::file_id(&initrd)?,
+            works: choice
+                .works
+                .iter()
+                .map(|work| work.name().to_string())
+                .collect(),
+            reference: choice.reference.into(),
+            repetitions: args.repetitions,
+            cpus: args.cpus,
+            memory_bytes: args.memory,
+            console: args.console,
+            scale: args.scale,
+            seed: args.seed,
+            pinning: pinning_words,
+        };
+        let note = |arm: &&super::arm::Arm| ArmNote {
+            name: arm.name.into(),
+            description: arm.description.into(),
+        };
+        Ok(Setup {
+            programs: Programs {
+                ours: std::env::current_exe().context("cannot find this program's file")?,
+                qemu: args.qemu.clone(),
+            },
+            kernel,
+            initrd,
+            disk,
+            exits_file: folder.join("exits.json"),
+            pinning,
+            tsc_khz,
+            report: Report {
+                format: FORMAT,
+                program: Program {
+                    version: env!("CARGO_PKG_VERSION").into(),
+                    revision: option_env!("COOPVIRT_REVISION").map(Into::into),
+                },
+                host,
+                params,
+                arms: choice.arms.iter().map(note).collect(),
+                runs: Vec::new(),
+            },
+        })
+    }
+}
+
+/// An input file from its option, its environment variable or a default.
+fn input(
+    option: &Option<PathBuf>,
+    variable: &str,
+    default: impl FnOnce() -> Option<PathBuf>,
+    name: &str,
+) -> Result<PathBuf> {
+    let path = option
+        .clone()
+        .or_else(|| std::env::var_os(variable).map(PathBuf::from))
+        .or_else(default);
+    let Some(path) = path else {
+        bail!("{name} or ${variable} is needed")
+    };
+    ensure!(path.is_file(), "{} is no file (see {name})", path.display());
+    // Children run in the same folder, but absolute paths are what a report should hold.
+    std::path::absolute(&path).with_context(|| format!("cannot resolve {}", path.display()))
+}
+
+fn plan_of(args: &Args, choice: &Choice) -> Vec<Cell> {
+    plan::cells(choice, args.console, args.repetitions, args.seed)
+}
+
+fn run_cells(
+    args: &Args,
+    choice: &Choice,
+    setup: &Setup,
+    report: &mut Report,
+    launcher: &mut dyn Launcher,
+    progress: Box<dyn Write>,
+) -> Result<()> {
+    let cells = plan_of(args, choice);
+    let mut progress = Progress::new(progress, cells.len(), args.repetitions);
+    let mut given_up = GivenUp::default();
+    for (index, cell) in cells.iter().enumerate() {
+        if has_succeeded(report, cell) || given_up.contains(cell) {
+            progress.skip();
+            continue;
+        }
+        progress.begin(cell);
+        for attempt in 1..=ATTEMPTS {
+            let run = run_once(args, setup, cell, attempt, launcher);
+            if interrupt::is_requested() {
+                return Ok(());
+            }
+            progress.end(cell, &run, &cells[index + 1..]);
+            let is_last = match &run.failure {
+                None => true,
+                Some(failure) => failure.is_final || attempt == ATTEMPTS,
+            };
+            if is_last {
+                given_up.note(cell, &run);
+            }
+            report.runs.push(run);
+            if let Some(path) = &args.json {
+                json::write(path, report)?;
+            }
+            if is_last {
+                break;
+            }
+            progress.again(cell);
+        }
+    }
+    Ok(())
+}
+
+fn has_succeeded(report: &Report, cell: &Cell) -> bool {
+    report
+        .run_of(cell.repetition, cell.arm.name, cell.setting)
+        .is_some_and(|run| run.failure.is_none())
+}
+
+fn is_complete(report: &Report, cells: &[Cell]) -> bool {
+    cells.iter().all(|cell| has_succeeded(report, cell))
+}
+
+/// Arms that failed so often that more tries would only cost time.
+#[derive(Default)]
+struct GivenUp(BTreeMap<(&'static str, Setting), u32>);
+
+impl GivenUp {
+    fn note(&mut self, cell: &Cell, run: &Run) {
+        let failures = self.0.entry((cell.arm.name, cell.setting)).or_default();
+        *failures = match &run.failure {
+            None => 0,
+            Some(failure) if failure.is_final => MAX_FAILED_REPETITIONS,
+            Some(_) => *failures + 1,
+        };
+    }
+
+    fn contains(&self, cell: &Cell) -> bool {
+        let failures = self.0.get(&(cell.arm.name, cell.setting));
+        failures.is_some_and(|failures| *failures >= MAX_FAILED_REPETITIONS)
+    }
+}
+
+fn run_once(
+    args: &Args,
+    setup: &Setup,
+    cell: &Cell,
+    attempt: u32,
+    launcher: &mut dyn Launcher,
+) -> Run {
+    let cmdline = cmdline::build(
+        cell.arm,
+        cell.setting,
+        &cell.works,
+        args.scale,
+        setup.tsc_khz,
+    );
+    let cmdline = match cmdline {
+        Ok(cmdline) => cmdline,
+        Err(reason) => return evaluate::not_launched(cell, attempt, Vec::new(), reason, true),
+    };
+    let boot = Boot {
+        kernel: setup.kernel.clone(),
+        initrd: setup.initrd.clone(),
+        disk: setup.disk.clone(),
+        cmdline,
+        cpus: args.cpus,
+        memory_bytes: args.memory,
+        console: cell.setting.console,
+        exits_file: setup.exits_file.clone(),
+        pinning: setup.pinning,
+    };
+    let command = launch::command(&setup.programs, cell.arm, &boot);
+    let job = Job {
+        command: &command,
+        pinning: setup.pinning,
+        exits_file: match cell.arm.vmm {
+            Vmm::Ours(_) => Some(&setup.exits_file),
+            Vmm::Qemu(_) => None,
+        },
+        boot_timeout: Duration::from_secs(args.boot_timeout),
+        work_timeout: Duration::from_secs(args.work_timeout),
+    };
+    match launcher.launch(&job) {
+        Ok(vm) => evaluate::evaluate(cell, args.cpus, attempt, command.words(), vm),
+        Err(error) => {
+            let reason = format!("{error:#}");
+            evaluate::not_launched(cell, attempt, command.words(), reason, false)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,403 @@
+//! From raw samples to the rows of the tables: one group per work, one row per arm.
+//!
+//! Pure; called by [`super::table`] and [`super::html`], so that both show the same figures.
+
+use std::collections::BTreeMap;
+
+use coopvirt_spec::work::Work;
+use serde::{Serialize, Serializer};
+
+use super::model::{Report, Run, Sample};
+use super::setting::Setting;
+use super::stats::{self, Ratio, Spread};
+use crate::account::model::Counts;
+
+/// The tracer reads CPU time some 20 times a second: of a shorter work it says too little.
+const MIN_FOR_CPU_NS: u64 = 500_000_000;
+/// With fewer samples on either side no p can be small, so none is shown.
+const MIN_FOR_P: usize = 3;
+
+/// All rows of one work.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Group {
+    /// "pipe", or "boot (serial)".
+    pub title: String,
+    /// What one operation is.
+    pub operation: &'static str,
+    /// One row per arm that was to do this work.
+    pub rows: Vec<Row>,
+}
+
+/// One arm doing one work.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Row {
+    /// Name of the arm.
+    pub arm: String,
+    /// The figures, or why there are none.
+    #[serde(flatten, serialize_with = "figures_or_problem")]
+    pub figures: Result<Figures, String>,
+}
+
+/// Per operation, over all samples of a row.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Figures {
+    /// Number of samples.
+    pub n: usize,
+    /// All exits.
+    pub gross: Spread,
+    /// Exits less those of the host's own tick, where that can be told.
+    pub net: Option<Spread>,
+    /// Against the reference arm; of net exits if both sides have them, else of gross ones.
+    pub ratio: Option<Ratio>,
+    /// Of the rank test against the reference arm.
+    pub p: Option<f64>,
+    /// Mean exits by reason, most first.
+    pub reasons: Vec<(String, f64)>,
+    /// Mean exits by cause, most first.
+    pub causes: Vec<(String, f64)>,
+    /// Returns to userspace.
+    pub userspace: Spread,
+    /// Median over runs of the median latency; for a boot the time it took.
+    pub latency_median_ns: Option<f64>,
+    /// Median over runs of the 99th percentile.
+    pub latency_p99_ns: Option<f64>,
+    /// CPU time of the whole VMM, where the work took long enough to tell.
+    pub cpu_ns: Option<Spread>,
+}
+
+/// Members of the figures, or one member `problem`.
+fn figures_or_problem<S: Serializer>(
+    figures: &Result<Figures, String>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    match figures {
+        Ok(figures) => figures.serialize(serializer),
+        Err(problem) => BTreeMap::from([("problem", problem)]).serialize(serializer),
+    }
+}
+
+/// Builds all groups that have a row.
+pub fn groups(report: &Report) -> Vec<Group> {
+    let runs: Vec<&Run> = report.counted_runs().collect();
+    let mut groups = Vec::new();
+    for work in Work::ALL {
+        if !report.params.works.iter().any(|name| name == work.name()) {
+            continue;
+        }
+        for setting in settings(report, work) {
+            let title = match work {
+                Work::Boot => format!("boot ({})", setting.name()),
+                _ => work.name().to_string(),
+            };
+            let rows = rows(report, &runs, work, setting);
+            groups.push(Group {
+                title,
+                operation: work.operation(),
+                rows,
+            });
+        }
+    }
+    groups.retain(|group| !group.rows.is_empty());
+    groups
+}
+
+/// Only boots are measured in several settings.
+fn settings(report: &Report, work: Work) -> Vec<Setting> {
+    let mut settings = vec![Setting::quiet(report.params.console)];
+    if work == Work::Boot {
+        settings.extend(Setting::BOOT_ONLY);
+    }
+    settings
+}
+
+fn rows(report: &Report, runs: &[&Run], work: Work, setting: Setting) -> Vec<Row> {
+    let of_arm = |arm: &str| -> (Vec<&Sample>, Vec<&Run>) {
+        let runs: Vec<&Run> = runs
+            .iter()
+            .filter(|run| run.arm == arm && run.setting == setting)
+            .copied()
+            .collect();
+        let samples = runs
+            .iter()
+            .flat_map(|run| {
+                run.samples
+                    .iter()
+                    .filter(|sample| sample.work == work.name())
+            })
+            .filter(|sample| sample.ops > 0);
+        (samples.collect(), runs)
+    };
+    let reference = of_arm(&report.params.reference).0;
+    let mut rows = Vec::new();
+    for arm in &report.arms {
+        let (samples, runs) = of_arm(&arm.name);
+        if runs.is_empty() {
+            continue;
+        }
+        let is_reference = arm.name == report.params.reference;
+        let compared_with: &[&Sample] = if is_reference { &[] } else { &reference };
+        let figures = figures(&samples, compared_with, report.params.seed)
+            .ok_or_else(|| why_none(&runs, work));
+        rows.push(Row {
+            arm: arm.name.clone(),
+            figures,
+        });
+    }
+    rows
+}
+
+fn why_none(runs: &[&Run], work: Work) -> String {
+    let skipped = runs
+        .iter()
+        .flat_map(|run| &run.skipped)
+        .find(|s| s.work == work.name());
+    if let Some(skipped) = skipped {
+        return format!("skipped: {}", skipped.reason);
+    }
+    match runs.iter().rev().find_map(|run| run.failure.as_ref()) {
+        Some(failure) => format!("failed: {}", failure.reason),
+        None => "no sample".into(),
+    }
+}
+
+fn figures(samples: &[&Sample], reference: &[&Sample], seed: u64) -> Option<Figures> {
+    let of = |value: fn(&Sample) -> f64| per_op(samples, value);
+    let gross = of(|sample| sample.counts.total as f64);
+    let (net, reference_net) = (net_per_op(samples), net_per_op(reference));
+    let (ours, theirs) = match (&net, &reference_net) {
+        (Some(ours), Some(theirs)) => (ours.clone(), theirs.clone()),
+        _ => (
+            gross.clone(),
+            per_op(reference, |sample| sample.counts.total as f64),
+        ),
+    };
+    let boot_time =
+        |sample: &Sample| (sample.work == Work::Boot.name()).then_some(sample.elapsed_ns as f64);
+    let medians: Vec<f64> = samples
+        .iter()
+        .filter_map(|sample| match &sample.latency_ns {
+            Some(latency) => Some(latency.median as f64),
+            None => boot_time(sample),
+        })
+        .collect();
+    let p99: Vec<f64> = samples
+        .iter()
+        .filter_map(|sample| sample.latency_ns.as_ref().map(|latency| latency.p99 as f64))
+        .collect();
+    Some(Figures {
+        n: samples.len(),
+        gross: Spread::of(&gross)?,
+        net: net.as_deref().and_then(Spread::of),
+        ratio: stats::ratio(&ours, &theirs, seed),
+        p: match ours.len().min(theirs.len()) >= MIN_FOR_P {
+            true => stats::rank_test(&ours, &theirs),
+            false => None,
+        },
+        reasons: means(samples, |counts| &counts.by_reason),
+        causes: means(samples, |counts| &counts.by_cause),
+        userspace: Spread::of(&of(|sample| sample.counts.userspace as f64))?,
+        latency_median_ns: stats::median(&medians),
+        latency_p99_ns: stats::median(&p99),
+        cpu_ns: cpu_ns_per_op(samples).as_deref().and_then(Spread::of),
+    })
+}
+
+fn per_op(samples: &[&Sample], value: fn(&Sample) -> f64) -> Vec<f64> {
+    samples
+        .iter()
+        .map(|sample| value(sample) / sample.ops as f64)
+        .collect()
+}
+
+fn net_per_op(samples: &[&Sample]) -> Option<Vec<f64>> {
+    let is_known = samples
+        .iter()
+        .all(|sample| sample.counts.net_if_known().is_some());
+    is_known.then(|| per_op(samples, |sample| sample.counts.net() as f64))
+}
+
+fn cpu_ns_per_op(samples: &[&Sample]) -> Option<Vec<f64>> {
+    let are_long = samples
+        .iter()
+        .all(|sample| sample.elapsed_ns >= MIN_FOR_CPU_NS);
+    are_long.then(|| per_op(samples, |sample| sample.cpu_ns as f64))
+}
+
+fn means(samples: &[&Sample], map: fn(&Counts) -> &BTreeMap<String, u64>) -> Vec<(String, f64)> {
+    let mut sums: BTreeMap<&str, f64> = BTreeMap::new();
+    for sample in samples {
+        for (name, count) in map(&sample.counts) {
+            *sums.entry(name).or_default() += *count as f64 / sample.ops as f64;
+        }
+    }
+    let n = samples.len() as f64;
+    let mut means: Vec<_> = sums
+        .into_iter()
+        .map(|(name, sum)| (name.to_string(), sum / n))
+        .collect();
+    means.sort_by(|a, b| b.1.total_cmp(&a.1));
+    means
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::compare::args::Console;
+    use crate::compare::model::{ArmNote, Failure, Host, Params, Program, Skipped, FORMAT};
+    use crate::compare::records::{Latency, Platform};
+
+    fn run(repetition: u32, arm: &str, exits: u64) -> Run {
+        let by_reason = [("MSR".to_string(), exits - 10), ("INTR".into(), 10)];
+        let sample = |work: &str, ops, latency_ns| Sample {
+            work: work.into(),
+            ops,
+            elapsed_ns: 7_000_000_000,
+            cpu_ns: 1_000_000,
+            latency_ns,
+            counts: Counts {
+                total: exits,
+                host_tick: 5,
+                userspace: 20,
+                by_reason: by_reason.clone().into(),
+                ..Counts::default()
+            },
+        };
+        let latency = Latency {
+            n: 10,
+            min: 1,
+            median: 2_000,
+            p99: 9_000,
+            max: 10,
+        };
+        Run {
+            repetition,
+            arm: arm.into(),
+            setting: Setting::quiet(Console::Virtio),
+            attempt: 1,
+            seconds: 20.0,
+            failure: None,
+            command: vec!["vmm".into()],
+            platform: Some(Platform {
+                clocksource: "tsc".into(),
+                ..Platform::default()
+            }),
+            samples: vec![sample("boot", 1, None), sample("pipe", 10, Some(latency))],
+            skipped: vec![Skipped {
+                work: "read1".into(),
+                reason: "no disk".into(),
+            }],
+            whole: Counts {
+                total: 2 * exits,
+                ..Counts::default()
+            },
+            lost: 0,
+            identity: None,
+        }
+    }
+
+    /// Two arms that worked, four times each, and one that did not.
+    pub(in super::super) fn report() -> Report {
+        let mut runs = Vec::new();
+        for repetition in 0..4 {
+            runs.push(run(repetition, "qemu-pci", 105 + u64::from(repetition)));
+            runs.push(run(repetition, "kvm", 55 + u64::from(repetition)));
+        }
+        let mut failed = run(0, "hvm", 100);
+        failed.samples.clear();
+        failed.skipped.clear();
+        failed.failure = Some(Failure {
+            reason: "the guest's clocksource is 'hpet', this arm needs 'tsc'".into(),
+            is_final: true,
+            tail: vec!["console: <b>clocksource</b>".into()],
+        });
+        runs.push(failed);
+        let note = |name: &str| ArmNote {
+            name: name.into(),
+            description: "an arm".into(),
+        };
+        Report {
+            format: FORMAT,
+            program: Program {
+                version: "0.1.0".into(),
+                revision: None,
+            },
+            host: Host {
+                backend: "AMD-V".into(),
+                kernel: "6.12".into(),
+                ..Host::default()
+            },
+            params: Params {
+                kernel: "/k".into(),
+                kernel_id: "1-2".into(),
+                initrd: "/i".into(),
+                initrd_id: "3-4".into(),
+                works: ["boot", "pipe", "read1"].map(String::from).into(),
+                reference: "qemu-pci".into(),
+                repetitions: 4,
+                cpus: 2,
+                memory_bytes: 512 << 20,
+                console: Console::Virtio,
+                scale: 1.0,
+                seed: 1,
+                pinning: "not pinned".into(),
+            },
+            arms: ["qemu-pci", "kvm", "hvm"].map(note).into(),
+            runs,
+        }
+    }
+
+    #[test]
+    fn figures_are_per_operation_and_against_the_reference() {
+        let groups = groups(&report());
+        let titles: Vec<_> = groups.iter().map(|group| group.title.as_str()).collect();
+        assert_eq!(titles, ["boot (virtio)", "pipe", "read1"]);
+        let pipe = &groups[1];
+        let reference = pipe.rows[0].figures.as_ref().unwrap();
+        assert_eq!((reference.ratio, reference.p), (None, None));
+        let kvm = pipe.rows[1].figures.as_ref().unwrap();
+        assert_eq!(kvm.n, 4);
+        assert_eq!(
+            kvm.gross,
+            Spread {
+                median: 5.65,
+                min: 5.5,
+                max: 5.8
+            }
+        );
+        assert_eq!(kvm.net.unwrap().median, 5.15);
+        assert!((kvm.ratio.unwrap().value - 51.5 / 101.5).abs() < 1e-9);
+        assert!(kvm.ratio.unwrap().interval.is_some());
+        assert!((kvm.p.unwrap() - 2.0 / 70.0).abs() < 1e-9);
+        assert_eq!(kvm.reasons[0].0, "MSR");
+        assert!((kvm.reasons[0].1 - 4.65).abs() < 1e-9);
+        assert_eq!(kvm.latency_median_ns, Some(2000.0));
+        assert_eq!(kvm.latency_p99_ns, Some(9000.0));
+        let boot = groups[0].rows[0].figures.as_ref().unwrap();
+        assert_eq!(boot.latency_median_ns, Some(7e9));
+    }
+
+    #[test]
+    fn rows_without_samples_say_why() {
+        let groups = groups(&report());
+        let hvm = groups[1].rows[2].figures.as_ref().unwrap_err();
+        assert!(
+            hvm.starts_with("failed: the guest's clocksource is 'hpet'"),
+            "{hvm}"
+        );
+        assert_eq!(
+            groups[2].rows[0].figures.as_ref().unwrap_err(),
+            "skipped: no disk"
+        );
+    }
+
+    #[test]
+    fn a_second_attempt_replaces_the_first() {
+        let mut report = report();
+        let mut again = run(0, "kvm", 1_000_000);
+        again.attempt = 2;
+        report.runs.push(again);
+        let groups = groups(&report);
+        let kvm = groups[1].rows[1].figures.as_ref().unwrap();
+        assert_eq!((kvm.n, kvm.gross.max), (4, 100_000.0));
+    }
+}

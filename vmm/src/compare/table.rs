@@ -1,0 +1,367 @@
+//! The report on the terminal: what was measured where, a table per work, what went wrong.
+//!
+//! Pure: text out of a [`Report`]; called by [`super::session`].
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write;
+
+use comfy_table::{CellAlignment, ContentArrangement, LineStyle, Table, TableStyle};
+
+use super::model::{Report, Run};
+use super::setting::Setting;
+use super::summary::{self, Figures, Group};
+use super::text::{number, probability, time};
+
+/// Words in columns with a line under the heading only.
+const STYLE: TableStyle =
+    TableStyle::new().header_separator(LineStyle::none().fill('─').junction('─'));
+const HEADINGS: [&str; 11] = [
+    "",
+    "n",
+    "exits net",
+    "gross",
+    "ratio",
+    "p",
+    "reasons",
+    "userspace",
+    "latency",
+    "p99",
+    "CPU",
+];
+const NR_REASONS: usize = 4;
+/// Which of [`columns`] is words; all others are figures.
+pub(super) const REASONS_COLUMN: usize = 5;
+
+/// The whole report.
+pub fn render(report: &Report) -> String {
+    let mut text = String::new();
+    for line in header(report) {
+        let _ = writeln!(text, "{line}");
+    }
+    let groups = summary::groups(report);
+    if !groups.is_empty() {
+        let _ = writeln!(text, "\n{}", table(&groups));
+    }
+    for (title, lines) in footer(report) {
+        let _ = writeln!(text, "\n{title}:");
+        for line in lines {
+            let _ = writeln!(text, "  {line}");
+        }
+    }
+    text
+}
+
+/// What was measured, where and how, line by line.
+pub fn header(report: &Report) -> Vec<String> {
+    let (host, params) = (&report.host, &report.params);
+    let revision = report
+        .program
+        .revision
+        .as_deref()
+        .unwrap_or("unknown revision");
+    let kernels: BTreeSet<_> = report
+        .runs
+        .iter()
+        .filter_map(|run| Some(&run.platform.as_ref()?.kernel))
+        .collect();
+    let kernels: Vec<_> = kernels.into_iter().map(String::as_str).collect();
+    let mut lines = vec![
+        format!("coopvirt compare {} ({revision})", report.program.version),
+        format!("backend: {}", host.backend),
+        format!(
+            "host:    kernel {}, {} CPUs, {}",
+            host.kernel, host.cpus, host.cpu
+        ),
+        format!(
+            "guest:   kernel {} ({}), {} vCPUs, {} MiB; {}",
+            kernels.join(" and "),
+            params.kernel,
+            params.cpus,
+            params.memory_bytes >> 20,
+            params.pinning
+        ),
+    ];
+    if let Some(peer) = &host.peer {
+        lines.push(format!("peer:    {peer}"));
+    }
+    lines.push(format!(
+        "runs:    n = {} asked for, interleaved, seed {}, scale {}; ratios and p against {}",
+        params.repetitions, params.seed, params.scale, params.reference
+    ));
+    lines.extend([
+        "Figures are medians over runs [least - greatest]; reasons are means. Gross is all exits, \
+         net is gross"
+            .into(),
+        "less the INTR exits of the host's own tick. Ratio [95 % bootstrap interval, from 4 runs \
+         on] of net"
+            .into(),
+        "exits; p of a two-sided Mann-Whitney test. CPU is of the whole VMM, guest included."
+            .into(),
+    ]);
+    if host.is_emulated {
+        lines.extend([
+            "The host is emulated: counts are of real exits, times are of the emulator. Code runs \
+             some 20 times"
+                .into(),
+            "slower against the clock than on hardware, so whatever waits for a fixed time \
+             (polling before a"
+                .into(),
+            "halt, on either side) does less in it, and such arms look worse here than they are."
+                .into(),
+        ]);
+    }
+    lines
+}
+
+fn table(groups: &[Group]) -> String {
+    let mut table = Table::new();
+    table
+        .load_style(STYLE)
+        .set_content_arrangement(ContentArrangement::Disabled)
+        .set_header(HEADINGS);
+    for (index, group) in groups.iter().enumerate() {
+        if index > 0 {
+            table.add_row([""]);
+        }
+        table.add_row([format!("{}, per {}", group.title, group.operation)]);
+        for row in &group.rows {
+            let mut cells = vec![format!("  {}", row.arm)];
+            match &row.figures {
+                Ok(figures) => cells.extend(columns(figures)),
+                Err(why) => {
+                    cells.resize(REASONS_COLUMN + 1, "-".into());
+                    cells.push(short(why).into());
+                }
+            }
+            table.add_row(cells);
+        }
+    }
+    for (index, column) in table.column_iter_mut().enumerate() {
+        if index > 0 && index != REASONS_COLUMN + 1 {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    table.trim_fmt()
+}
+
+/// The columns of a row behind the arm's name.
+pub fn columns(figures: &Figures) -> [String; 10] {
+    let range = |low: f64, high: f64| format!(" [{} - {}]", number(low), number(high));
+    let ratio = figures.ratio.map(|ratio| {
+        let interval = ratio
+            .interval
+            .map(|(low, high)| range(low, high))
+            .unwrap_or_default();
+        number(ratio.value) + &interval
+    });
+    let net = figures.net.map(|net| match figures.n {
+        1 => number(net.median),
+        _ => number(net.median) + &range(net.min, net.max),
+    });
+    let or_dash = |value: Option<String>| value.unwrap_or_else(|| "-".into());
+    [
+        figures.n.to_string(),
+        net.unwrap_or_else(|| "unknown".into()),
+        number(figures.gross.median),
+        or_dash(ratio),
+        or_dash(figures.p.map(probability)),
+        reasons(figures),
+        number(figures.userspace.median),
+        or_dash(figures.latency_median_ns.map(time)),
+        or_dash(figures.latency_p99_ns.map(time)),
+        or_dash(figures.cpu_ns.map(|cpu| time(cpu.median))),
+    ]
+}
+
+fn reasons(figures: &Figures) -> String {
+    let top = figures.reasons.iter().take(NR_REASONS);
+    top.map(|(name, mean)| format!("{name} {}", number(*mean)))
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+/// The reason without what the footer says at length.
+fn short(why: &str) -> &str {
+    match why.char_indices().nth(70) {
+        Some((end, _)) => &why[..end],
+        None => why,
+    }
+}
+
+/// Titled lists: what the guests ran on, whether counts agree, what failed.
+pub fn footer(report: &Report) -> Vec<(&'static str, Vec<String>)> {
+    let mut lists = vec![
+        ("arms", arms(report)),
+        ("what the guests found", platforms(report)),
+        ("counts that must agree", identities(report)),
+        ("failures", failures(report)),
+        ("not run to the end", missing(report)),
+    ];
+    lists.retain(|(_, lines)| !lines.is_empty());
+    lists
+}
+
+fn arms(report: &Report) -> Vec<String> {
+    report
+        .arms
+        .iter()
+        .map(|arm| format!("{}: {}", arm.name, arm.description))
+        .collect()
+}
+
+fn platforms(report: &Report) -> Vec<String> {
+    let mut lines = Vec::new();
+    for arm in &report.arms {
+        let of_arm = report.runs.iter().filter(|run| run.arm == arm.name);
+        let said: BTreeSet<String> = of_arm
+            .filter_map(|run| run.platform.as_ref())
+            .map(|platform| {
+                format!(
+                    "clocksource {}, clockevent {}, apic {}, idle {}, hypervisor {}{}",
+                    platform.clocksource,
+                    platform.clockevent,
+                    platform.apic,
+                    platform.idle,
+                    platform.hypervisor,
+                    match &platform.kvm_features {
+                        Some(features) => format!(" (features {features})"),
+                        None => String::new(),
+                    }
+                )
+            })
+            .collect();
+        lines.extend(said.into_iter().map(|said| format!("{}: {said}", arm.name)));
+    }
+    lines
+}
+
+fn identities(report: &Report) -> Vec<String> {
+    let mut lines = Vec::new();
+    let checked = report
+        .counted_runs()
+        .filter(|run| run.identity.is_some())
+        .count();
+    if checked > 0 {
+        let wrong = |run: &&Run| {
+            run.identity
+                .as_ref()
+                .is_some_and(|id| id.failure().is_some())
+        };
+        let good = checked - report.counted_runs().filter(wrong).count();
+        lines.push(format!(
+            "tracer, kernel statistics and our own count agree within 1 % in {good} of {checked} \
+             runs of our VMM"
+        ));
+    }
+    for run in report.counted_runs() {
+        if let Some(failure) = run
+            .identity
+            .as_ref()
+            .and_then(|identity| identity.failure())
+        {
+            lines.push(format!("{}: {failure}", name(run)));
+        }
+        if run.lost > 0 {
+            lines.push(format!(
+                "{}: {} events lost, its figures are too low",
+                name(run),
+                run.lost
+            ));
+        }
+    }
+    lines
+}
+
+fn failures(report: &Report) -> Vec<String> {
+    let mut lines = Vec::new();
+    for run in &report.runs {
+        let Some(failure) = &run.failure else {
+            continue;
+        };
+        lines.push(format!("{}: {}", name(run), failure.reason));
+        lines.extend(failure.tail.iter().map(|line| format!("    {line}")));
+    }
+    lines
+}
+
+/// Arms that were given up, or not reached before an interrupt.
+fn missing(report: &Report) -> Vec<String> {
+    let mut seen: BTreeMap<(&str, Setting), u32> = BTreeMap::new();
+    for run in report.counted_runs() {
+        *seen.entry((&run.arm, run.setting)).or_default() += 1;
+    }
+    let wanted = report.params.repetitions;
+    seen.into_iter()
+        .filter(|(_, count)| *count < wanted)
+        .map(|((arm, setting), count)| {
+            format!(
+                "{arm} ({}): {count} of {wanted} repetitions",
+                setting.name()
+            )
+        })
+        .collect()
+}
+
+fn name(run: &Run) -> String {
+    let again = if run.attempt > 1 {
+        ", second attempt"
+    } else {
+        ""
+    };
+    format!(
+        "{} (repetition {}, {}{again})",
+        run.arm,
+        run.repetition + 1,
+        run.setting.name()
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::compare::model::Identity;
+    use crate::compare::summary::tests::report;
+
+    #[test]
+    fn the_report_names_everything() {
+        let mut report = report();
+        report.host.is_emulated = true;
+        report.runs[1].lost = 3;
+        report.runs[1].identity = Some(Identity {
+            traced_exits: 100,
+            stats_exits: Some(200),
+            traced_userspace: 1,
+            own_userspace: None,
+            missing: None,
+        });
+        let text = render(&report);
+        for part in [
+            "backend: AMD-V",
+            "The host is emulated",
+            "boot (virtio), per boot",
+            "pipe, per round trip",
+            "MSR 4.65 INTR 1.00",
+            "0.507 [",
+            "0.029",
+            "2.00 µs",
+            "failed: the guest's clocksource is 'hpet'",
+            "agree within 1 % in 0 of 1 runs",
+            "tracer 100, kernel statistics 200",
+            "3 events lost",
+            "hvm (repetition 1, virtio): the guest's clocksource",
+            "kvm: clocksource tsc",
+            "hvm (virtio): 1 of 4 repetitions",
+        ] {
+            assert!(text.contains(part), "{part} is not in\n{text}");
+        }
+    }
+
+    #[test]
+    fn a_report_without_runs_is_a_header_only() {
+        let mut report = report();
+        report.runs.clear();
+        let text = render(&report);
+        assert!(text.contains("coopvirt compare 0.1.0"));
+        assert!(!text.contains("per boot"));
+    }
+}
