@@ -7,6 +7,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::compare;
+
 /// Runs Linux guests under KVM and says exactly why they exit.
 #[derive(Debug, Parser)]
 #[command(name = "coopvirt", version, arg_required_else_help = true)]
@@ -19,6 +21,8 @@ struct Cli {
 enum Command {
     /// Boot a Linux kernel in a virtual machine
     Run(Box<run::Args>),
+    /// Run the same works in several arms and peers, and compare why they exit
+    Compare(Box<compare::Args>),
     /// Say what this machine can do, and what to do about what it cannot
     Doctor {
         /// Print JSON instead of text
@@ -34,6 +38,7 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match cli.command {
         Command::Run(args) => run::run(&args),
+        Command::Compare(args) => compare::run(&args),
         Command::Doctor { json } => Ok(crate::doctor::run(json)),
         Command::Validate(args) => validate::run(&args),
     };
