@@ -76,7 +76,7 @@ pub struct Args {
     /// Seed of the arms' order and of the bootstrap
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub seed: u64,
-    /// Continue the comparison that --json FILE holds
+    /// Continue the comparison that --json FILE holds, if it is there
     #[arg(long, requires = "json")]
     pub resume: bool,
 }

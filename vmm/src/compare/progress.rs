@@ -44,6 +44,11 @@ impl Progress {
         self.write(&line);
     }
 
+    /// Says that the user has ended it.
+    pub fn interrupted(&mut self) {
+        self.write("interrupted\n");
+    }
+
     /// Says that it is tried again.
     pub fn again(&mut self, cell: &Cell) {
         self.write(&format!(

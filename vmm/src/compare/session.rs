@@ -37,7 +37,9 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let mut report = setup.report.clone();
     if args.resume {
         let path = args.json.as_deref().context("--resume needs --json")?;
-        json::resume(json::read(path)?, &mut report)?;
+        if path.exists() {
+            json::resume(json::read(path)?, &mut report)?;
+        }
     }
     interrupt::catch_signals()?;
     pin::pin_self(setup.pinning).context("cannot pin this program to CPU 0")?;
@@ -191,6 +193,7 @@ fn run_cells(
         for attempt in 1..=ATTEMPTS {
             let run = run_once(args, setup, cell, attempt, launcher);
             if interrupt::is_requested() {
+                progress.interrupted();
                 return Ok(());
             }
             progress.end(cell, &run, &cells[index + 1..]);

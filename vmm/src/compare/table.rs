@@ -286,7 +286,12 @@ fn failures(report: &Report) -> Vec<String> {
 
 /// Arms that were given up, or not reached before an interrupt.
 fn missing(report: &Report) -> Vec<String> {
-    let mut seen: BTreeMap<(&str, Setting), u32> = BTreeMap::new();
+    let main = Setting::quiet(report.params.console);
+    let mut seen: BTreeMap<(&str, Setting), u32> = report
+        .arms
+        .iter()
+        .map(|arm| ((arm.name.as_str(), main), 0))
+        .collect();
     for run in report.counted_runs() {
         *seen.entry((&run.arm, run.setting)).or_default() += 1;
     }
@@ -363,5 +368,6 @@ mod tests {
         let text = render(&report);
         assert!(text.contains("coopvirt compare 0.1.0"));
         assert!(!text.contains("per boot"));
+        assert!(text.contains("kvm (virtio): 0 of 4 repetitions"), "{text}");
     }
 }
