@@ -192,9 +192,8 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let gauges = machine.gauges().clone();
     machine.shut_down();
     drop(raw);
-    if reason.exit_status() != 0 || std::io::stderr().is_terminal() {
-        eprintln!("coopvirt: {reason}");
-    }
+    // Always: power-off, restart and Ctrl-A X share a status.
+    eprintln!("coopvirt: {reason}");
     if let (Some(accounting), Some(file)) = (accounting, exits) {
         let mode = config.mode.name();
         let (report, _) = accounting.finish(&gauges, mode);
