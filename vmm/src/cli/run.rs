@@ -212,7 +212,9 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
 }
 
 fn create_report(path: &PathBuf) -> anyhow::Result<File> {
-    File::create(path).with_context(|| format!("could not create the exit report {path:?}"))
+    File::create(path).with_context(|| {
+        format!("could not create the exit report {path:?}; check the path given to --exits")
+    })
 }
 
 /// Turns signals that ask this process to end into events of the machine.
