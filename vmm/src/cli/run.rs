@@ -192,9 +192,8 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let gauges = machine.gauges().clone();
     machine.shut_down();
     drop(raw);
-    if reason.exit_status() != 0 || std::io::stderr().is_terminal() {
-        eprintln!("coopvirt: {reason}");
-    }
+    // Always: power-off, restart and Ctrl-A X share a status.
+    eprintln!("coopvirt: {reason}");
     if let (Some(accounting), Some(file)) = (accounting, exits) {
         let mode = config.mode.name();
         let (report, _) = accounting.finish(&gauges, mode);
@@ -213,7 +212,9 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
 }
 
 fn create_report(path: &PathBuf) -> anyhow::Result<File> {
-    File::create(path).with_context(|| format!("could not create the exit report {path:?}"))
+    File::create(path).with_context(|| {
+        format!("could not create the exit report {path:?}; check the path given to --exits")
+    })
 }
 
 /// Turns signals that ask this process to end into events of the machine.
