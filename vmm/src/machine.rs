@@ -28,7 +28,7 @@ use crate::event::MachineEvent;
 use crate::io_thread::{IoThread, Subscriber};
 use crate::irq::MsiRouter;
 use crate::kvm::cpuid::{self, CpuidConfig};
-use crate::kvm::{open, setup};
+use crate::kvm::{mce, open, setup};
 use crate::mem::{layout, ram, GuestRam, RamError};
 use crate::pci::{BarWindow, EcamWindow, PciLayout, PciRoot};
 use crate::stop::StopReason;
@@ -493,6 +493,10 @@ fn create_vcpus(
             source: kvm_ioctls::Error::new(libc::E2BIG),
         })?;
         setup::enforce_pv_features(&fd)?;
+        mce::set_banks(&fd).map_err(|source| BuildError::Io {
+            what: "set up machine-check banks",
+            source,
+        })?;
         fd.set_cpuid2(&cpuid)
             .map_err(failed("set a vCPU's CPUID"))?;
         fds.push(fd);

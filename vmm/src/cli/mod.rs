@@ -12,7 +12,12 @@ use crate::compare;
 
 /// Runs Linux guests under KVM and says exactly why they exit.
 #[derive(Debug, Parser)]
-#[command(name = "coopvirt", version, arg_required_else_help = true, args_override_self = true)]
+#[command(
+    name = "coopvirt",
+    version,
+    arg_required_else_help = true,
+    args_override_self = true
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
