@@ -30,7 +30,9 @@ use crate::irq::MsiRouter;
 use crate::kvm::cpuid::{self, CpuidConfig};
 use crate::kvm::{mce, open, setup};
 use crate::mem::{layout, ram, GuestRam, RamError};
-use crate::pci::{BarWindow, EcamWindow, PciLayout, PciRoot};
+use crate::pci::{
+    BarWindow, ConfigPorts, EcamWindow, PciLayout, PciRoot, CONFIG_PORTS_BASE, CONFIG_PORTS_LEN,
+};
 use crate::stop::StopReason;
 use crate::vcpu::dispatch::Buses;
 use crate::vcpu::tally::Tally;
@@ -353,7 +355,7 @@ impl Devices {
             console_output: None,
         };
         devices.add_ports(config, events, acpi_in_use)?;
-        devices.add_pci_windows()?;
+        devices.add_pci_windows(config, events)?;
         let sink = devices.add_console(config, vm, console.output)?;
         devices.add(Box::new(Rng::new()))?;
         if console.stdin && Input::is_pollable() {
@@ -385,9 +387,24 @@ impl Devices {
         Ok(())
     }
 
-    /// Adds ECAM and BARs. There is no configuration mechanism 1 (ports 0xcf8 and 0xcfc): Linux
-    /// prefers it where it exists, and an access by it costs two exits instead of one.
-    fn add_pci_windows(&mut self) -> Result<(), BuildError> {
+    /// Adds ECAM and BARs. Configuration mechanism 1 (ports 0xcf8 and 0xcfc) is only there if asked
+    /// for: Linux prefers it where it exists, and an access by it costs two exits instead of one.
+    fn add_pci_windows(
+        &mut self,
+        config: &MachineConfig,
+        events: &Sender<MachineEvent>,
+    ) -> Result<(), BuildError> {
+        if config.pci_config_ports {
+            let events = events.clone();
+            let ports = ConfigPorts::new(Arc::clone(&self.pci)).on_reset(move || {
+                // The receiver only goes away when the machine is stopping already.
+                let _ = events.send(MachineEvent::Reset);
+            });
+            let ports = Arc::new(Mutex::new(ports));
+            self.buses
+                .ports
+                .insert(CONFIG_PORTS_BASE, CONFIG_PORTS_LEN, ports)?;
+        }
         let ecam = Arc::new(Mutex::new(EcamWindow::new(Arc::clone(&self.pci))));
         self.buses
             .mmio

@@ -84,6 +84,9 @@ pub(super) struct Args {
     /// Allow more guest memory than the host has RAM and swap
     #[arg(long)]
     overcommit: bool,
+    /// Add PCI's configuration ports 0xcf8 and 0xcfc, for kernels without PCI_MMCONFIG; costs exits
+    #[arg(long)]
+    pci_config_ports: bool,
     /// Let the guest end the machine by a byte written to port 0xf4 (test guests)
     #[arg(long)]
     debug_exit: bool,
@@ -162,6 +165,7 @@ impl Args {
             disable_hlt_exits: self.disable_exits.contains(&ExitArg::Hlt),
             console,
             pin,
+            pci_config_ports: self.pci_config_ports,
             debug_exit: self.debug_exit,
         })
     }
