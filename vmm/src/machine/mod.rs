@@ -1,0 +1,300 @@
+//! Builds a machine from its configuration, runs it, and says why it stopped.
+//!
+//! Order of building: memory, VM, devices, kernel, vCPUs. Order of stopping: vCPUs, then the I/O
+//! thread, then what the guest wrote last goes out. `coopvirt run`, validation and tests use it.
+
+mod devices;
+mod vcpus;
+
+use std::io::Write;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{channel, Receiver, Sender};
+use std::sync::Arc;
+use std::time::Duration;
+
+use kvm_bindings::{kvm_irqchip, KVM_IRQCHIP_IOAPIC};
+use kvm_ioctls::VmFd;
+
+use self::devices::Devices;
+use crate::account::stats_fd::StatsFd;
+use crate::boot::{self, registers, BootError};
+use crate::bus::BusError;
+use crate::config::{ConfigError, Kernel, MachineConfig};
+use crate::event::MachineEvent;
+use crate::io_thread::IoThread;
+use crate::kvm::{open, setup};
+use crate::mem::{ram, GuestRam, RamError};
+use crate::pci::PciRoot;
+use crate::stop::StopReason;
+use crate::vcpu::dispatch::Buses;
+use crate::vcpu::tally::Tally;
+use crate::vcpu::thread::VcpuParts;
+use crate::vcpu::{VcpuEvent, VcpuHandle};
+use crate::virtio::ConsoleOutput;
+
+/// Why a machine could not be built.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages say it")]
+pub enum BuildError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Open(#[from] open::OpenError),
+    #[error(transparent)]
+    Setup(#[from] setup::SetupError),
+    #[error(transparent)]
+    Ram(#[from] RamError),
+    #[error(transparent)]
+    Boot(#[from] BootError),
+    #[error(transparent)]
+    Registers(#[from] registers::RegistersError),
+    #[error(transparent)]
+    Disk(#[from] crate::virtio::BlkError),
+    #[error("could not {what}")]
+    Kvm {
+        what: &'static str,
+        source: kvm_ioctls::Error,
+    },
+    #[error("could not place a device on its bus")]
+    Bus(#[from] BusError),
+    #[error("could not {what}")]
+    Device {
+        what: &'static str,
+        source: anyhow::Error,
+    },
+    #[error("could not {what}")]
+    Io {
+        what: &'static str,
+        source: std::io::Error,
+    },
+    #[error("this KVM runs at most {max} vCPUs in one VM, not {wanted}")]
+    TooManyVcpus { wanted: u8, max: usize },
+}
+
+/// Where the guest's console ends.
+pub struct ConsoleEnds {
+    /// Takes what the guest writes.
+    pub output: Box<dyn Write + Send>,
+    /// Whether standard input is the guest's keyboard.
+    pub stdin: bool,
+}
+
+/// What the accounting of a machine can look at while it runs and after.
+#[derive(Clone)]
+pub struct Gauges {
+    /// Returns to userspace, per vCPU.
+    pub tallies: Arc<Vec<Arc<Tally>>>,
+    /// KVM's own statistics, per vCPU; empty where KVM has no statistics descriptor.
+    pub stats: Arc<Vec<StatsFd>>,
+    /// Names of devices by address.
+    pub buses: Arc<Buses>,
+    /// Names of PCI BARs.
+    pub pci: Arc<PciRoot>,
+}
+
+/// A machine, built and paused at its first instruction.
+pub struct Machine {
+    vcpus: Vec<VcpuHandle>,
+    io: Option<IoThread>,
+    console_output: Option<ConsoleOutput>,
+    vm: Arc<VmFd>,
+    acpi_in_use: Arc<AtomicBool>,
+    inbox: Receiver<MachineEvent>,
+    events: Sender<MachineEvent>,
+    gauges: Gauges,
+    // Last: KVM reads guest memory until the VM is gone.
+    _ram: GuestRam,
+}
+
+impl Machine {
+    /// Builds a machine that boots `config.kernel`. `observer` is told of marks.
+    pub fn build(
+        config: &MachineConfig,
+        console: ConsoleEnds,
+        observer: impl FnOnce(&Gauges) -> Arc<dyn VcpuEvent>,
+    ) -> Result<Self, BuildError> {
+        let nr_vcpus = config.vcpus.get();
+        if !config.pin.is_empty() && config.pin.len() < usize::from(nr_vcpus) {
+            let (given, needed) = (config.pin.len(), usize::from(nr_vcpus));
+            return Err(ConfigError::PinCount { given, needed }.into());
+        }
+        // Bad files are reported before anything is built, also where there is no KVM.
+        if let Kernel::File(path) = &config.kernel {
+            boot::image::open(path).map_err(BootError::from)?;
+        }
+        let disks = devices::open_disks(config)?;
+        let ram = ram::allocate(config.memory_bytes, config.backing)?;
+        let entry = boot::load(&ram, config)?;
+        let kvm = open::open()?;
+        let max = kvm.get_max_vcpus();
+        if usize::from(nr_vcpus) > max {
+            return Err(BuildError::TooManyVcpus {
+                wanted: nr_vcpus,
+                max,
+            });
+        }
+        let (vm, _facts) = setup::create(&kvm, config)?;
+        ram::register(&vm, &ram)?;
+
+        let (events, inbox) = channel();
+        let acpi_in_use = Arc::new(AtomicBool::new(false));
+        let mut parts = Devices::new(config, &vm, &ram, &events, &acpi_in_use, console)?;
+        parts.add_disks(disks)?;
+        let Devices {
+            buses,
+            pci,
+            subscribers,
+            console_output,
+            ..
+        } = parts;
+        let buses = Arc::new(buses);
+
+        let (fds, tsc_khz) = vcpus::create(&kvm, &vm, config)?;
+        boot::write_cmdline(&ram, &vcpus::full_cmdline(config, tsc_khz))?;
+        for fd in &fds {
+            registers::set_msrs(fd)?;
+        }
+        registers::set_entry(&fds[0], &ram, entry)?;
+
+        let gauges = Gauges {
+            tallies: Arc::new(fds.iter().map(|_| Arc::default()).collect()),
+            stats: Arc::new(fds.iter().filter_map(|fd| StatsFd::new(fd).ok()).collect()),
+            buses: Arc::clone(&buses),
+            pci,
+        };
+        let observer = observer(&gauges);
+        let others: Vec<usize> = config
+            .pin
+            .get(usize::from(nr_vcpus)..)
+            .unwrap_or_default()
+            .to_vec();
+        let io = IoThread::spawn(subscribers, others, events.clone()).map_err(|source| {
+            BuildError::Io {
+                what: "start the I/O thread",
+                source,
+            }
+        })?;
+        let mut vcpus = Vec::new();
+        for (id, fd) in (0..).zip(fds) {
+            let parts = VcpuParts {
+                id,
+                fd,
+                buses: Arc::clone(&buses),
+                tally: Arc::clone(&gauges.tallies[usize::from(id)]),
+                observer: Arc::clone(&observer),
+                events: events.clone(),
+                host_cpu: config.pin.get(usize::from(id)).copied(),
+            };
+            let vcpu = VcpuHandle::spawn(parts).map_err(|source| BuildError::Io {
+                what: "start a vCPU thread",
+                source,
+            })?;
+            vcpus.push(vcpu);
+        }
+        Ok(Self {
+            vcpus,
+            io: Some(io),
+            console_output,
+            vm,
+            acpi_in_use,
+            inbox,
+            events,
+            gauges,
+            _ram: ram,
+        })
+    }
+
+    /// Where others send events to this machine.
+    pub fn events(&self) -> Sender<MachineEvent> {
+        self.events.clone()
+    }
+
+    /// What accounting can look at.
+    pub fn gauges(&self) -> &Gauges {
+        &self.gauges
+    }
+
+    /// The vCPUs, for pausing, kicking and looking into them.
+    pub fn vcpus(&self) -> &[VcpuHandle] {
+        &self.vcpus
+    }
+
+    /// Lets all vCPUs run (again).
+    pub fn resume(&self) {
+        for vcpu in &self.vcpus {
+            vcpu.resume();
+        }
+    }
+
+    /// Stops all vCPUs outside the guest, each with its last exit completed.
+    pub fn pause(&self) {
+        for vcpu in &self.vcpus {
+            vcpu.pause();
+        }
+    }
+
+    /// Waits until the machine stops, at most `limit` if there is one (then `None`).
+    pub fn wait(&self, limit: Option<Duration>) -> Option<StopReason> {
+        let mut panicked = false;
+        loop {
+            let event = match limit {
+                Some(limit) => self.inbox.recv_timeout(limit).ok()?,
+                // `self.events` keeps the channel open.
+                None => self.inbox.recv().ok()?,
+            };
+            let reason = match event {
+                MachineEvent::Panicked => {
+                    // The guest still has its last words to say; a guest with `panic=-1` resets
+                    // next, one without stays up for its user.
+                    panicked = true;
+                    continue;
+                }
+                MachineEvent::PowerOff => StopReason::PowerOff,
+                MachineEvent::Exit(code) => StopReason::GuestExit(code),
+                MachineEvent::UserQuit => StopReason::UserQuit,
+                MachineEvent::Signal(signal) => StopReason::Signal(signal),
+                MachineEvent::VcpuFailed { vcpu, what } => {
+                    StopReason::KvmFailure(format!("vCPU {vcpu}: {what}"))
+                }
+                MachineEvent::Reset | MachineEvent::TripleFault if panicked => {
+                    StopReason::Panic("it said so through pvpanic and reset the machine".into())
+                }
+                MachineEvent::Reset | MachineEvent::TripleFault if self.has_shut_down() => {
+                    StopReason::Reboot
+                }
+                MachineEvent::Reset => StopReason::Panic(
+                    "it reset the machine without shutting down (panic=-1, or a forced reset)"
+                        .into(),
+                ),
+                MachineEvent::TripleFault => StopReason::TripleFault,
+            };
+            return Some(reason);
+        }
+    }
+
+    /// Whether the guest's kernel has been through its orderly shutdown.
+    ///
+    /// Linux masks every I/O APIC entry in `native_machine_shutdown` (arch/x86/kernel/reboot.c),
+    /// and nowhere on its way from a panic to a reset; the ACPI interrupt has an unmasked entry
+    /// from the time ACPI is set up. So "ACPI was in use and all entries are masked" is orderly.
+    fn has_shut_down(&self) -> bool {
+        self.pause();
+        if !self.acpi_in_use.load(Ordering::Relaxed) {
+            return false;
+        }
+        let mut chip = kvm_irqchip {
+            chip_id: KVM_IRQCHIP_IOAPIC,
+            ..Default::default()
+        };
+        self.vm.get_irqchip(&mut chip).is_ok() && setup::io_apic_is_masked(&chip)
+    }
+
+    /// Stops everything and lets the guest's last output out.
+    pub fn shut_down(mut self) {
+        self.vcpus.clear();
+        self.io = None;
+        if let Some(output) = self.console_output.take() {
+            output.finish(Duration::from_secs(1));
+        }
+    }
+}
