@@ -1,0 +1,209 @@
+//! What the host half has done, over all vCPUs: for the exit report and for tests.
+//!
+//! Written with relaxed order by whoever serves; read at the end. Names come from the spec's table
+//! of operations and counters.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use coopvirt_spec::code::Status;
+use coopvirt_spec::counter::{GuestCounter, HostCounter, GUEST_COUNTERS, HOST_COUNTERS};
+use coopvirt_spec::op::{Opcode, OPERATIONS};
+use serde::{Deserialize, Serialize};
+
+macro_rules! events {
+    ($($(#[doc = $doc:literal])+ $Event:ident = $name:literal,)+) => {
+        /// Something that the host counts for itself, beside what the spec names.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Event {
+            $($(#[doc = $doc])+ $Event,)+
+        }
+
+        const EVENTS: &[&str] = &[$($name),+];
+    };
+}
+
+events! {
+    /// Areas registered.
+    Registered = "registered",
+    /// Areas unregistered.
+    Unregistered = "unregistered",
+    /// Areas found broken.
+    Broken = "broken",
+    /// Synchronous doorbells.
+    SyncBell = "sync_bell",
+    /// Wake-ups of the polling thread by a doorbell.
+    AsyncBell = "async_bell",
+    /// Turns of the polling loop.
+    PollTurns = "poll_turns",
+    /// Times that the polling thread went to sleep.
+    Sleeps = "sleeps",
+    /// Times that a last look before sleep found something.
+    LastLookHits = "last_look_hits",
+    /// Seats that the polling thread left out because another thread served them.
+    SeatBusy = "seat_busy",
+    /// Wake-ups by the timer for armed deadlines.
+    TimerWakes = "timer_wakes",
+    /// Bytes populated.
+    PopulatedBytes = "populated_bytes",
+    /// Bytes whose second-stage mapping KVM has made ahead.
+    PrefaultedBytes = "prefaulted_bytes",
+    /// Bytes released.
+    ReleasedBytes = "released_bytes",
+    /// Calls left to the memory worker by the polling thread.
+    Deferred = "deferred",
+    /// Log lines that were dropped.
+    LogDropped = "log_dropped",
+    /// Guest writes of its TSC.
+    TscWrites = "tsc_writes",
+}
+
+/// Counters of all vCPUs together.
+#[derive(Debug)]
+pub struct Totals {
+    calls: Vec<AtomicU64>,
+    unknown_calls: AtomicU64,
+    refused: Vec<AtomicU64>,
+    host: Vec<AtomicU64>,
+    guest: Vec<AtomicU64>,
+    events: Vec<AtomicU64>,
+}
+
+impl Default for Totals {
+    fn default() -> Self {
+        let zeros = |len| (0..len).map(|_| AtomicU64::new(0)).collect();
+        Self {
+            calls: zeros(OPERATIONS.len()),
+            unknown_calls: AtomicU64::new(0),
+            refused: zeros(Status::ALL.len()),
+            host: zeros(HOST_COUNTERS.len()),
+            guest: zeros(GUEST_COUNTERS.len()),
+            events: zeros(EVENTS.len()),
+        }
+    }
+}
+
+impl Totals {
+    /// Counts one call and how it ended.
+    pub fn call(&self, opcode: u16, status: Status) {
+        let place = OPERATIONS.iter().position(|op| op.opcode == Opcode(opcode));
+        let counter = place.and_then(|place| self.calls.get(place));
+        add(Some(counter.unwrap_or(&self.unknown_calls)), 1);
+        if status.is_error() {
+            let place = Status::ALL
+                .iter()
+                .position(|code| code.value == u64::from(status.0));
+            add(place.and_then(|place| self.refused.get(place)), 1);
+        }
+    }
+
+    /// Counts what the spec names for the host.
+    pub fn host(&self, counter: HostCounter, more: u64) {
+        add(self.host.get(counter as usize), more);
+    }
+
+    /// Adds what a guest says of itself in an area that is being left.
+    pub fn guest(&self, counter: GuestCounter, value: u64) {
+        add(self.guest.get(counter as usize), value);
+    }
+
+    /// Adds the guest's counter at this place of its table.
+    pub fn guest_at(&self, place: usize, value: u64) {
+        add(self.guest.get(place), value);
+    }
+
+    /// Counts an event of the host's own.
+    pub fn event(&self, event: Event, more: u64) {
+        add(self.events.get(event as usize), more);
+    }
+
+    /// The value of a host counter.
+    pub fn host_value(&self, counter: HostCounter) -> u64 {
+        self.host
+            .get(counter as usize)
+            .map_or(0, |value| value.load(Ordering::Relaxed))
+    }
+
+    /// The value of an event's counter.
+    pub fn event_value(&self, event: Event) -> u64 {
+        self.events
+            .get(event as usize)
+            .map_or(0, |value| value.load(Ordering::Relaxed))
+    }
+
+    /// All counters by name.
+    pub fn snapshot(&self) -> CoopCounts {
+        let named = |names: &mut dyn Iterator<Item = &str>, values: &[AtomicU64]| {
+            names
+                .zip(values)
+                .map(|(name, value)| (name.to_owned(), value.load(Ordering::Relaxed)))
+                .collect::<BTreeMap<_, _>>()
+        };
+        let mut operations = named(&mut OPERATIONS.iter().map(|op| op.counter), &self.calls);
+        operations.insert(
+            "op_unknown".into(),
+            self.unknown_calls.load(Ordering::Relaxed),
+        );
+        CoopCounts {
+            operations,
+            refused: named(&mut Status::ALL.iter().map(|code| code.name), &self.refused),
+            host: named(&mut HOST_COUNTERS.iter().map(|(_, name)| *name), &self.host),
+            guest: named(
+                &mut GUEST_COUNTERS.iter().map(|(_, name)| *name),
+                &self.guest,
+            ),
+            events: named(&mut EVENTS.iter().copied(), &self.events),
+        }
+    }
+}
+
+/// Wraps: a guest chooses some of these values.
+fn add(counter: Option<&AtomicU64>, more: u64) {
+    if let Some(counter) = counter {
+        counter.fetch_add(more, Ordering::Relaxed);
+    }
+}
+
+/// All counters of the host half, by name.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CoopCounts {
+    /// Calls by operation.
+    pub operations: BTreeMap<String, u64>,
+    /// Calls that were refused, by status.
+    pub refused: BTreeMap<String, u64>,
+    /// The host's counters of the spec.
+    pub host: BTreeMap<String, u64>,
+    /// The guest's counters, as the guest says.
+    pub guest: BTreeMap<String, u64>,
+    /// What else the host counts.
+    pub events: BTreeMap<String, u64>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn calls_are_counted_by_operation_and_refusals_by_status() {
+        let totals = Totals::default();
+        totals.call(Opcode::ECHO.0, Status::OK);
+        totals.call(Opcode::ECHO.0, Status::RESERVED_BITS);
+        totals.call(0, Status::UNKNOWN_OPCODE);
+        totals.call(0x7777, Status::UNKNOWN_OPCODE);
+        let counts = totals.snapshot();
+        assert_eq!(counts.operations["op_ECHO"], 2);
+        assert_eq!(counts.operations["op_unknown"], 2);
+        assert_eq!(counts.refused["RESERVED_BITS"], 1);
+        assert_eq!(counts.refused["UNKNOWN_OPCODE"], 2);
+        assert_eq!(counts.operations.len(), OPERATIONS.len() + 1);
+        assert_eq!(counts.events.len(), EVENTS.len());
+    }
+
+    #[test]
+    fn a_lying_guest_counter_cannot_overflow() {
+        let totals = Totals::default();
+        totals.guest(GuestCounter::Submitted, u64::MAX);
+        totals.guest(GuestCounter::Submitted, 2);
+        assert_eq!(totals.snapshot().guest["submitted"], 1);
+    }
+}

@@ -1,0 +1,226 @@
+//! Carries out one submission: decode by the spec's table, then one small function per operation.
+//!
+//! Called with a vCPU's seat locked, by whoever serves it. It must never wait, and never trust a
+//! word of the submission.
+
+use std::time::Instant;
+
+use coopvirt_spec::code::Status;
+use coopvirt_spec::counter::HostCounter;
+use coopvirt_spec::discover::DEFAULT_LIST_ITEMS;
+use coopvirt_spec::entry::{Completion, Submission};
+use coopvirt_spec::mark::Mark;
+use coopvirt_spec::op::{IpiArgs, LogArgs, MarkArgs, Request, YieldToArgs};
+use coopvirt_spec::range::RangeList;
+use coopvirt_spec::version::Features;
+use vm_memory::{Bytes, GuestAddress};
+
+use super::areas::Areas;
+use super::budget::Budget;
+use super::counters::{Event, Totals};
+use super::effects::Effects;
+use super::log::{self, LogLimit, MAX_TEXT_BYTES};
+use super::pages::{self, Pages};
+use super::ranges;
+use crate::mem::GuestRam;
+
+/// Makes second-stage mappings ahead of the guest's first touch.
+pub trait Prefault {
+    /// Maps what it can of this memory; says how many bytes from its start.
+    fn prefault(&self, gpa: u64, len_bytes: u64) -> u64;
+}
+
+/// What all vCPUs of a machine share.
+pub struct Shared {
+    /// Guest memory.
+    pub ram: GuestRam,
+    /// vCPUs have the x2APIC ids from zero up to here.
+    pub nr_vcpus: u8,
+    /// Registered areas.
+    pub areas: Areas,
+    /// Counters.
+    pub totals: Totals,
+    /// The ways out.
+    pub effects: Box<dyn Effects>,
+}
+
+/// What one call is carried out with.
+pub struct Context<'a> {
+    /// What all vCPUs share.
+    pub shared: &'a Shared,
+    /// Who asked.
+    pub vcpu: u8,
+    /// How often it may log.
+    pub log: &'a mut LogLimit,
+    /// What may be spent.
+    pub budget: &'a mut Budget,
+    /// Who serves.
+    pub server: Server<'a>,
+}
+
+/// Who carries a call out, which decides what it can afford.
+#[derive(Clone, Copy)]
+pub enum Server<'a> {
+    /// The vCPU's own thread, within an exit.
+    Own(&'a dyn Prefault),
+    /// A thread that polls for several vCPUs: memory operations are left to others.
+    Polling,
+    /// The memory worker.
+    Worker,
+}
+
+/// What became of a call.
+#[derive(Debug)]
+pub enum Outcome {
+    /// It is done.
+    Done(Completion),
+    /// Somebody else has to do it.
+    Later,
+}
+
+/// Carries out a call that was made under the `negotiated` features.
+pub fn carry_out(
+    submission: &Submission,
+    negotiated: Features,
+    context: &mut Context<'_>,
+) -> Outcome {
+    let request = Request::decode(submission, negotiated);
+    let is_memory = matches!(request, Ok(Request::Populate(_) | Request::Release(_)));
+    if is_memory && matches!(context.server, Server::Polling) {
+        context.shared.totals.event(Event::Deferred, 1);
+        return Outcome::Later;
+    }
+    let done = match request {
+        Ok(request) => serve(request, submission.tag, context),
+        Err(status) => Completion::new(submission.tag, status, 0),
+    };
+    let totals = &context.shared.totals;
+    totals.call(submission.opcode, done.status());
+    Outcome::Done(done)
+}
+
+fn serve(request: Request, tag: u64, context: &mut Context<'_>) -> Completion {
+    let result = match request {
+        Request::Nop(_) => Ok(0),
+        Request::Echo(args) => Ok(args.value),
+        Request::Ipi(args) => ipi(args, context),
+        Request::YieldTo(args) => yield_to(args, context),
+        Request::Log(args) => log_text(args, context),
+        Request::Mark(args) => mark(args, context),
+        Request::Populate(args) => return populate(args.into(), tag, context),
+        Request::Release(args) => return release(args.into(), tag, context),
+        // Never offered, so never negotiated; and nothing experimental is known here.
+        Request::Huge(_) | Request::Cold(_) => Err(Status::UNSUPPORTED),
+        Request::Experimental(_) => Err(Status::UNKNOWN_OPCODE),
+    };
+    match result {
+        Ok(result) => Completion::new(tag, Status::OK, result),
+        Err(status) => Completion::new(tag, status, 0),
+    }
+}
+
+/// Checks all targets before it sends to the first (`[IPI-3]`).
+fn ipi(args: IpiArgs, context: &Context<'_>) -> Result<u64, Status> {
+    args.check()?;
+    let shared = context.shared;
+    if args.targets().any(|id| id >= u32::from(shared.nr_vcpus)) {
+        return Err(Status::BAD_TARGET);
+    }
+    let mut sent = 0;
+    for apic_id in args.targets() {
+        if !shared.effects.raise(apic_id, args.vector) {
+            return Err(Status::HOST_FAILED);
+        }
+        sent += 1;
+    }
+    shared.totals.host(HostCounter::IpiRaised, sent);
+    Ok(sent)
+}
+
+/// The host's scheduler knows better than we do which thread waits; giving up the CPU is all.
+fn yield_to(args: YieldToArgs, context: &Context<'_>) -> Result<u64, Status> {
+    if args.apic_id >= u32::from(context.shared.nr_vcpus) {
+        return Err(Status::BAD_TARGET);
+    }
+    if matches!(context.server, Server::Own(_)) {
+        std::thread::yield_now();
+    }
+    Ok(0)
+}
+
+fn log_text(args: LogArgs, context: &mut Context<'_>) -> Result<u64, Status> {
+    if args.len_bytes == 0 || args.len_bytes > MAX_TEXT_BYTES || args.level > 7 {
+        return Err(Status::BAD_ARGUMENT);
+    }
+    let shared = context.shared;
+    let len = usize::try_from(args.len_bytes).map_err(|_| Status::BAD_ARGUMENT)?;
+    let mut text = [0; MAX_TEXT_BYTES as usize];
+    let text = text.get_mut(..len).ok_or(Status::BAD_ARGUMENT)?;
+    let address = GuestAddress(args.text_gpa);
+    if shared.ram.read_slice(text, address).is_err() {
+        return Err(Status::BAD_ADDRESS);
+    }
+    if !context.log.take(Instant::now()) {
+        shared.totals.event(Event::LogDropped, 1);
+        return Err(Status::BUSY);
+    }
+    let line = log::line(context.vcpu, args.level, text);
+    shared.effects.log(&line);
+    Ok(args.len_bytes.into())
+}
+
+fn mark(args: MarkArgs, context: &Context<'_>) -> Result<u64, Status> {
+    let mark = Mark::decode(args.value).ok_or(Status::BAD_ARGUMENT)?;
+    context.shared.effects.mark(context.vcpu, mark);
+    Ok(0)
+}
+
+fn populate(list: RangeList, tag: u64, context: &mut Context<'_>) -> Completion {
+    let shared = context.shared;
+    let server = context.server;
+    let pages = pages_of(shared);
+    ranges::walk(
+        list,
+        DEFAULT_LIST_ITEMS,
+        &pages,
+        context.budget,
+        |gpa, len| {
+            pages::populate(&shared.ram, gpa, len).map_err(|_| Status::HOST_FAILED)?;
+            shared.totals.event(Event::PopulatedBytes, len);
+            if let Server::Own(vcpu) = server {
+                // A hint: what KVM does not map now, it maps at the first touch.
+                let mapped = vcpu.prefault(gpa, len);
+                shared.totals.event(Event::PrefaultedBytes, mapped);
+            }
+            Ok(len)
+        },
+    )
+    .completion(tag)
+}
+
+fn release(list: RangeList, tag: u64, context: &mut Context<'_>) -> Completion {
+    let shared = context.shared;
+    let pages = pages_of(shared);
+    ranges::walk(
+        list,
+        DEFAULT_LIST_ITEMS,
+        &pages,
+        context.budget,
+        |gpa, len| {
+            pages::release(&shared.ram, gpa, len).map_err(|_| Status::HOST_FAILED)?;
+            shared.totals.event(Event::ReleasedBytes, len);
+            Ok(len)
+        },
+    )
+    .completion(tag)
+}
+
+fn pages_of(shared: &Shared) -> Pages<'_> {
+    Pages {
+        ram: &shared.ram,
+        areas: &shared.areas,
+    }
+}
+
+#[cfg(test)]
+mod tests;
