@@ -141,9 +141,14 @@ impl Offer {
 
     /// Scans for the block (`[DISC-2]`). The caller has checked that CPUID says "hypervisor".
     pub fn find(mut cpuid: impl FnMut(u32) -> Registers) -> Option<Offer> {
-        (SCAN_FIRST..SCAN_END)
-            .step_by(SCAN_STEP as usize)
-            .find_map(|base| Offer::read(base, &mut cpuid))
+        let mut base = SCAN_FIRST;
+        while base < SCAN_END {
+            if let Some(offer) = Offer::read(base, &mut cpuid) {
+                return Some(offer);
+            }
+            base += SCAN_STEP;
+        }
+        None
     }
 }
 

@@ -71,15 +71,19 @@ pub trait SharedMem {
 
     /// Copies words out, each fetched exactly once (`[TRUST-2]`).
     fn read_words(&self, offset: usize, words: &mut [u64]) {
-        for (word, at) in words.iter_mut().zip((offset..).step_by(8)) {
+        let mut at = offset;
+        for word in words {
             *word = self.load_u64(at, Load::Relaxed);
+            at += 8;
         }
     }
 
     /// Copies words in. They become visible with the release store that follows.
     fn write_words(&self, offset: usize, words: &[u64]) {
-        for (word, at) in words.iter().zip((offset..).step_by(8)) {
+        let mut at = offset;
+        for word in words {
             self.store_u64(at, *word, Store::Relaxed);
+            at += 8;
         }
     }
 }

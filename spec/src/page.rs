@@ -84,8 +84,12 @@ shared_struct! {
         8 => submission_tail: u32,
         /// What the vCPU does: 0 runs, 1 polls in its idle loop, 2 is about to halt.
         12 => idle: u32,
+        /// Vector that the host raises when the deadline is due, 16 to 255.
+        16 => timer_vector: u32,
         /// Zero.
-        16 => _reserved: [u64; 6],
+        20 => _reserved0: u32,
+        /// Zero.
+        24 => _reserved: [u64; 5],
     }
 }
 
@@ -196,6 +200,8 @@ pub mod at {
         SUBMISSION_TAIL = guest_control.GuestControl.submission_tail;
         /// Guest: the idle word.
         IDLE = guest_control.GuestControl.idle;
+        /// Guest: the timer's vector.
+        TIMER_VECTOR = guest_control.GuestControl.timer_vector;
         /// Host: the submission head.
         SUBMISSION_HEAD = host_progress.HostProgress.submission_head;
         /// Host: the completion tail.

@@ -66,6 +66,18 @@ pub fn publish<M: SharedMem>(
     Published::Fallback
 }
 
+/// Guest: says which vector the host raises (`[TIMER-1]`). Before the first deadline.
+pub fn set_vector<M: SharedMem>(mem: &M, vector: u8) {
+    // Relaxed: the release of the deadline in `publish` makes it visible before any deadline.
+    mem.store_u32(at::TIMER_VECTOR, u32::from(vector), Store::Relaxed);
+}
+
+/// Host: the vector to raise for a due deadline; `None` if the guest has named none that can be.
+pub fn vector<M: SharedMem>(mem: &M) -> Option<u8> {
+    let vector = u8::try_from(mem.load_u32(at::TIMER_VECTOR, Load::Relaxed)).ok()?;
+    (vector >= crate::op::FIRST_VECTOR).then_some(vector)
+}
+
 /// What the host finds in a deadline word.
 #[must_use = "a due deadline has to be served, a later one armed"]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -39,6 +39,7 @@ tripwires! {
     page::at::DEADLINE => 128;
     page::at::SUBMISSION_TAIL => 136;
     page::at::IDLE => 140;
+    page::at::TIMER_VECTOR => 144;
     page::at::SUBMISSION_HEAD => 192;
     page::at::COMPLETION_TAIL => 196;
     page::at::COMPLETION_HEAD => 256;

@@ -93,7 +93,7 @@ macro_rules! operations {
             }),*],
             result: $result,
             errors: &[$(Status::$error),*],
-            counter: concat!("op_", stringify!($CONST)),
+            counter: concat!("op_", $name),
         }),+];
     };
 }

@@ -62,7 +62,7 @@ operations! {
         errors: [BAD_LIST, BAD_ADDRESS, BAD_RANGE, UNSUPPORTED, HOST_FAILED],
     }
     /// Collapses guest memory into huge pages of the host. Reserved in version 1.0.
-    Huge(HugeArgs) = HUGE 0x0103 "huge-collapse" {
+    Huge(HugeArgs) = HUGE 0x0103 "huge_collapse" {
         feature: HUGE,
         since: (1, 0),
         arguments: {
@@ -113,7 +113,7 @@ operations! {
         errors: [BAD_TARGET, BAD_VECTOR, HOST_FAILED],
     }
     /// Lets another vCPU run in the caller's place, as a hint.
-    YieldTo(YieldToArgs) = YIELD_TO 0x0301 "yield-to" {
+    YieldTo(YieldToArgs) = YIELD_TO 0x0301 "yield_to" {
         feature: YIELD,
         since: (1, 0),
         arguments: {

@@ -20,6 +20,17 @@ pub struct HostRing {
     broken: Option<BrokenReason>,
 }
 
+/// The host's own indices, which live in no shared memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SavedRing {
+    /// The next submission to take.
+    pub submission_head: u32,
+    /// The next completion to give.
+    pub completion_tail: u32,
+    /// Whether the area was broken.
+    pub broken: Option<BrokenReason>,
+}
+
 /// What [`HostRing::take`] found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Taken {
@@ -42,6 +53,28 @@ impl HostRing {
             in_flight: 0,
             broken: None,
         }
+    }
+
+    /// Goes on where [`HostRing::save`] was called (`[LIFE-7]`).
+    pub const fn restore(layout: AreaLayout, saved: SavedRing) -> Self {
+        Self {
+            submissions: Consumer::new(layout.submissions(), saved.submission_head),
+            completions: Producer::resume(layout.completions(), saved.completion_tail),
+            in_flight: 0,
+            broken: saved.broken,
+        }
+    }
+
+    /// What a snapshot has to keep; `None` while submissions are in flight.
+    pub const fn save(&self) -> Option<SavedRing> {
+        if self.in_flight != 0 {
+            return None;
+        }
+        Some(SavedRing {
+            submission_head: self.submissions.head(),
+            completion_tail: self.completions.tail(),
+            broken: self.broken,
+        })
     }
 
     /// Why the area is broken, if it is.

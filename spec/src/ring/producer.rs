@@ -31,8 +31,7 @@ pub enum PushError {
 }
 
 impl<const W: usize> Producer<W> {
-    /// Starts at `index` on a ring that is empty there: zero after registration, the saved index
-    /// after a restore.
+    /// Starts on a freshly registered ring, both of whose indices are `index`.
     pub const fn new(geometry: Geometry, index: u32) -> Self {
         Self {
             geometry,
@@ -43,13 +42,14 @@ impl<const W: usize> Producer<W> {
         }
     }
 
-    /// Continues with `head` as the last known index of the consumer, for a restore.
-    pub const fn resume(geometry: Geometry, head: u32, tail: u32) -> Self {
+    /// Goes on at `tail` after a restore, when the consumer may be anywhere behind it.
+    pub const fn resume(geometry: Geometry, tail: u32) -> Self {
         Self {
             geometry,
             tail,
             published: tail,
-            head,
+            // As if full: the first call looks where the consumer is, and accepts all that can be.
+            head: tail.wrapping_sub(geometry.size.entries()),
             broken: None,
         }
     }

@@ -3,6 +3,10 @@
 //! They are used when an area comes and goes, never on a hot path: each access is an exit to
 //! userspace.
 
+mod host;
+
+pub use host::{Effect, Places, VcpuSetup};
+
 use crate::code::{BrokenReason, SetupStatus};
 use crate::mark::MARK_MSR;
 
