@@ -28,6 +28,7 @@ const PAUSES: u32 = 100;
 fn machine(code: &[u8]) -> Machine {
     lab::require_kvm();
     let config = MachineConfig {
+        coop: Default::default(),
         kernel: Kernel::Code {
             pieces: vec![(LOAD_ADDRESS, code.to_vec())],
         },

@@ -6,6 +6,7 @@
 use std::num::NonZeroU8;
 use std::path::PathBuf;
 
+use crate::coop::CoopOptions;
 use crate::mem::Backing;
 
 /// Most vCPUs a machine can have: what the interrupt and ACPI tables here are tested with.
@@ -19,6 +20,8 @@ pub enum Mode {
     Hvm,
     /// Everything that stock KVM offers a guest.
     Kvm,
+    /// That, and the cooperative interface.
+    Coop,
 }
 
 impl Mode {
@@ -27,6 +30,7 @@ impl Mode {
         match self {
             Mode::Hvm => "hvm",
             Mode::Kvm => "kvm",
+            Mode::Coop => "coop",
         }
     }
 }
@@ -80,6 +84,8 @@ pub struct MachineConfig {
     pub disks: Vec<DiskConfig>,
     /// What the guest may know of the hypervisor.
     pub mode: Mode,
+    /// What of the cooperative interface is offered in `coop` mode.
+    pub coop: CoopOptions,
     /// Whether the guest can use x2APIC.
     pub x2apic: bool,
     /// KVM paravirtual features to show, as bits of CPUID 0x4000_0001 EAX.

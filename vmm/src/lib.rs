@@ -3,6 +3,7 @@
 //! Data flows `cli -> config -> machine -> {mem, boot, vcpu, devices, virtio}`. An exit is parsed
 //! once (`vcpu::exit`), dispatched by a pure function over buses (`vcpu::dispatch`) and comes back
 //! as an outcome. vCPU threads own their vCPU; everything else runs in the I/O thread's event loop.
+//! `coop` is the host half of the cooperative interface that `spec` describes.
 //! `account` counts exits, `compare` measures arms against each other, `doctor` says what this host
 //! can do.
 
@@ -14,6 +15,7 @@ pub mod cli;
 pub mod compare;
 pub mod config;
 pub mod console;
+pub mod coop;
 pub mod devices;
 pub mod doctor;
 pub mod event;

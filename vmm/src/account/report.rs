@@ -10,6 +10,7 @@ use super::backend::Backend;
 use super::identity::{self, Identity};
 use super::model::{Counts, Phase, Trace};
 use super::stats_fd::Snapshot;
+use crate::coop::counters::CoopCounts;
 
 /// Causes that a table shows; the JSON has all.
 const MAX_CAUSE_ROWS: usize = 20;
@@ -43,6 +44,9 @@ pub struct ExitReport {
     pub userspace_exits: BTreeMap<String, u64>,
     /// Whether the counts agree.
     pub identity: Identity,
+    /// What the host half of the cooperative interface has done, in that mode.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub coop: Option<CoopCounts>,
 }
 
 /// What the VMM itself knows of a run.
@@ -87,6 +91,7 @@ impl ExitReport {
             vcpu_stats,
             userspace_exits: facts.userspace_exits,
             identity: identity::check(&inputs),
+            coop: None,
         }
     }
 

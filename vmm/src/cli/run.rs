@@ -9,11 +9,13 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use clap::{Args as ClapArgs, ValueEnum};
+use coopvirt_spec::version::Features;
 
 use crate::accounting::Accounting;
 use crate::config::{self, ConfigError, ConsoleKind, DiskConfig, Kernel, MachineConfig, Mode};
 use crate::console::output::Stdout;
 use crate::console::terminal::RawMode;
+use crate::coop::{self, CoopOptions, SidecoreOptions};
 use crate::event::MachineEvent;
 use crate::kvm::features;
 use crate::machine::{ConsoleEnds, Machine};
@@ -57,6 +59,12 @@ pub(super) struct Args {
     /// KVM features to show in kvm mode: all, none, NAME,..., or all,-NAME
     #[arg(long, value_name = "LIST", default_value = "all", value_parser = features::parse)]
     kvm_features: u32,
+    /// Cooperative features to offer in coop mode: all, none, mmu, NAME,..., or all,-NAME
+    #[arg(long = "coop", value_name = "LIST", default_value = "all", value_parser = coop::features)]
+    coop_features: Features,
+    /// The polling thread of coop mode: off, adaptive or always; ",cpu=N" pins it
+    #[arg(long, value_name = "POLICY", default_value = "adaptive", value_parser = coop::sidecore_option)]
+    sidecore: SidecoreOptions,
     /// Longest host polling after HLT, in nanoseconds [default: KVM's halt_poll_ns]
     #[arg(long, value_name = "NS")]
     halt_poll: Option<u32>,
@@ -98,6 +106,8 @@ enum ModeArg {
     Hvm,
     /// Everything that stock KVM offers
     Kvm,
+    /// That, and the cooperative interface
+    Coop,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -129,6 +139,7 @@ impl Args {
         let mode = match self.mode {
             ModeArg::Hvm => Mode::Hvm,
             ModeArg::Kvm => Mode::Kvm,
+            ModeArg::Coop => Mode::Coop,
         };
         let console = match self.console {
             ConsoleArg::Serial => ConsoleKind::Serial,
@@ -159,7 +170,11 @@ impl Args {
             },
             disks: self.disks.clone(),
             mode,
-            x2apic: self.x2apic || mode == Mode::Kvm,
+            coop: CoopOptions {
+                features: self.coop_features,
+                sidecore: self.sidecore,
+            },
+            x2apic: self.x2apic || mode != Mode::Hvm,
             kvm_features: self.kvm_features,
             halt_poll_ns: self.halt_poll,
             disable_hlt_exits: self.disable_exits.contains(&ExitArg::Hlt),
@@ -194,13 +209,15 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         .context("the machine's event channel closed")?;
     machine.pause();
     let gauges = machine.gauges().clone();
+    let coop = machine.coop();
     machine.shut_down();
     drop(raw);
     // Always: power-off, restart and Ctrl-A X share a status.
     eprintln!("coopvirt: {reason}");
     if let (Some(accounting), Some(file)) = (accounting, exits) {
         let mode = config.mode.name();
-        let (report, _) = accounting.finish(&gauges, mode);
+        let (mut report, _) = accounting.finish(&gauges, mode);
+        report.coop = coop.map(|coop| coop.counts());
         serde_json::to_writer_pretty(&file, &report).context("could not write the exit report")?;
         if std::io::stderr().is_terminal() {
             eprint!("{}", report.to_text());

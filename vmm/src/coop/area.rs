@@ -53,10 +53,7 @@ impl Area {
         }
         // SAFETY: 1. the offset is inside the mapping, by the check above and invariant 1.
         let at = unsafe { self.start.as_ptr().add(offset) };
-        #[expect(
-            clippy::cast_ptr_alignment,
-            reason = "checked above, with invariant 2"
-        )]
+        #[expect(clippy::cast_ptr_alignment, reason = "checked above, with invariant 2")]
         Some(at.cast())
     }
 

@@ -5,9 +5,10 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use coopvirt_spec::code::Status;
-use coopvirt_spec::counter::{GuestCounter, HostCounter, GUEST_COUNTERS, HOST_COUNTERS};
+use coopvirt_spec::counter::{HostCounter, GUEST_COUNTERS, HOST_COUNTERS};
 use coopvirt_spec::op::{Opcode, OPERATIONS};
 use serde::{Deserialize, Serialize};
 
@@ -67,7 +68,11 @@ pub struct Totals {
     host: Vec<AtomicU64>,
     guest: Vec<AtomicU64>,
     events: Vec<AtomicU64>,
+    late: Vec<AtomicU64>,
 }
+
+/// How late deadlines are served: below 1 µs, 2 µs, 4 µs and so on.
+const LATE_BUCKETS: usize = 24;
 
 impl Default for Totals {
     fn default() -> Self {
@@ -79,11 +84,19 @@ impl Default for Totals {
             host: zeros(HOST_COUNTERS.len()),
             guest: zeros(GUEST_COUNTERS.len()),
             events: zeros(EVENTS.len()),
+            late: zeros(LATE_BUCKETS),
         }
     }
 }
 
 impl Totals {
+    /// Counts how late a deadline was served.
+    pub fn late(&self, late: Duration) {
+        let micros = late.as_micros();
+        let bucket = usize::try_from(u128::BITS - micros.leading_zeros()).unwrap_or(0);
+        add(self.late.get(bucket.min(LATE_BUCKETS - 1)), 1);
+    }
+
     /// Counts one call and how it ended.
     pub fn call(&self, opcode: u16, status: Status) {
         let place = OPERATIONS.iter().position(|op| op.opcode == Opcode(opcode));
@@ -102,12 +115,7 @@ impl Totals {
         add(self.host.get(counter as usize), more);
     }
 
-    /// Adds what a guest says of itself in an area that is being left.
-    pub fn guest(&self, counter: GuestCounter, value: u64) {
-        add(self.guest.get(counter as usize), value);
-    }
-
-    /// Adds the guest's counter at this place of its table.
+    /// Adds what a guest says of itself, at this place of its table.
     pub fn guest_at(&self, place: usize, value: u64) {
         add(self.guest.get(place), value);
     }
@@ -153,6 +161,14 @@ impl Totals {
                 &self.guest,
             ),
             events: named(&mut EVENTS.iter().copied(), &self.events),
+            late_below_us: self
+                .late
+                .iter()
+                .enumerate()
+                .map(|(bucket, count)| (1 << bucket, count.load(Ordering::Relaxed)))
+                .filter(|(_, count)| *count > 0)
+                .collect(),
+            ..CoopCounts::default()
         }
     }
 }
@@ -177,6 +193,12 @@ pub struct CoopCounts {
     pub guest: BTreeMap<String, u64>,
     /// What else the host counts.
     pub events: BTreeMap<String, u64>,
+    /// Deadlines by lateness: those served less than so many microseconds late.
+    pub late_below_us: BTreeMap<u64, u64>,
+    /// CPU time of the interface's own threads, by name, in nanoseconds.
+    pub thread_cpu_ns: BTreeMap<String, u64>,
+    /// Why some vCPU got neither lease nor timers, if so.
+    pub no_timing: Option<String>,
 }
 
 #[cfg(test)]
@@ -202,8 +224,8 @@ mod tests {
     #[test]
     fn a_lying_guest_counter_cannot_overflow() {
         let totals = Totals::default();
-        totals.guest(GuestCounter::Submitted, u64::MAX);
-        totals.guest(GuestCounter::Submitted, 2);
+        totals.guest_at(6, u64::MAX);
+        totals.guest_at(6, 2);
         assert_eq!(totals.snapshot().guest["submitted"], 1);
     }
 }

@@ -177,7 +177,14 @@ mod tests {
         let off = sidecore("off").unwrap();
         assert_eq!((off.policy, off.host_cpu), (SidecorePolicy::Off, None));
         assert_eq!(sidecore("always,cpu=3").unwrap().host_cpu, Some(3));
-        for bad in ["", "on", "off,", "always,cpu=", "always,cpu=5000", "always,3"] {
+        for bad in [
+            "",
+            "on",
+            "off,",
+            "always,cpu=",
+            "always,cpu=5000",
+            "always,3",
+        ] {
             assert!(sidecore(bad).is_err() || bad == "off,", "{bad}");
         }
         let options = CoopOptions {

@@ -91,12 +91,10 @@ mod tests {
         }
         release(&ram, 0x10_1000, 0x2000).unwrap();
         let read = |gpa| ram.read_obj::<u64>(GuestAddress(gpa)).unwrap();
-        assert_eq!([0x10_0ff8, 0x10_1000, 0x10_2ff8, 0x10_3000].map(read), [
-            u64::MAX,
-            0,
-            0,
-            u64::MAX
-        ]);
+        assert_eq!(
+            [0x10_0ff8, 0x10_1000, 0x10_2ff8, 0x10_3000].map(read),
+            [u64::MAX, 0, 0, u64::MAX]
+        );
         populate(&ram, 0x10_1000, 0x2000).unwrap();
         assert_eq!(read(0x10_1000), 0);
     }

@@ -207,7 +207,11 @@ mod tests {
 
     #[test]
     fn mmu_4_a_long_list_is_done_in_steps_each_byte_once() {
-        let items = vec![[0x20_0000, 0x30_0000], [0x60_0000, 0x1000], [0x80_1000, 0x20_0000]];
+        let items = vec![
+            [0x20_0000, 0x30_0000],
+            [0x60_0000, 0x1000],
+            [0x80_1000, 0x20_0000],
+        ];
         let total: u64 = items.iter().map(|item| item[1]).sum();
         let fake = Fake(items);
         let (mut call, mut seen, mut calls) = (list(3), Vec::new(), 0);
@@ -227,7 +231,9 @@ mod tests {
             assert!(calls < 20);
         }
         assert_eq!(seen.iter().map(|(_, len)| len).sum::<u64>(), total);
-        assert!(seen.windows(2).all(|pair| pair[0].0 + pair[0].1 <= pair[1].0));
+        assert!(seen
+            .windows(2)
+            .all(|pair| pair[0].0 + pair[0].1 <= pair[1].0));
         assert!(calls >= 3, "{calls}");
     }
 

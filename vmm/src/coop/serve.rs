@@ -63,9 +63,9 @@ pub struct Context<'a> {
 pub enum Server<'a> {
     /// The vCPU's own thread, within an exit.
     Own(&'a dyn Prefault),
-    /// A thread that polls for several vCPUs: memory operations are left to others.
+    /// A thread that polls for several vCPUs: what can wait is left to others.
     Polling,
-    /// The memory worker.
+    /// The worker, to whom it was left.
     Worker,
 }
 
@@ -85,8 +85,12 @@ pub fn carry_out(
     context: &mut Context<'_>,
 ) -> Outcome {
     let request = Request::decode(submission, negotiated);
-    let is_memory = matches!(request, Ok(Request::Populate(_) | Request::Release(_)));
-    if is_memory && matches!(context.server, Server::Polling) {
+    // Whatever can wait, for memory or for whoever reads our log.
+    let is_slow = matches!(
+        request,
+        Ok(Request::Populate(_) | Request::Release(_) | Request::Log(_))
+    );
+    if is_slow && matches!(context.server, Server::Polling) {
         context.shared.totals.event(Event::Deferred, 1);
         return Outcome::Later;
     }

@@ -5,6 +5,8 @@
 
 use kvm_bindings::{kvm_cpuid_entry2, CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX};
 
+use coopvirt_spec::discover::Offer;
+
 use crate::config::Mode;
 
 /// KVM's signature and feature leaves.
@@ -32,6 +34,8 @@ pub struct CpuidConfig {
     pub vcpus: u8,
     /// TSC frequency for leaf 0x15, kHz.
     pub tsc_khz: u32,
+    /// What of the cooperative interface is announced, if any.
+    pub offer: Option<Offer>,
 }
 
 impl CpuidConfig {
@@ -39,7 +43,7 @@ impl CpuidConfig {
     /// remapping only from a hypervisor that it knows, so `hvm` with x2APIC shows KVM's signature
     /// with no feature bit at all.
     fn shows_kvm(&self) -> bool {
-        self.mode == Mode::Kvm || self.x2apic
+        self.mode != Mode::Hvm || self.x2apic
     }
 }
 
@@ -68,6 +72,20 @@ pub fn for_vcpu(supported: &CpuId, config: &CpuidConfig, apic_id: u8) -> Vec<kvm
             ecx: 1_000_000,
             ..Default::default()
         });
+    }
+    if let Some(offer) = config.offer {
+        entries.retain(|entry| entry.function & !0xff != offer.base);
+        let leaves = offer
+            .leaves()
+            .map(|(function, registers)| kvm_cpuid_entry2 {
+                function,
+                eax: registers.eax,
+                ebx: registers.ebx,
+                ecx: registers.ecx,
+                edx: registers.edx,
+                ..Default::default()
+            });
+        entries.extend(leaves);
     }
     entries
 }
@@ -103,7 +121,7 @@ fn edit(entry: &mut kvm_cpuid_entry2, config: &CpuidConfig, apic_id: u8) {
         0x7 if entry.index == 0 => entry.ebx &= !LEAF7_EBX_TSC_ADJUST,
         KVM_LEAF => entry.eax = KVM_FEATURES,
         KVM_FEATURES => {
-            entry.eax &= if config.mode == Mode::Kvm {
+            entry.eax &= if config.mode != Mode::Hvm {
                 config.kvm_features
             } else {
                 0
@@ -150,6 +168,9 @@ fn extended_topology(vcpus: u8, apic_id: u8) -> [kvm_cpuid_entry2; 2] {
 
 #[cfg(test)]
 mod tests {
+    use coopvirt_spec::discover::Registers;
+    use coopvirt_spec::version::Features;
+
     use super::*;
 
     fn entry(function: u32) -> kvm_cpuid_entry2 {
@@ -174,6 +195,7 @@ mod tests {
             kvm_features,
             vcpus: 4,
             tsc_khz: 2_000_000,
+            offer: (mode == Mode::Coop).then(|| Offer::new(Features::RING | Features::IPI)),
         };
         for_vcpu(&supported, &config, 3)
     }
@@ -203,6 +225,25 @@ mod tests {
     fn a_hidden_feature_is_hidden() {
         let entries = made(Mode::Kvm, true, !(1 << 6));
         assert_eq!(find(&entries, KVM_FEATURES).unwrap().eax, !(1 << 6));
+    }
+
+    #[test]
+    fn disc_3_coop_mode_announces_the_interface_beside_kvm() {
+        let found = |mode| {
+            let entries = made(mode, true, u32::MAX);
+            assert_eq!(find(&entries, KVM_FEATURES).map(|e| e.eax != 0), Some(true));
+            Offer::find(|leaf| {
+                find(&entries, leaf).map_or(Registers::default(), |e| Registers {
+                    eax: e.eax,
+                    ebx: e.ebx,
+                    ecx: e.ecx,
+                    edx: e.edx,
+                })
+            })
+        };
+        let offer = found(Mode::Coop).expect("it is announced");
+        assert_eq!(offer.features, Features::RING | Features::IPI);
+        assert_eq!(found(Mode::Kvm), None);
     }
 
     #[test]

@@ -7,4 +7,6 @@ pub mod cpuid;
 pub mod features;
 pub mod mce;
 pub mod open;
+pub mod prefault;
 pub mod setup;
+pub mod tsc;

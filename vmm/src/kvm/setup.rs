@@ -10,7 +10,8 @@ use kvm_bindings::{
 };
 use kvm_ioctls::{Cap, Kvm, MsrFilterDefaultAction, MsrFilterRange, MsrFilterRangeFlags, VmFd};
 
-use crate::config::MachineConfig;
+use super::tsc::MSR_TSC;
+use crate::config::{MachineConfig, Mode};
 use crate::mem::layout;
 
 /// Why a VM could not be set up.
@@ -74,7 +75,11 @@ pub fn create(kvm: &Kvm, config: &MachineConfig) -> Result<(Arc<VmFd>, SetupFact
     if let Some(ns) = config.halt_poll_ns {
         set_halt_poll(&vm, ns)?;
     }
-    let mark_msr = route_mark_msr(&vm)?;
+    let is_coop = config.mode == Mode::Coop;
+    let mark_msr = route_msrs(&vm, is_coop)?;
+    if is_coop && !mark_msr {
+        return Err(SetupError::Missing("MSRs served by userspace"));
+    }
     Ok((Arc::new(vm), SetupFacts { mark_msr }))
 }
 
@@ -117,8 +122,9 @@ fn set_halt_poll(vm: &VmFd, ns: u32) -> Result<(), SetupError> {
     vm.enable_cap(&cap).map_err(ioctl("set halt polling"))
 }
 
-/// Routes the mark MSR to userspace; false where this KVM cannot.
-fn route_mark_msr(vm: &VmFd) -> Result<bool, SetupError> {
+/// Routes the mark MSR and those behind it to userspace, and with the cooperative interface also
+/// writes of the TSC (`[LEASE-7]`); false where this KVM cannot.
+fn route_msrs(vm: &VmFd, with_tsc: bool) -> Result<bool, SetupError> {
     if vm.check_extension_raw(KVM_CAP_X86_USER_SPACE_MSR.into()) <= 0
         || !vm.check_extension(Cap::X86MsrFilter)
     {
@@ -138,7 +144,16 @@ fn route_mark_msr(vm: &VmFd) -> Result<bool, SetupError> {
         // A zero bit denies, which is what sends the access to userspace.
         bitmap: &[0],
     };
-    vm.set_msr_filter(MsrFilterDefaultAction::ALLOW, &[marks])
+    let tsc_writes = MsrFilterRange {
+        flags: MsrFilterRangeFlags::WRITE,
+        base: MSR_TSC,
+        msr_count: 8,
+        // Bit 0, for the TSC itself, denies; the seven that follow are none of ours.
+        bitmap: &[0xfe],
+    };
+    let ranges = [marks, tsc_writes];
+    let ranges = if with_tsc { &ranges[..] } else { &ranges[..1] };
+    vm.set_msr_filter(MsrFilterDefaultAction::ALLOW, ranges)
         .map_err(ioctl("set the MSR filter"))?;
     Ok(true)
 }

@@ -1,8 +1,9 @@
 //! Builds a machine from its configuration, runs it, and says why it stopped.
 //!
-//! Order of building: memory, VM, devices, kernel, vCPUs. Order of stopping: vCPUs, then the I/O
-//! thread, then what the guest wrote last goes out. `coopvirt run`, validation and tests use it.
+//! Order of building: memory, VM, devices, kernel, vCPUs. Order of stopping: vCPUs, then the polling
+//! thread and the I/O thread, then what the guest wrote last goes out. `coopvirt run`, validation and tests use it.
 
+mod coop;
 mod devices;
 mod vcpus;
 
@@ -20,6 +21,8 @@ use crate::account::stats_fd::StatsFd;
 use crate::boot::{self, registers, BootError};
 use crate::bus::BusError;
 use crate::config::{ConfigError, Kernel, MachineConfig};
+use crate::coop::sidecore::Sidecore;
+use crate::coop::Coop;
 use crate::event::MachineEvent;
 use crate::io_thread::IoThread;
 use crate::kvm::{open, setup};
@@ -96,6 +99,8 @@ pub struct Gauges {
 pub struct Machine {
     vcpus: Vec<VcpuHandle>,
     io: Option<IoThread>,
+    coop: Option<Arc<Coop>>,
+    sidecore: Option<Sidecore>,
     console_output: Option<ConsoleOutput>,
     vm: Arc<VmFd>,
     acpi_in_use: Arc<AtomicBool>,
@@ -163,11 +168,16 @@ impl Machine {
             pci,
         };
         let observer = observer(&gauges);
+        let coop = coop::create(config, &vm, &ram, &observer)?;
         let others: Vec<usize> = config
             .pin
             .get(usize::from(nr_vcpus)..)
             .unwrap_or_default()
             .to_vec();
+        let sidecore = coop
+            .as_ref()
+            .map(|coop| coop::start(coop, tsc_khz, others.clone()))
+            .transpose()?;
         let io = IoThread::spawn(subscribers, others, events.clone()).map_err(|source| {
             BuildError::Io {
                 what: "start the I/O thread",
@@ -182,6 +192,7 @@ impl Machine {
                 buses: Arc::clone(&buses),
                 tally: Arc::clone(&gauges.tallies[usize::from(id)]),
                 observer: Arc::clone(&observer),
+                coop: coop.clone(),
                 events: events.clone(),
                 host_cpu: config.pin.get(usize::from(id)).copied(),
             };
@@ -194,6 +205,8 @@ impl Machine {
         Ok(Self {
             vcpus,
             io: Some(io),
+            coop,
+            sidecore,
             console_output,
             vm,
             acpi_in_use,
@@ -212,6 +225,11 @@ impl Machine {
     /// What accounting can look at.
     pub fn gauges(&self) -> &Gauges {
         &self.gauges
+    }
+
+    /// The host half of the cooperative interface, if the machine has it.
+    pub fn coop(&self) -> Option<Arc<Coop>> {
+        self.coop.clone()
     }
 
     /// The vCPUs, for pausing, kicking and looking into them.
@@ -292,6 +310,7 @@ impl Machine {
     /// Stops everything and lets the guest's last output out.
     pub fn shut_down(mut self) {
         self.vcpus.clear();
+        self.sidecore = None;
         self.io = None;
         if let Some(output) = self.console_output.take() {
             output.finish(Duration::from_secs(1));

@@ -1,5 +1,6 @@
 //! Creates a machine's vCPUs: CPUID, enforced features, machine-check banks, command line.
 
+use coopvirt_spec::discover::Offer;
 use kvm_bindings::CpuId;
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 
@@ -30,6 +31,7 @@ pub(super) fn create(
             kvm_features: config.kvm_features,
             vcpus: config.vcpus.get(),
             tsc_khz,
+            offer: (config.mode == Mode::Coop).then(|| Offer::new(config.coop.offered())),
         };
         let entries = cpuid::for_vcpu(&supported, &cpuid_config, id);
         let cpuid = CpuId::from_entries(&entries).map_err(|_| BuildError::Kvm {

@@ -13,6 +13,7 @@ use crate::account::model::{Phase, Trace};
 use crate::account::report::ExitReport;
 use crate::accounting::Accounting;
 use crate::config::{ConsoleKind, Kernel, MachineConfig, Mode};
+use crate::coop::CoopOptions;
 use crate::machine::{BuildError, ConsoleEnds, Machine};
 use crate::mark_log::{MarkEntry, MarkLog};
 use crate::mem::Backing;
@@ -160,6 +161,7 @@ fn config(options: &Options) -> MachineConfig {
         },
         disks: Vec::new(),
         mode: Mode::Kvm,
+        coop: CoopOptions::default(),
         x2apic: true,
         kvm_features: 0,
         halt_poll_ns: None,

@@ -3,11 +3,13 @@
 //! Unclaimed reads give all ones, unclaimed writes are dropped; both are ordinary events that a
 //! probing guest causes, so they are counted (by `tally`) and not logged.
 
+use coopvirt_spec::doorbell;
 use coopvirt_spec::mark::{Mark, MARK_MSR, MARK_PORT};
 
 use super::exit::Exit;
 use super::tally::Kind;
 use crate::bus::Bus;
+use crate::coop::Coop;
 
 /// What the buses made of an exit.
 #[derive(Debug, PartialEq, Eq)]
@@ -16,6 +18,15 @@ pub enum Outcome {
     Continue,
     /// The guest made a mark (`[MARK-1]`, `[MARK-2]`).
     Mark(Mark),
+    /// The guest wrote a set-up register of the cooperative interface (`[REG-1]`) or its TSC.
+    SetUp {
+        /// The register.
+        msr: u32,
+        /// What was written.
+        value: u64,
+    },
+    /// The guest rang the synchronous doorbell (`[BELL-3]`).
+    Doorbell,
     /// The vCPU triple-faulted.
     TripleFault,
     /// KVM says that the guest wants a reset.
@@ -34,6 +45,15 @@ pub struct Buses {
     pub mmio: Bus,
 }
 
+/// The cooperative interface of one vCPU.
+#[derive(Clone, Copy)]
+pub struct CoopVcpu<'a> {
+    /// The machine's host half.
+    pub coop: &'a Coop,
+    /// Which vCPU.
+    pub vcpu: u8,
+}
+
 /// The kind under which an exit is counted.
 pub fn kind(exit: &Exit<'_>) -> Kind {
     match *exit {
@@ -48,12 +68,15 @@ pub fn kind(exit: &Exit<'_>) -> Kind {
     }
 }
 
-/// Carries an exit out on the buses.
-pub fn dispatch(exit: Exit<'_>, buses: &Buses) -> Outcome {
+/// Carries an exit out on the buses, and on the cooperative interface if there is one.
+pub fn dispatch(exit: Exit<'_>, buses: &Buses, coop: Option<CoopVcpu<'_>>) -> Outcome {
     match exit {
         Exit::PortOut { port, width, data } => {
             if port == MARK_PORT {
                 return mark(data);
+            }
+            if port == doorbell::SYNC_PORT && coop.is_some() {
+                return doorbell(data);
             }
             for item in data.chunks(width.max(1)) {
                 buses.ports.write(port.into(), item);
@@ -79,8 +102,13 @@ pub fn dispatch(exit: Exit<'_>, buses: &Buses) -> Outcome {
             value,
             fault,
         } => {
-            *value = 0;
-            *fault = u8::from(index != MARK_MSR);
+            let answer = match coop {
+                _ if index == MARK_MSR => Some(0),
+                Some(CoopVcpu { coop, vcpu }) => coop.read_register(vcpu, index),
+                None => None,
+            };
+            *value = answer.unwrap_or(0);
+            *fault = u8::from(answer.is_none());
             Outcome::Continue
         }
         Exit::MsrWrite {
@@ -88,6 +116,10 @@ pub fn dispatch(exit: Exit<'_>, buses: &Buses) -> Outcome {
             value,
             fault,
         } => {
+            if coop.is_some_and(|CoopVcpu { coop, .. }| coop.has_register(index)) {
+                *fault = 0;
+                return Outcome::SetUp { msr: index, value };
+            }
             if index != MARK_MSR {
                 *fault = 1;
                 return Outcome::Continue;
@@ -109,6 +141,15 @@ fn mark(data: &[u8]) -> Outcome {
     value
         .and_then(Mark::decode)
         .map_or(Outcome::Continue, Outcome::Mark)
+}
+
+/// A doorbell is one 32-bit write of its value; anything else is nothing (`[BELL-5]`).
+fn doorbell(data: &[u8]) -> Outcome {
+    if data == doorbell::VALUE.to_le_bytes() {
+        Outcome::Doorbell
+    } else {
+        Outcome::Continue
+    }
 }
 
 #[cfg(test)]
@@ -157,7 +198,7 @@ mod tests {
             width: 1,
             data: b"abc",
         };
-        assert_eq!(dispatch(exit, &buses), Outcome::Continue);
+        assert_eq!(dispatch(exit, &buses, None), Outcome::Continue);
         let written: Vec<_> = device
             .lock()
             .unwrap()
@@ -179,6 +220,7 @@ mod tests {
                 data: &mut data,
             },
             &buses,
+            None,
         );
         assert_eq!(data, [0xff; 4]);
         dispatch(
@@ -187,6 +229,7 @@ mod tests {
                 data: &mut data,
             },
             &buses,
+            None,
         );
         assert_eq!(data, [0xff; 4]);
         assert_eq!(
@@ -195,7 +238,8 @@ mod tests {
                     gpa: u64::MAX,
                     data: &[1; 8]
                 },
-                &buses
+                &buses,
+                None,
             ),
             Outcome::Continue
         );
@@ -218,7 +262,8 @@ mod tests {
                     width: 4,
                     data: &bytes
                 },
-                &buses
+                &buses,
+                None,
             ),
             Outcome::Mark(mark)
         );
@@ -230,7 +275,8 @@ mod tests {
                         width: data.len(),
                         data
                     },
-                    &buses
+                    &buses,
+                    None,
                 ),
                 Outcome::Continue
             );
@@ -252,7 +298,7 @@ mod tests {
             value,
             fault: &mut fault,
         };
-        assert_eq!(dispatch(exit, &buses), Outcome::Mark(mark));
+        assert_eq!(dispatch(exit, &buses, None), Outcome::Mark(mark));
         assert_eq!(fault, 0);
         dispatch(
             Exit::MsrWrite {
@@ -261,6 +307,7 @@ mod tests {
                 fault: &mut fault,
             },
             &buses,
+            None,
         );
         assert_eq!(fault, 1);
     }

@@ -2,11 +2,13 @@
 //!
 //! `exit` parses what KVM returned into our own [`Exit`] once; `dispatch` decides over the buses
 //! what to do with it (pure, tested without KVM); `thread` is the loop with pause and stop;
+//! `own` is what the thread does for the cooperative interface;
 //! `kick` gets a vCPU out of guest mode; `tally` counts exits to userspace.
 
 pub mod dispatch;
 pub mod exit;
 pub mod kick;
+mod own;
 pub mod pin;
 pub mod tally;
 pub mod thread;

@@ -17,9 +17,11 @@ use std::thread::{Builder, JoinHandle};
 use coopvirt_spec::mark::Mark;
 use kvm_ioctls::VcpuFd;
 
-use super::dispatch::{self, Buses, Outcome};
+use super::dispatch::{self, Buses, CoopVcpu, Outcome};
+use super::own::OwnFd;
 use super::tally::{Kind, Tally};
 use super::{exit, kick, pin};
+use crate::coop::Coop;
 use crate::event::MachineEvent;
 
 /// Told of marks by the vCPU thread that made them, before the guest runs on.
@@ -42,6 +44,8 @@ pub struct VcpuParts {
     pub observer: Arc<dyn VcpuEvent>,
     /// Told why the thread ended, if it was not told to.
     pub events: Sender<MachineEvent>,
+    /// The cooperative interface, if the machine has it.
+    pub coop: Option<Arc<Coop>>,
     /// Host CPU to run on.
     pub host_cpu: Option<usize>,
 }
@@ -262,10 +266,26 @@ impl Vcpu {
         let parts = &mut self.parts;
         let exit = exit::parse(parts.fd.get_kvm_run());
         parts.tally.count(dispatch::kind(&exit));
-        match dispatch::dispatch(exit, &parts.buses) {
+        let coop = parts.coop.as_deref().map(|coop| CoopVcpu {
+            coop,
+            vcpu: parts.id,
+        });
+        match dispatch::dispatch(exit, &parts.buses, coop) {
             Outcome::Continue => Step::Continue,
             Outcome::Mark(mark) => {
                 parts.observer.mark(parts.id, mark);
+                Step::Continue
+            }
+            Outcome::SetUp { msr, value } => {
+                if let Some(coop) = &parts.coop {
+                    coop.write_register(parts.id, msr, value, &OwnFd(&parts.fd));
+                }
+                Step::Continue
+            }
+            Outcome::Doorbell => {
+                if let Some(coop) = &parts.coop {
+                    coop.ring_sync(parts.id, &OwnFd(&parts.fd));
+                }
                 Step::Continue
             }
             Outcome::TripleFault => Step::End(MachineEvent::TripleFault),

@@ -1,0 +1,272 @@
+//! The interface of one machine: set-up registers and doorbells, as vCPU threads call them.
+
+use std::sync::mpsc::Sender;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+
+use coopvirt_spec::code::SetupStatus;
+use coopvirt_spec::mark::MARK_MSR;
+use coopvirt_spec::page::AreaLayout;
+use coopvirt_spec::setup::{Effect, Places, VcpuSetup};
+use coopvirt_spec::version::Features;
+use vmm_sys_util::eventfd::EventFd;
+
+use super::area::Area;
+use super::areas::Areas;
+use super::budget::Budget;
+use super::counters::{CoopCounts, Event, Totals};
+use super::effects::Effects;
+use super::pages;
+use super::seat::{Found, Seat, Served, Timing};
+use super::serve::{Prefault, Server, Shared};
+use super::sidecore::Message;
+use super::CoopOptions;
+use crate::kvm::tsc::MSR_TSC;
+use crate::mem::GuestRam;
+
+/// What a vCPU's own thread can do for its vCPU.
+pub trait OwnVcpu: Prefault {
+    /// The vCPU's clock and timer vector; a reason if the clock cannot be followed.
+    fn timing(&self) -> Result<Timing, String>;
+    /// Makes the vCPU's TSC read this value now.
+    fn set_tsc(&self, value: u64) -> Result<(), String>;
+}
+
+/// One vCPU's part.
+pub(super) struct Station {
+    setup: Mutex<VcpuSetup>,
+    pub(super) seat: Seat,
+    /// Held by the worker while it carries out one of this vCPU's calls outside the seat's lock.
+    pub(super) in_hand: Mutex<()>,
+}
+
+/// The host half of a machine.
+pub struct Coop {
+    pub(super) shared: Shared,
+    pub(super) stations: Vec<Station>,
+    pub(super) options: CoopOptions,
+    pub(super) wake: EventFd,
+    pub(super) worker: OnceLock<Sender<Message>>,
+    pub(super) thread_cpu: Mutex<Vec<(&'static str, u64)>>,
+    no_timing: OnceLock<String>,
+}
+
+impl Coop {
+    /// The interface of a machine with this memory and so many vCPUs.
+    pub fn new(
+        options: CoopOptions,
+        ram: &GuestRam,
+        nr_vcpus: u8,
+        effects: Box<dyn Effects>,
+    ) -> std::io::Result<Self> {
+        let station = |_| Station {
+            setup: Mutex::new(VcpuSetup::new(options.offered(), AreaLayout::DEFAULT)),
+            seat: Seat::default(),
+            in_hand: Mutex::new(()),
+        };
+        Ok(Self {
+            shared: Shared {
+                ram: GuestRam::clone(ram),
+                nr_vcpus,
+                areas: Areas::default(),
+                totals: Totals::default(),
+                effects,
+            },
+            stations: (0..nr_vcpus).map(station).collect(),
+            options,
+            wake: EventFd::new(libc::EFD_NONBLOCK)?,
+            worker: OnceLock::new(),
+            thread_cpu: Mutex::default(),
+            no_timing: OnceLock::new(),
+        })
+    }
+
+    /// What an asynchronous doorbell signals.
+    pub fn doorbell(&self) -> &EventFd {
+        &self.wake
+    }
+
+    /// Answers a read of a set-up register; `None` if the MSR is none of them.
+    pub fn read_register(&self, vcpu: u8, msr: u32) -> Option<u64> {
+        let station = self.station(vcpu)?;
+        let mut setup = lock(&station.setup);
+        if let Some(reason) = station.seat.lock().as_ref().and_then(Served::broken) {
+            setup.set_broken(reason);
+        }
+        setup.read(msr.checked_sub(MARK_MSR)?)
+    }
+
+    /// Whether writes of this MSR are for [`Coop::write_register`].
+    pub fn has_register(&self, msr: u32) -> bool {
+        let offset = msr.wrapping_sub(MARK_MSR);
+        msr == MSR_TSC || (1..coopvirt_spec::setup::NR_MSRS).contains(&offset)
+    }
+
+    /// Answers a write of a set-up register, on the vCPU's own thread.
+    pub fn write_register(&self, vcpu: u8, msr: u32, value: u64, own: &dyn OwnVcpu) {
+        let Some(station) = self.station(vcpu) else {
+            return;
+        };
+        if msr == MSR_TSC {
+            self.write_tsc(station, value, own);
+            return;
+        }
+        let mut setup = lock(&station.setup);
+        let effect = setup.write(msr.wrapping_sub(MARK_MSR), value, self);
+        match effect {
+            None | Some(Effect::None) => {}
+            Some(Effect::Unregister { .. }) => self.unregister(vcpu, station),
+            Some(Effect::Register { gpa }) => {
+                if let Err(status) = self.register(vcpu, station, gpa, setup.negotiated(), own) {
+                    setup.fail(status);
+                }
+            }
+        }
+    }
+
+    /// Serves a synchronous doorbell on the vCPU's own thread (`[BELL-3]`).
+    pub fn ring_sync(&self, vcpu: u8, own: &dyn OwnVcpu) {
+        let Some(station) = self.station(vcpu) else {
+            return;
+        };
+        self.shared.totals.event(Event::SyncBell, 1);
+        if let Some(served) = station.seat.lock().as_mut() {
+            let mut budget = Budget::exit();
+            let prefault = Prefaulter(own);
+            let server = Server::Own(&prefault);
+            served.drain_deferred(&self.shared, &mut budget, server);
+            served.drain(&self.shared, &mut budget, server);
+        }
+    }
+
+    /// Serves an asynchronous doorbell that came as an exit.
+    pub fn ring_async(&self) {
+        // Fails only when the counter is full, and then the thread is awake.
+        let _ = self.wake.write(1);
+    }
+
+    /// All counters; those of areas that are still registered are read now.
+    pub fn counts(&self) -> CoopCounts {
+        for station in &self.stations {
+            if let Some(served) = station.seat.lock().take() {
+                served.collect(&self.shared);
+            }
+        }
+        let cpu = lock(&self.thread_cpu);
+        CoopCounts {
+            thread_cpu_ns: cpu.iter().map(|(name, ns)| ((*name).into(), *ns)).collect(),
+            no_timing: self.no_timing.get().cloned(),
+            ..self.shared.totals.snapshot()
+        }
+    }
+
+    /// Leaves a call to the worker, or has it watch the polling thread.
+    pub(super) fn tell_worker(&self, message: Message) {
+        if let Some(worker) = self.worker.get() {
+            // It only goes away when the machine ends.
+            let _ = worker.send(message);
+        }
+    }
+
+    fn station(&self, vcpu: u8) -> Option<&Station> {
+        self.stations.get(usize::from(vcpu))
+    }
+
+    fn register(
+        &self,
+        vcpu: u8,
+        station: &Station,
+        gpa: u64,
+        features: Features,
+        own: &dyn OwnVcpu,
+    ) -> Result<(), SetupStatus> {
+        let len_bytes = AreaLayout::DEFAULT.area_bytes();
+        let area = Area::new(&self.shared.ram, gpa, len_bytes).ok_or(SetupStatus::BAD_ADDRESS)?;
+        if !self.shared.areas.enter(vcpu, gpa, len_bytes as u64) {
+            return Err(SetupStatus::SHARED);
+        }
+        let timing = self.timing(features, own);
+        *station.seat.lock() = Some(Served::new(vcpu, area, features, timing));
+        self.shared.totals.event(Event::Registered, 1);
+        // A thread that sleeps has not looked at this area yet.
+        self.ring_async();
+        Ok(())
+    }
+
+    /// When this returns, nobody touches the area any more (`[LIFE-2]`): whoever served it held the
+    /// seat's lock, and what the worker has in hand is over.
+    fn unregister(&self, vcpu: u8, station: &Station) {
+        let served = station.seat.lock().take();
+        drop(lock(&station.in_hand));
+        if let Some(served) = served {
+            served.collect(&self.shared);
+            self.shared.totals.event(Event::Unregistered, 1);
+        }
+        self.shared.areas.leave(vcpu);
+    }
+
+    /// The guest rewrites its TSC: leases end before it takes effect (`[LEASE-7]`, `[TIMER-9]`).
+    fn write_tsc(&self, station: &Station, value: u64, own: &dyn OwnVcpu) {
+        self.shared.totals.event(Event::TscWrites, 1);
+        let mut seat = station.seat.lock();
+        if let Some(served) = seat.as_mut() {
+            let _: Found = served.retire(&self.shared);
+        }
+        if let Err(reason) = own.set_tsc(value) {
+            self.note_no_timing(reason);
+        }
+        if let Some(served) = seat.as_mut() {
+            let timing = self.timing(served.features(), own);
+            let _: Found = served.reclock(&self.shared, timing);
+        }
+        drop(seat);
+        // It has to arm for deadlines that are not due.
+        self.ring_async();
+    }
+
+    /// The vCPU's timing. Without any the area gets no lease and its deadlines are not served, so
+    /// the guest takes its stock path.
+    fn timing(&self, features: Features, own: &dyn OwnVcpu) -> Option<Timing> {
+        let timing = own.timing();
+        let needs_vector = features.contains(Features::TIMER);
+        match timing {
+            Ok(timing) if needs_vector && timing.timer_vector.is_none() => {
+                self.note_no_timing("LVTT held no vector when the area was registered".into());
+                None
+            }
+            Ok(timing) => Some(timing),
+            Err(reason) => {
+                self.note_no_timing(reason);
+                None
+            }
+        }
+    }
+
+    fn note_no_timing(&self, reason: String) {
+        self.no_timing.get_or_init(|| reason);
+    }
+}
+
+impl Places for Coop {
+    fn is_ram(&self, gpa: u64, len_bytes: u64) -> bool {
+        pages::is_ram(&self.shared.ram, gpa, len_bytes)
+    }
+
+    fn overlaps_area(&self, gpa: u64, len_bytes: u64) -> bool {
+        self.shared.areas.overlaps(gpa, len_bytes)
+    }
+}
+
+struct Prefaulter<'a>(&'a dyn OwnVcpu);
+
+impl Prefault for Prefaulter<'_> {
+    fn prefault(&self, gpa: u64, len_bytes: u64) -> u64 {
+        self.0.prefault(gpa, len_bytes)
+    }
+}
+
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,36 @@
+//! The host half of the cooperative interface; `spec/SPEC.md` is what it implements.
+//!
+//! A guest finds the interface by CPUID ([`CoopOptions`] says what is offered), registers an area
+//! for each vCPU by MSRs ([`Coop::write_register`]) and then makes calls through its rings. A vCPU's
+//! area is served from its [`seat`]: by its own thread at a synchronous doorbell, by the polling
+//! thread ([`sidecore`]) while that has work, by the worker when the polling thread is late or a
+//! call may take long. [`serve`] carries out one call and knows none of these.
+//!
+//! Nothing here trusts the guest: its words are fetched once and checked by the spec's algorithms,
+//! its addresses are checked against RAM and registered areas, and all work is bounded by a
+//! [`budget`].
+//!
+//! Lock order: `in_hand`, then set-up, then a seat, then [`areas`]. The polling thread only tries.
+
+pub mod area;
+pub mod areas;
+pub mod budget;
+pub mod clock;
+pub mod counters;
+pub mod effects;
+mod host;
+pub mod log;
+mod options;
+pub mod pages;
+pub mod ranges;
+pub mod seat;
+pub mod serve;
+pub mod sidecore;
+#[cfg(test)]
+mod testing;
+
+pub use host::{Coop, OwnVcpu};
+pub use options::{
+    features, sidecore as sidecore_option, CoopOptions, OptionError, SidecoreOptions,
+    SidecorePolicy,
+};

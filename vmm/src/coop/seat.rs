@@ -1,0 +1,320 @@
+//! One vCPU's registered area with everything that serves it: rings, timer words, clock.
+//!
+//! A [`Seat`] is there for each vCPU, empty until it registers. Whoever serves it holds its lock:
+//! the vCPU's own thread at a doorbell, the polling thread at a look, the watchdog when that one is
+//! late. So the private halves of rings and timer have one user at a time, and emptying the seat
+//! under the lock is all that unregistering needs (`[LIFE-2]`).
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
+use std::time::{Duration, Instant};
+
+use coopvirt_spec::code::BrokenReason;
+use coopvirt_spec::counter::{HostCounter, GUEST_COUNTERS, HOST_COUNTERS};
+use coopvirt_spec::entry::{Completion, Submission};
+use coopvirt_spec::lease;
+use coopvirt_spec::mem::{Load, SharedMem, Store};
+use coopvirt_spec::page::{at, write_header, AreaLayout};
+use coopvirt_spec::ring::{HostRing, Taken};
+use coopvirt_spec::timer::{HostTimer, Look, NONE};
+use coopvirt_spec::version::Features;
+
+use super::area::Area;
+use super::budget::Budget;
+use super::clock::GuestClock;
+use super::counters::Event;
+use super::log::LogLimit;
+use super::serve::{carry_out, Context, Outcome, Server, Shared};
+
+/// Deadlines served later than this are counted as late.
+const LATE: Duration = Duration::from_millis(1);
+
+/// What time means to an area: only with it can a lease be given or a deadline be served.
+#[derive(Clone, Copy, Debug)]
+pub struct Timing {
+    /// The vCPU's clock.
+    pub clock: GuestClock,
+    /// The vector of its local APIC's timer, if `TIMER` was negotiated.
+    pub timer_vector: Option<u8>,
+}
+
+/// A registered area and the host's private half of it.
+pub struct Served {
+    vcpu: u8,
+    area: Area,
+    ring: HostRing,
+    timer: HostTimer,
+    features: Features,
+    timing: Option<Timing>,
+    counts: [u64; HOST_COUNTERS.len()],
+    log: LogLimit,
+    /// Taken, but left to the memory worker. Bounded: each has a completion slot reserved.
+    deferred: VecDeque<Submission>,
+}
+
+/// What a look found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Found {
+    /// Submissions taken.
+    pub taken: u32,
+    /// Timer interrupts raised.
+    pub raised: bool,
+    /// The deadline that is not due yet, in the host's TSC.
+    pub next_host_tsc: Option<u64>,
+    /// Whether calls were left to the memory worker.
+    pub has_deferred: bool,
+}
+
+impl Found {
+    /// Whether there was something to do.
+    pub fn is_work(&self) -> bool {
+        self.taken > 0 || self.raised
+    }
+}
+
+impl Served {
+    /// Begins to serve an area: writes its header and clears the host's lines (`[REG-5]`).
+    pub fn new(vcpu: u8, area: Area, features: Features, timing: Option<Timing>) -> Self {
+        let layout = AreaLayout::DEFAULT;
+        write_header(&area, layout, features, vcpu.into());
+        Self {
+            vcpu,
+            area,
+            ring: HostRing::new(layout),
+            timer: HostTimer::new(),
+            features,
+            timing,
+            counts: [0; HOST_COUNTERS.len()],
+            log: LogLimit::new(Instant::now()),
+            deferred: VecDeque::new(),
+        }
+    }
+
+    /// Why the area is broken, if it is.
+    pub fn broken(&self) -> Option<BrokenReason> {
+        self.ring.broken()
+    }
+
+    /// The features that its guest negotiated.
+    pub fn features(&self) -> Features {
+        self.features
+    }
+
+    /// Frequency of its clock, if it has one.
+    pub fn khz(&self) -> Option<u64> {
+        self.timing.map(|timing| timing.clock.khz())
+    }
+
+    /// Whether a lease may be given.
+    pub fn can_lease(&self) -> bool {
+        self.features.contains(Features::SIDECORE)
+            && self.timing.is_some()
+            && self.broken().is_none()
+    }
+
+    /// Whether deadlines are served.
+    fn has_timer(&self) -> bool {
+        self.features.contains(Features::TIMER) && self.broken().is_none()
+    }
+
+    /// Counts for the guest's report and for ours.
+    pub fn count(&mut self, shared: &Shared, counter: HostCounter, more: u64) {
+        let Some(count) = self.counts.get_mut(counter as usize) else {
+            return;
+        };
+        if more == 0 {
+            return;
+        }
+        *count = count.wrapping_add(more);
+        self.area
+            .store_u64(counter.offset(), *count, Store::Relaxed);
+        shared.totals.host(counter, more);
+    }
+
+    /// Takes and carries out submissions until there are none, or the budget ends.
+    pub fn drain(&mut self, shared: &Shared, budget: &mut Budget, server: Server<'_>) -> u32 {
+        let (mut taken, mut refused) = (0, 0);
+        while budget.take_entry() {
+            match self.ring.take(&self.area) {
+                Taken::Submission(submission) => {
+                    taken += 1;
+                    refused += u64::from(self.serve(&submission, shared, budget, server));
+                }
+                Taken::Empty | Taken::Blocked | Taken::Broken(_) => break,
+            }
+        }
+        if taken > 0 {
+            let counter = match server {
+                Server::Own(_) => HostCounter::TakenBell,
+                Server::Polling | Server::Worker => HostCounter::TakenPolling,
+            };
+            self.count(shared, counter, taken.into());
+            self.count(shared, HostCounter::Refused, refused);
+        }
+        taken
+    }
+
+    /// Says whether the call was refused.
+    fn serve(
+        &mut self,
+        submission: &Submission,
+        shared: &Shared,
+        budget: &mut Budget,
+        server: Server<'_>,
+    ) -> bool {
+        let mut context = Context {
+            shared,
+            vcpu: self.vcpu,
+            log: &mut self.log,
+            budget,
+            server,
+        };
+        match carry_out(submission, self.features, &mut context) {
+            Outcome::Done(done) => {
+                self.finish(submission, done);
+                done.status().is_error()
+            }
+            Outcome::Later => {
+                self.deferred.push_back(*submission);
+                false
+            }
+        }
+    }
+
+    /// Gives the completion of a call that was taken earlier.
+    pub fn finish(&mut self, submission: &Submission, done: Completion) {
+        self.ring.finish(&self.area, submission, done);
+    }
+
+    /// Hands out a call that was left to others, with the features it was made under.
+    pub fn take_deferred(&mut self) -> Option<(Submission, Features)> {
+        let submission = self.deferred.pop_front()?;
+        Some((submission, self.features))
+    }
+
+    /// Carries out calls that were left to others.
+    pub fn drain_deferred(&mut self, shared: &Shared, budget: &mut Budget, server: Server<'_>) {
+        while !self.deferred.is_empty() && budget.take_entry() {
+            if let Some(submission) = self.deferred.pop_front() {
+                self.serve(&submission, shared, budget, server);
+            }
+        }
+    }
+
+    /// One look of the polling thread: renews the lease, then looks at ring and deadline
+    /// (`[LEASE-2]`).
+    pub fn poll(&mut self, shared: &Shared, now_host: u64, lease: Duration) -> Found {
+        if self.can_lease() {
+            if let Some(timing) = self.timing {
+                let until = timing
+                    .clock
+                    .at(now_host)
+                    .saturating_add(timing.clock.cycles(lease));
+                lease::renew(&self.area, until);
+            }
+        }
+        self.look(shared, |timer, area, now| {
+            // A promise from before is over: the timer for it may have fired already.
+            match timer.armed_tsc() {
+                NONE => timer.look(area, now),
+                _ => timer.disarm(area, now),
+            }
+        })
+    }
+
+    /// Ends the lease and looks once more (`[LEASE-4]`). The caller arms for the deadline found.
+    pub fn retire(&mut self, shared: &Shared) -> Found {
+        lease::revoke(&self.area).take(|| self.look(shared, HostTimer::disarm))
+    }
+
+    /// Takes the armed word back and looks (`[TIMER-5]`).
+    pub fn disarm(&mut self, shared: &Shared) -> Found {
+        self.look(shared, HostTimer::disarm)
+    }
+
+    /// Promises to look at a deadline (`[TIMER-6]`); the timer for it must be set.
+    pub fn arm(&mut self, at_host_tsc: u64) {
+        if let (true, Some(timing)) = (self.has_timer(), self.timing) {
+            let at_tsc = timing.clock.at(at_host_tsc);
+            self.timer.arm(&self.area, at_tsc);
+        }
+    }
+
+    /// The guest's TSC was rewritten (`[TIMER-9]`): the lease is over, deadlines are read anew.
+    pub fn reclock(&mut self, shared: &Shared, timing: Option<Timing>) -> Found {
+        self.timing = timing;
+        lease::revoke(&self.area).take(|| self.look(shared, HostTimer::reset))
+    }
+
+    fn look(
+        &mut self,
+        shared: &Shared,
+        look: impl FnOnce(&mut HostTimer, &Area, u64) -> Look,
+    ) -> Found {
+        let mut found = Found::default();
+        // Without `SIDECORE` only the vCPU's own doorbell drains its ring (`[BELL-1]`).
+        if self.features.contains(Features::SIDECORE) {
+            found.taken = self.drain(shared, &mut Budget::turn(), Server::Polling);
+        }
+        found.has_deferred = !self.deferred.is_empty();
+        if let (true, Some(timing)) = (self.has_timer(), self.timing) {
+            match look(&mut self.timer, &self.area, timing.clock.now()) {
+                Look::Idle => {}
+                Look::Later { deadline_tsc } => {
+                    let now_host = crate::kvm::tsc::read();
+                    found.next_host_tsc = Some(timing.clock.host_at(deadline_tsc, now_host));
+                }
+                Look::Due { deadline_tsc } => {
+                    found.raised = true;
+                    self.raise_timer(shared, timing, deadline_tsc);
+                }
+            }
+        }
+        found
+    }
+
+    fn raise_timer(&mut self, shared: &Shared, timing: Timing, deadline_tsc: u64) {
+        let late = timing.clock.now().saturating_sub(deadline_tsc);
+        if let Some(vector) = timing.timer_vector {
+            shared.effects.raise(self.vcpu.into(), vector);
+        }
+        self.count(shared, HostCounter::TimerRaised, 1);
+        let late = timing.clock.time(late);
+        shared.totals.late(late);
+        if late > LATE {
+            self.count(shared, HostCounter::TimerLate, 1);
+        }
+    }
+
+    /// Adds the guest's counters to the totals, when the area is left or the machine ends.
+    pub fn collect(&self, shared: &Shared) {
+        for (place, _) in GUEST_COUNTERS {
+            let offset = at::GUEST_COUNTERS + place * 8;
+            let value = self.area.load_u64(offset, Load::Relaxed);
+            shared.totals.guest_at(*place, value);
+        }
+        if self.broken().is_some() {
+            shared.totals.event(Event::Broken, 1);
+        }
+    }
+}
+
+/// Where a vCPU's area is served, if it has one.
+#[derive(Default)]
+pub struct Seat(Mutex<Option<Served>>);
+
+impl Seat {
+    /// Waits for whoever serves it now: for one bounded look, or one exit's worth of work.
+    pub fn lock(&self) -> MutexGuard<'_, Option<Served>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The seat if nobody serves it now.
+    pub fn try_lock(&self) -> Option<MutexGuard<'_, Option<Served>>> {
+        match self.0.try_lock() {
+            Ok(guard) => Some(guard),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
+    }
+}

@@ -1,0 +1,20 @@
+//! The polling thread, and the worker that does what it must not wait for.
+//!
+//! While there is work the thread looks at every area again and again, each under a lease that ends
+//! soon ([`thread`]). [`window`] decides how long it polls without work and how long it sleeps. The
+//! [`worker`] carries out calls that may take long, and takes over if the polling thread is late.
+
+mod thread;
+mod window;
+mod worker;
+
+pub use thread::Sidecore;
+pub(super) use worker::Message;
+
+use std::time::Duration;
+
+/// How long a lease lasts beyond the look that renews it. A preempted thread leaves what was
+/// published unseen for at most this long, and then until the worker's next look.
+pub(super) const LEASE: Duration = Duration::from_millis(3);
+/// How often the worker looks whether the polling thread is alive.
+pub(super) const WATCH: Duration = Duration::from_millis(3);

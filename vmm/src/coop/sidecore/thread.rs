@@ -1,0 +1,333 @@
+//! The loop of the polling thread: poll under leases, retire them, sleep armed.
+//!
+//! It never waits for anything but its own sleep: seats that others serve are left out while
+//! polling (their guest is in an exit then, or the worker looks), and slow calls go to the worker.
+
+use std::io;
+use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::channel;
+use std::sync::Arc;
+use std::thread::{Builder, JoinHandle};
+use std::time::{Duration, Instant};
+
+use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
+use vmm_sys_util::timerfd::TimerFd;
+
+use super::window::{Wake, Window};
+use super::worker::{self, Message, Pulse};
+use super::LEASE;
+use crate::coop::clock;
+use crate::coop::counters::Event;
+use crate::coop::host::{lock, Coop};
+use crate::coop::seat::Found;
+use crate::coop::SidecorePolicy;
+use crate::kvm::tsc;
+use crate::vcpu::pin;
+
+/// The running threads; dropping it ends them.
+pub struct Sidecore {
+    coop: Arc<Coop>,
+    stop: Arc<AtomicBool>,
+    polling: Option<JoinHandle<()>>,
+    worker: Option<JoinHandle<()>>,
+}
+
+impl Sidecore {
+    /// Starts the polling thread and the worker. `host_cpus` are for threads without a CPU of
+    /// their own; empty: no pinning.
+    pub fn spawn(coop: Arc<Coop>, tsc_khz: u32, host_cpus: Vec<usize>) -> io::Result<Self> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let pulse = Arc::new(Pulse::default());
+        let (sender, inbox) = channel();
+        // A second sidecore for one machine would be our own mistake; the first one stays.
+        let _ = coop.worker.set(sender);
+        let sleeper = Sleeper::new(&coop, tsc_khz)?;
+        let worker = {
+            let (coop, pulse, host_cpus) =
+                (Arc::clone(&coop), Arc::clone(&pulse), host_cpus.clone());
+            start("coop-worker", host_cpus, move || {
+                worker::run(&coop, &inbox, &pulse);
+                account(&coop, "worker");
+            })?
+        };
+        let own_cpu = coop.options.sidecore.host_cpu;
+        let polling = {
+            let (coop, stop) = (Arc::clone(&coop), Arc::clone(&stop));
+            let host_cpus = own_cpu.map_or(host_cpus, |cpu| vec![cpu]);
+            start("coop-poll", host_cpus, move || {
+                Poller::new(&coop, &stop, &pulse, sleeper).run();
+                account(&coop, "polling");
+            })
+        };
+        let mut sidecore = Self {
+            coop,
+            stop,
+            polling: None,
+            worker: Some(worker),
+        };
+        // Dropped on error, which ends the worker.
+        sidecore.polling = Some(polling?);
+        Ok(sidecore)
+    }
+}
+
+impl Drop for Sidecore {
+    fn drop(&mut self) {
+        // Pairs with the load in the loop; the doorbell between them orders more than enough.
+        self.stop.store(true, Ordering::Release);
+        self.coop.ring_async();
+        if let Some(thread) = self.polling.take() {
+            let _ = thread.join();
+        }
+        self.coop.tell_worker(Message::Stop);
+        if let Some(thread) = self.worker.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn start(
+    name: &str,
+    host_cpus: Vec<usize>,
+    body: impl FnOnce() + Send + 'static,
+) -> io::Result<JoinHandle<()>> {
+    Builder::new()
+        .name(name.into())
+        .stack_size(256 << 10)
+        .spawn(move || {
+            if !host_cpus.is_empty() {
+                // Without pinning it still works; only the figures get noisier.
+                let _ = pin::pin_current_thread(&host_cpus);
+            }
+            body();
+        })
+}
+
+/// Notes the calling thread's CPU time, the first number of its `schedstat`.
+fn account(coop: &Coop, name: &'static str) {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    let nanos = text.split_whitespace().next().and_then(|n| n.parse().ok());
+    lock(&coop.thread_cpu).push((name, nanos.unwrap_or(0)));
+}
+
+struct Poller<'a> {
+    coop: &'a Coop,
+    stop: &'a AtomicBool,
+    pulse: &'a Pulse,
+    sleeper: Sleeper,
+    window: Window,
+}
+
+/// What one pass over all seats found.
+#[derive(Default)]
+struct Pass {
+    is_work: bool,
+    next_host_tsc: Option<u64>,
+}
+
+impl Pass {
+    fn add(&mut self, found: Found) {
+        self.is_work |= found.is_work();
+        self.next_host_tsc = match (self.next_host_tsc, found.next_host_tsc) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        };
+    }
+}
+
+impl<'a> Poller<'a> {
+    fn new(coop: &'a Coop, stop: &'a AtomicBool, pulse: &'a Pulse, sleeper: Sleeper) -> Self {
+        let window = Window::new();
+        Self {
+            coop,
+            stop,
+            pulse,
+            sleeper,
+            window,
+        }
+    }
+
+    fn run(mut self) {
+        let policy = self.coop.options.sidecore.policy;
+        while !self.stop.load(Ordering::Acquire) {
+            if policy != SidecorePolicy::Off {
+                self.poll(policy);
+            }
+            let last = self.retire();
+            if last.is_work && policy != SidecorePolicy::Off {
+                self.coop.shared.totals.event(Event::LastLookHits, 1);
+                continue;
+            }
+            let nap =
+                (policy != SidecorePolicy::Off && self.has_lessee()).then(|| self.window.nap());
+            self.sleep(last.next_host_tsc, nap);
+        }
+    }
+
+    /// Looks at all areas under leases until there was no work for a window.
+    fn poll(&mut self, policy: SidecorePolicy) {
+        if !self.has_lessee() {
+            return;
+        }
+        self.pulse.start();
+        self.coop.tell_worker(Message::Watch);
+        let mut last_work = Instant::now();
+        let mut turns = 0;
+        while !self.stop.load(Ordering::Acquire) {
+            self.pulse.beat();
+            turns += 1;
+            let pass = self.turn();
+            let now = Instant::now();
+            let idle = now.saturating_duration_since(last_work);
+            if pass.is_work {
+                self.window.worked(idle);
+                last_work = now;
+            } else if policy == SidecorePolicy::Adaptive && idle > self.window.polling() {
+                break;
+            } else {
+                std::hint::spin_loop();
+            }
+        }
+        self.coop.shared.totals.event(Event::PollTurns, turns);
+    }
+
+    fn turn(&self) -> Pass {
+        let mut pass = Pass::default();
+        for (vcpu, station) in (0..).zip(&self.coop.stations) {
+            let Some(mut seat) = station.seat.try_lock() else {
+                self.coop.shared.totals.event(Event::SeatBusy, 1);
+                continue;
+            };
+            let Some(served) = seat.as_mut() else {
+                continue;
+            };
+            let found = served.poll(&self.coop.shared, tsc::read(), LEASE);
+            drop(seat);
+            if found.taken > 0 && found.has_deferred {
+                self.coop.tell_worker(Message::Calls(vcpu));
+            }
+            pass.add(found);
+        }
+        pass
+    }
+
+    /// Ends all leases, each with a last look (`[LEASE-4]`). Here it waits for others, but by then
+    /// it serves nobody any more.
+    fn retire(&self) -> Pass {
+        let mut pass = Pass::default();
+        for (vcpu, station) in (0..).zip(&self.coop.stations) {
+            let found = match station.seat.lock().as_mut() {
+                Some(served) => served.retire(&self.coop.shared),
+                None => continue,
+            };
+            if found.taken > 0 && found.has_deferred {
+                self.coop.tell_worker(Message::Calls(vcpu));
+            }
+            pass.add(found);
+        }
+        self.pulse.stop();
+        pass
+    }
+
+    /// Whether any area can have a lease: without one, polling serves nobody.
+    fn has_lessee(&self) -> bool {
+        self.coop.stations.iter().any(|station| {
+            let seat = station.seat.try_lock();
+            seat.is_none_or(|seat| seat.as_ref().is_some_and(|served| served.can_lease()))
+        })
+    }
+
+    /// Sleeps until a doorbell, the next deadline or the end of the nap.
+    fn sleep(&mut self, next_host_tsc: Option<u64>, nap: Option<Duration>) {
+        let totals = &self.coop.shared.totals;
+        totals.event(Event::Sleeps, 1);
+        let asleep = Instant::now();
+        let wait = self.sleeper.set(next_host_tsc, nap);
+        // Only now that the timer is set (`[TIMER-6]`).
+        if let Some(at) = next_host_tsc {
+            for station in &self.coop.stations {
+                if let Some(served) = station.seat.lock().as_mut() {
+                    served.arm(at);
+                }
+            }
+        }
+        let is_bell = self.sleeper.wait(&self.coop.wake);
+        let slept = asleep.elapsed();
+        let wake = match wait {
+            _ if is_bell => Wake::Bell,
+            Some((_, wake)) => wake,
+            None => Wake::Bell,
+        };
+        match wake {
+            Wake::Bell => totals.event(Event::AsyncBell, 1),
+            Wake::Deadline => totals.event(Event::TimerWakes, 1),
+            Wake::Nap => {}
+        }
+        if let (false, Some((wait, _))) = (is_bell, wait) {
+            self.window.measured(slept.saturating_sub(wait));
+        }
+        self.window.slept(slept, wake);
+    }
+}
+
+/// A timer and the doorbell, waited for together.
+struct Sleeper {
+    epoll: Epoll,
+    timer: TimerFd,
+    tsc_khz: u64,
+}
+
+impl Sleeper {
+    fn new(coop: &Coop, tsc_khz: u32) -> io::Result<Self> {
+        let timer = TimerFd::new().map_err(|error| io::Error::from_raw_os_error(error.errno()))?;
+        let epoll = Epoll::new()?;
+        for (data, fd) in [(0, timer.as_raw_fd()), (1, coop.wake.as_raw_fd())] {
+            let event = EpollEvent::new(EventSet::IN, data);
+            epoll.ctl(ControlOperation::Add, fd, event)?;
+        }
+        Ok(Self {
+            epoll,
+            timer,
+            tsc_khz: tsc_khz.into(),
+        })
+    }
+
+    /// Sets the timer to the earlier of both; says how long that is and which.
+    fn set(
+        &mut self,
+        next_host_tsc: Option<u64>,
+        nap: Option<Duration>,
+    ) -> Option<(Duration, Wake)> {
+        let deadline = next_host_tsc.map(|at| {
+            let cycles = at.saturating_sub(tsc::read());
+            (clock::time(self.tsc_khz, cycles), Wake::Deadline)
+        });
+        let nap = nap.map(|nap| (nap, Wake::Nap));
+        let first = [deadline, nap]
+            .into_iter()
+            .flatten()
+            .min_by_key(|(time, _)| *time);
+        // Zero would switch the timer off.
+        let time = first.map_or(Duration::ZERO, |(time, _)| {
+            time.max(Duration::from_nanos(1))
+        });
+        if self.timer.reset(time, None).is_err() {
+            // Cannot fail for a valid time; without a timer, do not sleep.
+            return Some((Duration::ZERO, Wake::Nap));
+        }
+        first
+    }
+
+    /// Waits; true if it was the doorbell.
+    fn wait(&self, bell: &vmm_sys_util::eventfd::EventFd) -> bool {
+        let mut events = [EpollEvent::default(); 2];
+        let count = self.epoll.wait(-1, &mut events).unwrap_or(0);
+        let is_bell = events.iter().take(count).any(|event| event.data() == 1);
+        if is_bell {
+            // Nobody else reads it, so there is something to read.
+            let _ = bell.read();
+        }
+        is_bell
+    }
+}

@@ -1,0 +1,152 @@
+//! How long to poll without work, and how long to sleep before looking again by oneself.
+//!
+//! Nothing is tuned to one machine: both follow from how long a wake-up of this thread has taken
+//! here lately. Polling for less than a few wake-ups' time saves nothing; polling for much longer
+//! costs more than it saves.
+//!
+//! Sleeping guests ring the doorbell for calls, but not for what they can do by their stock path.
+//! So a sleeping thread also wakes by itself now and then and polls for one window: a *nap*.
+
+use std::time::Duration;
+
+const SHORTEST_NAP: Duration = Duration::from_millis(4);
+const LONGEST_NAP: Duration = Duration::from_millis(128);
+/// A window is from this many wake-up times ...
+const FEWEST: u32 = 2;
+/// ... to this many.
+const MOST: u32 = 64;
+
+/// Why a sleep ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wake {
+    /// A doorbell.
+    Bell,
+    /// The timer, for a deadline.
+    Deadline,
+    /// The timer, because the nap is over.
+    Nap,
+}
+
+/// The two times, and what they follow from.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Window {
+    wake_up: Duration,
+    window: Duration,
+    nap: Duration,
+    is_probe: bool,
+}
+
+impl Window {
+    /// Before anything is known, a wake-up is taken to cost 20 µs.
+    pub(super) fn new() -> Self {
+        let wake_up = Duration::from_micros(20);
+        Self {
+            wake_up,
+            window: wake_up * 8,
+            nap: SHORTEST_NAP,
+            is_probe: false,
+        }
+    }
+
+    /// How long to poll after the last work.
+    pub(super) fn polling(&self) -> Duration {
+        self.window
+    }
+
+    /// How long to sleep at most.
+    pub(super) fn nap(&self) -> Duration {
+        self.nap
+    }
+
+    /// A timer came so late: that is what a wake-up costs here.
+    pub(super) fn measured(&mut self, late: Duration) {
+        // One long preemption must not make an hour of it.
+        let late = late.min(self.wake_up * 4).min(Duration::from_millis(2));
+        self.wake_up = (self.wake_up * 7 + late) / 8;
+        self.wake_up = self.wake_up.max(Duration::from_micros(1));
+        self.clamp();
+    }
+
+    /// Work came while polling, after so long without any.
+    pub(super) fn worked(&mut self, idle: Duration) {
+        self.nap = SHORTEST_NAP;
+        // Nearly missed, or found by chance: a longer window finds more.
+        if self.is_probe || idle > self.window / 2 {
+            self.window *= 2;
+            self.clamp();
+        }
+        self.is_probe = false;
+    }
+
+    /// The thread has slept so long.
+    pub(super) fn slept(&mut self, time: Duration, wake: Wake) {
+        if self.is_probe {
+            // The last probe found nothing.
+            self.nap = (self.nap * 2).min(LONGEST_NAP);
+            self.window /= 2;
+        } else if wake == Wake::Bell {
+            // Would a window twice as long have caught it?
+            if time <= self.window * 2 {
+                self.window *= 2;
+            } else {
+                self.window /= 2;
+            }
+        }
+        self.is_probe = wake == Wake::Nap;
+        self.clamp();
+    }
+
+    fn clamp(&mut self) {
+        self.window = self
+            .window
+            .clamp(self.wake_up * FEWEST, self.wake_up * MOST);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MICRO: Duration = Duration::from_micros(1);
+
+    #[test]
+    fn an_idle_machine_costs_less_and_less() {
+        let mut window = Window::new();
+        for _ in 0..20 {
+            window.slept(window.nap(), Wake::Nap);
+        }
+        assert_eq!(window.nap(), LONGEST_NAP);
+        assert_eq!(window.polling(), window.wake_up * FEWEST);
+    }
+
+    #[test]
+    fn frequent_work_keeps_it_polling_and_rare_work_does_not() {
+        let mut window = Window::new();
+        for _ in 0..20 {
+            window.slept(window.polling(), Wake::Bell);
+        }
+        assert_eq!(window.polling(), window.wake_up * MOST);
+        for _ in 0..20 {
+            window.slept(window.polling() * 10, Wake::Bell);
+        }
+        assert_eq!(window.polling(), window.wake_up * FEWEST);
+        window.slept(SHORTEST_NAP, Wake::Nap);
+        window.worked(MICRO);
+        assert!(window.polling() > window.wake_up * FEWEST);
+        assert_eq!(window.nap(), SHORTEST_NAP);
+    }
+
+    #[test]
+    fn the_window_follows_the_cost_of_a_wake_up_within_bounds() {
+        let mut window = Window::new();
+        for _ in 0..200 {
+            window.measured(Duration::from_secs(10));
+        }
+        assert!(window.wake_up <= Duration::from_millis(2), "{window:?}");
+        assert!(window.polling() >= window.wake_up * FEWEST);
+        for _ in 0..200 {
+            window.measured(Duration::ZERO);
+        }
+        assert!(window.wake_up >= MICRO && window.polling() <= MICRO * 2 * MOST);
+    }
+}
