@@ -1,5 +1,6 @@
 //! The command line: arguments, errors, exit statuses. No policy of its own.
 
+mod hypercalls;
 mod run;
 mod validate;
 
@@ -35,6 +36,12 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// List what a guest can ask of the host in coop mode
+    Hypercalls {
+        /// Print JSON instead of text
+        #[arg(long)]
+        json: bool,
+    },
     /// Cause exactly N exits of each kind and check that every counter says N
     Validate(validate::Args),
 }
@@ -46,6 +53,7 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::run(&args),
         Command::Compare(args) => compare::run(&args),
         Command::Doctor { json } => Ok(crate::doctor::run(json)),
+        Command::Hypercalls { json } => Ok(hypercalls::run(json)),
         Command::Validate(args) => validate::run(&args),
     };
     result.unwrap_or_else(|error| {

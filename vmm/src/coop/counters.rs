@@ -213,7 +213,7 @@ mod tests {
         totals.call(0, Status::UNKNOWN_OPCODE);
         totals.call(0x7777, Status::UNKNOWN_OPCODE);
         let counts = totals.snapshot();
-        assert_eq!(counts.operations["op_ECHO"], 2);
+        assert_eq!(counts.operations["op_echo"], 2);
         assert_eq!(counts.operations["op_unknown"], 2);
         assert_eq!(counts.refused["RESERVED_BITS"], 1);
         assert_eq!(counts.refused["UNKNOWN_OPCODE"], 2);

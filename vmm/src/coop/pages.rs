@@ -60,7 +60,7 @@ pub fn release(ram: &GuestRam, gpa: u64, len_bytes: u64) -> io::Result<()> {
 fn advise(ram: &GuestRam, gpa: u64, len_bytes: u64, advice: libc::c_int) -> io::Result<()> {
     let outside = || io::Error::from_raw_os_error(libc::EFAULT);
     let len = usize::try_from(len_bytes).map_err(|_| outside())?;
-    if gpa % 4096 != 0 || len % 4096 != 0 || len == 0 {
+    if !gpa.is_multiple_of(4096) || !len.is_multiple_of(4096) || len == 0 {
         return Err(outside());
     }
     let slice = ram
@@ -109,7 +109,7 @@ mod tests {
             (0x1800, 0x1000),
             (0x1000, 0),
             (!0xfff, 0x1000),
-            (0, u64::MAX & !0xfff),
+            (0, !0xfff),
         ] {
             assert!(release(&ram, gpa, len).is_err(), "{gpa:#x}+{len:#x}");
             assert!(!is_ram(&ram, gpa, len) || gpa == 0x1800);

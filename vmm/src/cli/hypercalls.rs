@@ -1,0 +1,96 @@
+//! `coopvirt hypercalls`: what a guest can ask, from the spec's own table.
+
+use std::process::ExitCode;
+
+use comfy_table::{presets, ContentArrangement, Table};
+use coopvirt_spec::code::Status;
+use coopvirt_spec::op::{Operation, COMMON_ERRORS, EXPERIMENTAL_FIRST, OPERATIONS};
+
+/// Prints all operations, as a table or as JSON.
+pub(super) fn run(json: bool) -> ExitCode {
+    if json {
+        println!(
+            "{:#}",
+            serde_json::Value::Array(OPERATIONS.iter().map(to_json).collect())
+        );
+    } else {
+        print!("{}", to_text());
+    }
+    ExitCode::SUCCESS
+}
+
+fn arguments(operation: &Operation) -> impl Iterator<Item = String> + '_ {
+    let arguments = operation.arguments.iter();
+    arguments.map(|arg| format!("{}: {} ({})", arg.name, arg.kind, arg.unit))
+}
+
+fn names(errors: &[Status]) -> Vec<String> {
+    errors.iter().map(ToString::to_string).collect()
+}
+
+fn to_text() -> String {
+    let mut table = Table::new();
+    table
+        .load_style(presets::UTF8_HORIZONTAL_ONLY)
+        .set_content_arrangement(ContentArrangement::Dynamic)
+        .set_header([
+            "opcode",
+            "name",
+            "feature",
+            "since",
+            "arguments",
+            "result",
+            "errors",
+            "counter",
+        ]);
+    for operation in OPERATIONS {
+        table.add_row([
+            format!("{:#06x}", operation.opcode.0),
+            operation.name.into(),
+            format!("{:?}", operation.feature),
+            operation.since.to_string(),
+            arguments(operation).collect::<Vec<_>>().join("\n"),
+            operation.result.into(),
+            names(operation.errors).join("\n"),
+            operation.counter.into(),
+        ]);
+    }
+    format!(
+        "{table}\n\nEvery operation can also end with {}.\nOpcodes from {EXPERIMENTAL_FIRST:#06x} on are for \
+         experiments; version 1.0 of this host knows none.\n",
+        names(COMMON_ERRORS).join(", "),
+    )
+}
+
+fn to_json(operation: &Operation) -> serde_json::Value {
+    serde_json::json!({
+        "opcode": operation.opcode.0,
+        "name": operation.name,
+        "purpose": operation.purpose.trim(),
+        "feature": format!("{:?}", operation.feature),
+        "since": operation.since.to_string(),
+        "arguments": operation.arguments.iter().map(|arg| serde_json::json!({
+            "name": arg.name,
+            "type": arg.kind,
+            "unit": arg.unit,
+        })).collect::<Vec<_>>(),
+        "result": operation.result,
+        "errors": names(operation.errors),
+        "counter": operation.counter,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_operation_is_listed_with_its_counter() {
+        let text = to_text();
+        for operation in OPERATIONS {
+            assert!(text.contains(operation.name), "{}", operation.name);
+            let json = to_json(operation).to_string();
+            assert!(json.contains(operation.counter), "{json}");
+        }
+    }
+}
