@@ -1,4 +1,4 @@
-//! Versions, features and their negotiation (`[VER-1]` to `[VER-5]`, `[NEG-1]` to `[NEG-4]`).
+//! Versions, features and their negotiation (`[VER-1]` to `[VER-3]`, `[NEG-1]` to `[NEG-4]`).
 
 use core::fmt;
 use core::ops::BitOr;

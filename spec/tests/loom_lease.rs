@@ -52,7 +52,7 @@ fn look<const D: usize>(consumer: &mut Consumer<W>, mem: &Model<D>) -> bool {
     found
 }
 
-/// The polling thread itself goes to sleep.
+/// The polling thread itself goes to sleep, as [LEASE-4] says.
 fn goes_to_sleep<const D: usize>() {
     let mem = memory::<D>();
     lease::renew(&*mem, NOW + 1);

@@ -93,7 +93,7 @@ fn falls_asleep<const D: usize>() {
     }
 }
 
-/// The host serves 100 a little early by the guest's clock, and the guest asks for 100 again, as a
+/// [ORDER-6]: the host serves 100 a little early by the guest's clock, and the guest asks for 100 again, as a
 /// handler does that finds nothing due. Only an interrupt raised after the second publication, or
 /// the stock path, serves it.
 fn asks_again<const D: usize>() {
