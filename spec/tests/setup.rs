@@ -91,7 +91,7 @@ fn neg_4_each_vcpu_has_a_set_of_its_own() {
 #[test]
 fn reg_5_the_host_writes_its_own_lines_and_nothing_else() {
     let mut machine = Machine::new(offered());
-    for word in &machine.ram {
+    for word in machine.ram.iter() {
         word.store(u64::MAX, Ordering::Relaxed);
     }
     machine.register(0, 4);
@@ -156,7 +156,7 @@ fn life_5_a_new_kernel_writes_zero_first_and_begins_anew() {
 }
 
 #[test]
-fn life_7_a_restored_ring_goes_on_where_it_was() {
+fn life_8_a_restored_ring_goes_on_where_it_was() {
     let memory = support::area(LAYOUT);
     let mem = &AtomicWords(&memory);
     let (mut guest, mut host) = (GuestRing::new(LAYOUT), HostRing::new(LAYOUT));
@@ -190,7 +190,7 @@ fn life_7_a_restored_ring_goes_on_where_it_was() {
 }
 
 #[test]
-fn life_7_a_broken_area_stays_broken_across_a_restore() {
+fn life_8_a_broken_area_stays_broken_across_a_restore() {
     let memory = support::area(LAYOUT);
     let mem = &AtomicWords(&memory);
     let mut host = HostRing::new(LAYOUT);

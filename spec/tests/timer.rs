@@ -158,3 +158,19 @@ fn timer_9_after_a_rewritten_tsc_the_word_means_the_new_one() {
     machine.advance(9000);
     assert_eq!(machine.vcpus[0].interrupts.len(), 2);
 }
+
+#[test]
+fn life_7_a_guest_that_sleeps_is_woken_when_its_area_breaks() {
+    let mut machine = machine();
+    machine.poll();
+    assert_eq!(publish(&machine, 5000), Published::Listening);
+    let mem = machine.area(0).expect("registered");
+    mem.store_u32(at::SUBMISSION_TAIL, 77, Store::Release);
+    for _ in 0..3 {
+        machine.poll();
+        machine.sleep();
+        machine.sync_bell(0);
+    }
+    assert_eq!(machine.vcpus[0].interrupts, [VECTOR]);
+    assert_eq!(publish(&machine, 5000), Published::Fallback);
+}

@@ -25,7 +25,7 @@ pub(crate) fn run(script: &[u8]) {
     for cpu in 0..NR_VCPUS {
         machine.reset(cpu);
     }
-    for word in &machine.ram {
+    for word in machine.ram.iter() {
         word.store(0, std::sync::atomic::Ordering::Relaxed);
     }
     machine.register(1, 3);

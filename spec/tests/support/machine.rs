@@ -6,6 +6,7 @@
 #![allow(dead_code, reason = "each test file uses its part")]
 
 use std::sync::atomic::AtomicU64;
+use std::sync::Arc;
 
 use coopvirt_spec::code::{BrokenReason, SetupStatus, Status};
 use coopvirt_spec::discover::Offer;
@@ -42,7 +43,7 @@ pub(crate) struct Vcpu {
 
 /// The machine.
 pub(crate) struct Machine {
-    pub(crate) ram: Vec<AtomicU64>,
+    pub(crate) ram: Arc<[AtomicU64]>,
     pub(crate) vcpus: Vec<Vcpu>,
     pub(crate) now: u64,
     /// Whether a host thread polls.
@@ -124,7 +125,7 @@ impl Machine {
         offer.max_list_items = 8;
         offer.max_step_bytes = 8192;
         Self {
-            ram: super::support::words(usize::try_from(NR_PAGES * 512).expect("small")),
+            ram: (0..NR_PAGES * 512).map(|_| AtomicU64::new(0)).collect(),
             vcpus: (0..NR_VCPUS).map(vcpu).collect(),
             now: 1,
             is_polling: false,
@@ -313,9 +314,20 @@ impl Machine {
             self.vcpus[cpu].ring = ring;
             match taken {
                 Taken::Submission(call) => self.serve(cpu, &call),
-                Taken::Broken(reason) => return self.vcpus[cpu].setup.set_broken(reason),
+                Taken::Broken(reason) => return self.is_broken(cpu, reason),
                 Taken::Empty | Taken::Blocked => return,
             }
+        }
+    }
+
+    /// Remembers the reason; the first time, wakes a guest that sleeps until its deadline.
+    fn is_broken(&mut self, cpu: usize, reason: BrokenReason) {
+        let vcpu = &mut self.vcpus[cpu];
+        let is_new = SetupState::decode(vcpu.setup.read(3).expect("a register")).broken != reason;
+        vcpu.setup.set_broken(reason);
+        if is_new && vcpu.setup.negotiated().contains(Features::TIMER) {
+            let vector = self.area(cpu).and_then(|mem| timer::vector(&mem));
+            self.vcpus[cpu].interrupts.extend(vector);
         }
     }
 
