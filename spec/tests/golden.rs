@@ -134,7 +134,7 @@ fn page_2_an_area_in_use_has_the_bytes_of_version_1() {
         panic!("nothing to take");
     };
     host.finish(mem, &first, Completion::new(first.tag, Status::OK, 0));
-    lease::renew(mem, 0x1111_2222_3333_4444);
+    lease::renew(mem, 0x1111_2222_3333_0000, 0x4444);
     let mut clock = timer::HostTimer::new();
     assert_eq!(
         timer::publish(mem, 0x5555, || 1),

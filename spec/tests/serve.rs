@@ -253,7 +253,7 @@ fn lease_1_an_ended_lease_is_none() {
     let (machine, _) = machine();
     let mem = machine.area(0).expect("registered");
     assert!(!lease::listens(&mem, || 0));
-    lease::renew(&mem, 100);
+    lease::renew(&mem, 90, 10);
     assert!(lease::listens(&mem, || 99) && !lease::listens(&mem, || 100));
     assert!(!lease::publish_elided(
         &mem,

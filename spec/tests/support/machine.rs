@@ -213,7 +213,7 @@ impl Machine {
         self.is_polling = true;
         for cpu in 0..NR_VCPUS {
             if let Some(mem) = self.usable(cpu) {
-                lease::renew(&mem, self.now + LEASE_TSC);
+                lease::renew(&mem, self.now, LEASE_TSC);
             }
             self.look_at_ring(cpu);
             self.look_at_timer(cpu);
