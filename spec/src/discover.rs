@@ -5,6 +5,8 @@ use crate::mark::MARK_MSR;
 use crate::page::{AreaLayout, DEFAULT_RING_ENTRIES};
 use crate::version::{Features, Version};
 
+/// Bit of leaf 1, ECX, that says that these leaves are a hypervisor's (`[DISC-1]`).
+pub const HYPERVISOR_PRESENT: u32 = 1 << 31;
 /// The first leaf that a guest tries.
 pub const SCAN_FIRST: u32 = 0x4000_0000;
 /// The leaf before which a guest stops.
@@ -139,8 +141,12 @@ impl Offer {
         })
     }
 
-    /// Scans for the block (`[DISC-2]`). The caller has checked that CPUID says "hypervisor".
+    /// Scans for the block (`[DISC-2]`), if there is a hypervisor at all (`[DISC-1]`).
     pub fn find(mut cpuid: impl FnMut(u32) -> Registers) -> Option<Offer> {
+        // On bare hardware these leaves may give the registers of some other leaf.
+        if cpuid(1).ecx & HYPERVISOR_PRESENT == 0 {
+            return None;
+        }
         let mut base = SCAN_FIRST;
         while base < SCAN_END {
             if let Some(offer) = Offer::read(base, &mut cpuid) {
@@ -164,8 +170,18 @@ fn signature_words() -> [u32; 3] {
 mod tests {
     use super::*;
 
+    const VIRTUAL: Registers = Registers {
+        eax: 0,
+        ebx: 0,
+        ecx: HYPERVISOR_PRESENT,
+        edx: 0,
+    };
+
     fn find_in(leaves: &[(u32, Registers)]) -> Option<Offer> {
         Offer::find(|leaf| {
+            if leaf == 1 {
+                return VIRTUAL;
+            }
             let found = leaves.iter().find(|(at, _)| *at == leaf);
             found.map_or(Registers::default(), |(_, registers)| *registers)
         })
@@ -183,14 +199,38 @@ mod tests {
     #[test]
     fn disc_2_the_scan_steps_over_other_blocks_and_ends() {
         let mut calls = 0;
-        let nothing = Offer::find(|_| {
+        let nothing = Offer::find(|leaf| {
             calls += 1;
+            if leaf == 1 {
+                return VIRTUAL;
+            }
             Registers::default()
         });
-        assert_eq!((nothing, calls), (None, 256));
+        assert_eq!((nothing, calls), (None, 1 + 256));
         let mut offer = Offer::new(Features::RING);
         offer.base = SCAN_END;
         assert_eq!(find_in(&offer.leaves()), None);
+    }
+
+    #[test]
+    fn disc_1_without_a_hypervisor_nothing_is_looked_for() {
+        let leaves = Offer::new(Features::RING).leaves();
+        let mut calls = 0;
+        let found = Offer::find(|leaf| {
+            calls += 1;
+            let found = leaves.iter().find(|(at, _)| *at == leaf);
+            found.map_or(Registers::default(), |(_, registers)| *registers)
+        });
+        assert_eq!((found, calls), (None, 1));
+    }
+
+    #[test]
+    fn disc_5_our_host_announces_the_numbers_of_the_specification() {
+        let offer = Offer::new(Features::RING);
+        assert_eq!((offer.msr_base, offer.base), (0x4356_0000, 0x4000_0100));
+        assert_eq!((offer.async_port, offer.sync_port), (0x0d10, 0x0d14));
+        assert_eq!(offer.layout.ring_entries(), 32);
+        assert_eq!((offer.max_list_items, offer.max_step_bytes), (512, 2 << 20));
     }
 
     #[test]

@@ -56,10 +56,14 @@ pub fn publish_elided<M: SharedMem>(
     listens(mem, now_tsc)
 }
 
-/// Host: promises to look again before the guest's TSC reaches `until_tsc` (`[LEASE-2]`).
+/// Host: promises to look again within `duration_tsc` of the guest's TSC `now_tsc` (`[LEASE-2]`).
+///
+/// A guest can set its TSC to any value, so the end saturates: near the end of the counter a lease
+/// is shorter, and at its very end there is none.
 ///
 /// Called before a look, by whoever will look; never by a second thread.
-pub fn renew<M: SharedMem>(mem: &M, until_tsc: u64) {
+pub fn renew<M: SharedMem>(mem: &M, now_tsc: u64, duration_tsc: u64) {
+    let until_tsc = now_tsc.saturating_add(duration_tsc);
     // Relaxed: the promise is about looks to come, and no earlier store has to be seen with it.
     mem.store_u64(at::LEASE, until_tsc, Store::Relaxed);
 }

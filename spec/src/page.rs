@@ -1,4 +1,4 @@
-//! The area that one vCPU shares with the host (`[PAGE-1]` to `[PAGE-6]`).
+//! The area that one vCPU shares with the host (`[PAGE-1]` to `[PAGE-5]`).
 //!
 //! Seven structures of whole cache lines, then the submission and the completion ring. Each line
 //! has exactly one writer, which its documentation names first. With the default of
@@ -278,6 +278,34 @@ impl AreaLayout {
 use core::mem::size_of;
 const _: () = assert!(AreaLayout::DEFAULT.area_bytes() == 4096);
 const _: () = assert!(size_of::<Control>() == CONTROL_BYTES);
+
+/// What a vCPU says that it does, in the idle word (`[PAGE-5]`). A hint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Idle {
+    /// It runs; also what any unknown value means.
+    Runs = 0,
+    /// It polls in its idle loop, with interrupts on.
+    Polls = 1,
+    /// It is about to halt.
+    Halts = 2,
+}
+
+impl Idle {
+    /// Reads the idle word. For the host.
+    pub fn read<M: SharedMem>(mem: &M) -> Idle {
+        match mem.load_u32(at::IDLE, Load::Relaxed) {
+            1 => Idle::Polls,
+            2 => Idle::Halts,
+            _ => Idle::Runs,
+        }
+    }
+
+    /// Writes the idle word. For the guest.
+    pub fn write<M: SharedMem>(self, mem: &M) {
+        mem.store_u32(at::IDLE, self as u32, Store::Relaxed);
+    }
+}
 
 /// Writes the constant header and clears every word that the host owns (`[REG-5]`).
 ///

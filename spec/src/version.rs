@@ -1,4 +1,4 @@
-//! Versions, features and their negotiation (`[VER-1]` to `[VER-5]`, `[NEG-1]` to `[NEG-4]`).
+//! Versions, features and their negotiation (`[VER-1]` to `[VER-3]`, `[NEG-1]` to `[NEG-4]`).
 
 use core::fmt;
 use core::ops::BitOr;
@@ -99,6 +99,16 @@ features! {
 }
 
 impl Features {
+    /// All features that this version knows (`[NEG-2]`).
+    pub const KNOWN: Features = {
+        let (mut known, mut at) = (0, 0);
+        while at < Features::ALL.len() {
+            known |= 1 << Features::ALL[at].value;
+            at += 1;
+        }
+        Features(known)
+    };
+
     /// No feature.
     pub const NONE: Features = Features(0);
 
@@ -200,5 +210,6 @@ mod tests {
         assert_eq!(std::format!("{set:?}"), "RING|0x10000000000");
         assert_eq!(std::format!("{:?}", Features::NONE), "0x0");
         assert!(!set.contains(Features::IPI));
+        assert_eq!(Features::KNOWN, Features(0x8000_0000_0000_3fff));
     }
 }

@@ -146,6 +146,7 @@ fn ring_5_a_head_that_passes_the_tail_or_goes_back_breaks_the_ring() {
     }
 }
 
+// [RING-10]: full is an answer of its own, from which both sides recover.
 #[test]
 fn trust_6_a_guest_that_drains_no_completions_only_stops_itself() {
     let memory = area(LAYOUT);
@@ -186,6 +187,7 @@ fn trust_6_a_guest_that_drains_no_completions_only_stops_itself() {
     assert!(matches!(host.take(mem), Taken::Submission(_)));
 }
 
+// [OP-3], [OP-4]: out of order, and not at all for a quiet success.
 #[test]
 fn ring_9_room_is_kept_for_what_is_in_flight() {
     let memory = area(LAYOUT);

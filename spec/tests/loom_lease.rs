@@ -52,10 +52,10 @@ fn look<const D: usize>(consumer: &mut Consumer<W>, mem: &Model<D>) -> bool {
     found
 }
 
-/// The polling thread itself goes to sleep.
+/// The polling thread itself goes to sleep, as [LEASE-4] says.
 fn goes_to_sleep<const D: usize>() {
     let mem = memory::<D>();
-    lease::renew(&*mem, NOW + 1);
+    lease::renew(&*mem, NOW, 1);
     let host_mem = mem.clone();
     let host = thread::spawn(move || {
         let mut consumer = Consumer::<W>::new(geometry(), 0);
@@ -71,7 +71,7 @@ fn goes_to_sleep<const D: usize>() {
 /// The polling thread was stopped while it held the lease; the revoker takes over.
 fn is_revoked<const D: usize>() {
     let mem = memory::<D>();
-    lease::renew(&*mem, NOW + 1);
+    lease::renew(&*mem, NOW, 1);
     let revoker_mem = mem.clone();
     let revoker = thread::spawn(move || {
         let mut consumer = Consumer::<W>::new(geometry(), 0);
@@ -88,14 +88,14 @@ fn wakes_up<const D: usize>() {
     let mem = memory::<D>();
     let bell = Arc::new(Mutex::new(false));
     let rang = |bell: &Mutex<bool>| std::mem::take(&mut *bell.lock().expect("not poisoned"));
-    lease::renew(&*mem, NOW + 1);
+    lease::renew(&*mem, NOW, 1);
     let (host_mem, host_bell) = (mem.clone(), bell.clone());
     let host = thread::spawn(move || {
         let mut consumer = Consumer::<W>::new(geometry(), 0);
         lease::revoke(&*host_mem).take(|| look(&mut consumer, &host_mem));
         // Asleep: the bell is the only reason to look.
         if rang(&host_bell) {
-            lease::renew(&*host_mem, NOW + 1);
+            lease::renew(&*host_mem, NOW, 1);
             lease::revoke(&*host_mem).take(|| look(&mut consumer, &host_mem));
         }
         consumer

@@ -79,7 +79,7 @@ fn moves_closer<const D: usize>() {
 fn falls_asleep<const D: usize>() {
     let mem = memory::<D>();
     let mut host = Host::default();
-    lease::renew(&*mem, 1000);
+    lease::renew(&*mem, 0, 1000);
     let host_mem = mem.clone();
     let sleeping = thread::spawn(move || {
         // Going to sleep is a revocation and a look that arms.
@@ -93,7 +93,7 @@ fn falls_asleep<const D: usize>() {
     }
 }
 
-/// The host serves 100 a little early by the guest's clock, and the guest asks for 100 again, as a
+/// [ORDER-6]: the host serves 100 a little early by the guest's clock, and the guest asks for 100 again, as a
 /// handler does that finds nothing due. Only an interrupt raised after the second publication, or
 /// the stock path, serves it.
 fn asks_again<const D: usize>() {
@@ -102,7 +102,7 @@ fn asks_again<const D: usize>() {
     let taken = Arc::new(AtomicU32::new(0));
     mem.store_u64(at::DEADLINE, 100, Store::Relaxed);
     let mut host = Host::default();
-    lease::renew(&*mem, 1000);
+    lease::renew(&*mem, 0, 1000);
     let (host_mem, pending) = (mem.clone(), taken.clone());
     let looking = thread::spawn(move || {
         for _ in 0..2 {

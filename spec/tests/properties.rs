@@ -185,6 +185,7 @@ fn run<const D: u8>(cases: u32) -> Result<(), String> {
         .map_err(|error| error.to_string())
 }
 
+// [RING-7]: a drain looks once and takes no more than its budget.
 #[test]
 fn ring_1_a_ring_behaves_like_a_queue() {
     assert_eq!(run::<0>(1000), Ok(()));

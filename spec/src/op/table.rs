@@ -1,4 +1,4 @@
-//! The table of operations. Opcodes and argument words never change their meaning (`[VER-3]`).
+//! The table of operations. Opcodes and argument words never change their meaning (`[VER-2]`).
 
 use super::macros::operations;
 use super::{ArgWord, Argument, ExperimentalArgs, Opcode, Operation, ARG_WORDS};

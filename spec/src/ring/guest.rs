@@ -1,4 +1,4 @@
-//! The guest's ends of its vCPU's two rings (`[RING-4]`, `[TRUST-8]`).
+//! The guest's ends of its vCPU's two rings (`[RING-4]`, `[TRUST-7]`).
 //!
 //! Owned by one vCPU and used with preemption off, or by a guest with one thread per vCPU. It
 //! checks the host's indices as the host checks the guest's: a broken area is abandoned, not used.

@@ -55,7 +55,7 @@ impl HostRing {
         }
     }
 
-    /// Goes on where [`HostRing::save`] was called (`[LIFE-7]`).
+    /// Goes on where [`HostRing::save`] was called (`[LIFE-8]`).
     pub const fn restore(layout: AreaLayout, saved: SavedRing) -> Self {
         Self {
             submissions: Consumer::new(layout.submissions(), saved.submission_head),

@@ -1,6 +1,6 @@
 //! Shared memory for the loom models: each word of a list is an atomic of its own.
 //!
-//! A word is always accessed with one width, as the layout has it, so 32-bit and 64-bit words are
+//! [ORDER-1]: a word is always accessed with one width, as the layout has it, so 32-bit and 64-bit words are
 //! kept apart. Memory outside the list is an error of the model.
 
 use coopvirt_spec::mem::{Defect, Load, SharedMem, Store};

@@ -1,5 +1,9 @@
 //! Guest-physical ranges and lists of them (`[MMU-1]` to `[MMU-4]`).
 
+mod walk;
+
+pub use walk::{walk, Progress, RangeWork};
+
 use crate::code::Status;
 use crate::describe::shared_struct;
 use crate::page::PAGE_BYTES;
