@@ -182,7 +182,12 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         output: Box::new(Stdout),
         stdin: true,
     };
-    let machine = Machine::build(&config, console, |gauges| Arc::new(MarkLog::new(gauges)))?;
+    let mut marks = None;
+    let machine = Machine::build(&config, console, |gauges| {
+        let log = Arc::new(MarkLog::new(gauges));
+        marks = Some(Arc::clone(&log));
+        log
+    })?;
     if let Some(accounting) = &accounting {
         accounting.name_devices(machine.gauges());
     }
@@ -200,7 +205,8 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     eprintln!("coopvirt: {reason}");
     if let (Some(accounting), Some(file)) = (accounting, exits) {
         let mode = config.mode.name();
-        let (report, _) = accounting.finish(&gauges, mode);
+        let (mut report, _) = accounting.finish(&gauges, mode);
+        report.marks = marks.map(|log| log.counters()).unwrap_or_default();
         serde_json::to_writer_pretty(&file, &report).context("could not write the exit report")?;
         if std::io::stderr().is_terminal() {
             eprint!("{}", report.to_text());
