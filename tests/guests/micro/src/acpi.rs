@@ -4,7 +4,8 @@
 #![expect(unsafe_code)]
 // UNSAFETY: reads tables at the physical addresses that other tables name.
 
-use crate::boot_info::{self, at};
+use crate::boot_info;
+use crate::memory::at;
 
 const HEADER_BYTES: usize = 36;
 const XSDT_AT: u64 = 24;
@@ -41,7 +42,10 @@ fn each_local_apic(mut entries: &[u8], found: &mut impl FnMut(u32)) {
 fn table(address: u64) -> &'static [u8] {
     // SAFETY: another table says that there is one; its length is in its header.
     let len = unsafe { at::<u32>(address + 4).read_unaligned() } as usize;
-    assert!((HEADER_BYTES..1 << 20).contains(&len), "a table of {len} bytes");
+    assert!(
+        (HEADER_BYTES..1 << 20).contains(&len),
+        "a table of {len} bytes"
+    );
     // SAFETY: the table says so itself; nobody writes there.
     let table = unsafe { core::slice::from_raw_parts(at::<u8>(address), len) };
     let sum = table.iter().fold(0u8, |sum, &byte| sum.wrapping_add(byte));

@@ -8,6 +8,8 @@
 use core::cell::UnsafeCell;
 use core::ops::Range;
 
+use crate::memory::at;
+
 const MAGIC: u32 = 0x336e_c578;
 const USABLE: u32 = 1;
 const MAX_CMDLINE_BYTES: usize = 4096;
@@ -60,12 +62,6 @@ static INFO: Once = Once(UnsafeCell::new(Info {
 fn info() -> &'static Info {
     // SAFETY: nobody writes it any more (see `Once`).
     unsafe { &*INFO.0.get() }
-}
-
-/// A pointer to the loader's memory.
-pub(crate) fn at<T>(address: u64) -> *const T {
-    assert_ne!(address, 0, "the loader left something out");
-    core::ptr::with_exposed_provenance(usize::try_from(address).expect("64 bits"))
 }
 
 /// Copies everything. The first thing that the first CPU does.

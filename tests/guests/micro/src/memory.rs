@@ -6,6 +6,12 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use crate::boot_info;
 
+/// A pointer to physical memory. All memory is mapped one to one.
+pub fn at<T>(address: u64) -> *mut T {
+    assert_ne!(address, 0, "nothing is at address 0");
+    core::ptr::with_exposed_provenance_mut(usize::try_from(address).expect("64 bits"))
+}
+
 /// Size of a page.
 pub const PAGE_BYTES: u64 = 4096;
 
@@ -40,16 +46,12 @@ impl Pages {
         self.start
     }
 
-    /// All bytes. For memory that only this guest uses.
-    pub fn bytes_mut(&mut self) -> &mut [u8] {
-        let bytes = usize::try_from(self.bytes).expect("64 bits");
-        // SAFETY: RAM, mapped, initialized, and nobody else's by the invariant.
-        unsafe { core::slice::from_raw_parts_mut(self.pointer(), bytes) }
-    }
-
-    /// The first byte. For memory that the host changes too, which no reference may cover.
-    pub fn pointer(&self) -> *mut u8 {
-        core::ptr::with_exposed_provenance_mut(usize::try_from(self.start).expect("64 bits"))
+    /// All words, also for memory that the host or other CPUs change.
+    pub fn words(&self) -> &[AtomicU64] {
+        let count = usize::try_from(self.bytes / 8).expect("64 bits");
+        // SAFETY: RAM, mapped, aligned, and nobody else's by the invariant; whoever shares it with
+        // this guest by its address changes whole words, which atomic words allow for.
+        unsafe { core::slice::from_raw_parts(at(self.start), count) }
     }
 }
 
@@ -60,8 +62,11 @@ pub fn pages(count: u64) -> Pages {
     let taken = NEXT.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |next| {
         next.checked_add(bytes).filter(|&new| new <= end)
     });
-    let start = taken.unwrap_or_else(|next| panic!("no {count} pages between {next:#x} and {end:#x}"));
-    let mut pages = Pages { start, bytes };
-    pages.bytes_mut().fill(0);
+    let start =
+        taken.unwrap_or_else(|next| panic!("no {count} pages between {next:#x} and {end:#x}"));
+    let pages = Pages { start, bytes };
+    for word in pages.words() {
+        word.store(0, Ordering::Relaxed);
+    }
     pages
 }

@@ -35,8 +35,6 @@ impl Barrier {
             self.round.store(round.wrapping_add(1), Ordering::Release);
             return;
         }
-        tsc::spin_until("a barrier", || {
-            self.round.load(Ordering::Acquire) != round
-        });
+        tsc::spin_until("a barrier", || self.round.load(Ordering::Acquire) != round);
     }
 }

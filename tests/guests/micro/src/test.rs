@@ -35,7 +35,10 @@ macro_rules! guest_test {
         const _: () = {
             #[used]
             #[unsafe(link_section = ".guest_tests")]
-            #[expect(unsafe_code, reason = "UNSAFETY: the linker script gathers the section")]
+            #[expect(
+                unsafe_code,
+                reason = "UNSAFETY: the linker script gathers the section"
+            )]
             static TEST: $crate::test::GuestTest = $crate::test::GuestTest {
                 name: $name,
                 clauses: $clauses,

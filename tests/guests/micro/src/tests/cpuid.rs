@@ -8,8 +8,14 @@ use crate::x86::cpuid::{self, HYPERVISOR_LEAF, KVM_SIGNATURE};
 guest_test!("machine_cpuid_vendor", "", vendor);
 fn vendor() -> Ran {
     let vendor = cpuid::vendor();
-    assert!(vendor == *b"AuthenticAMD" || vendor == *b"GenuineIntel", "{vendor:x?}");
-    assert!(cpuid::leaf(0, 0).eax >= 0x15, "leaf 0x15 has the TSC's frequency");
+    assert!(
+        vendor == *b"AuthenticAMD" || vendor == *b"GenuineIntel",
+        "{vendor:x?}"
+    );
+    assert!(
+        cpuid::leaf(0, 0).eax >= 0x15,
+        "leaf 0x15 has the TSC's frequency"
+    );
     assert!(cpuid::has_hypervisor());
     Ok(())
 }
@@ -21,7 +27,11 @@ fn numbers_cpus() -> Ran {
         let id = cpus::apic_id(cpu);
         assert_eq!(cpuid::leaf(1, 0).ebx >> 24, id, "leaf 1 on CPU {cpu}");
         assert_eq!(cpuid::leaf(0xb, 0).edx, id, "leaf 0xb on CPU {cpu}");
-        assert_eq!(cpuid::leaf(0xb, 1).ebx as usize, count, "leaf 0xb on CPU {cpu}");
+        assert_eq!(
+            cpuid::leaf(0xb, 1).ebx as usize,
+            count,
+            "leaf 0xb on CPU {cpu}"
+        );
         for other in (0..count).filter(|&other| other != cpu) {
             assert_ne!(cpus::apic_id(other), id, "CPUs {cpu} and {other}");
         }

@@ -1,9 +1,8 @@
-//! Ends that the host's test expects: with a code, by a failure, by a skipped test, and none.
+//! Ends that the host's test expects: with a code, by failures, and without a test.
 
-use crate::report;
 use crate::params;
+use crate::report;
 use crate::test::{guest_test, Ran, Skip};
-use crate::x86::interrupts;
 
 guest_test!("end_with_a_code", "", with_a_code);
 /// Parameter `code`: the code.
@@ -32,9 +31,4 @@ fn by_a_fault() -> Ran {
 guest_test!("end_without_a_test", "", without_a_test);
 fn without_a_test() -> Ran {
     Err(Skip("on purpose"))
-}
-
-guest_test!("end_never", "", never);
-fn never() -> Ran {
-    interrupts::stop()
 }

@@ -1,5 +1,6 @@
 //! The tests, by what they are about. Names begin with where they can run: `machine_` anywhere,
-//! `smp_` with two CPUs and more, `kvm_` and `hvm_` in that mode, `end_` end the machine.
+//! `smp_` with two CPUs and more, `kvm_` and `hvm_` in that mode,
+//! `high_` with much memory; `end_` end otherwise than a test should.
 
 mod cpuid;
 mod end;

@@ -30,7 +30,11 @@ fn never_early() -> Ran {
             apic::set_deadline(deadline);
             interrupts::wait_for(TIMER, count);
             let fired = FIRED[cpu].load(Ordering::Acquire);
-            assert!(fired >= deadline, "{} ticks early on CPU {cpu}", deadline - fired);
+            assert!(
+                fired >= deadline,
+                "{} ticks early on CPU {cpu}",
+                deadline - fired
+            );
             assert_eq!(interrupts_of(cpu, TIMER), count, "on CPU {cpu}");
             assert_eq!(msr::read(apic::MSR_TSC_DEADLINE), 0, "it is disarmed");
             latest.fetch_max(fired - deadline, Ordering::Relaxed);

@@ -44,10 +44,7 @@ pub fn enable() {
         msr::write(MSR_APIC_BASE, base | BASE_X2APIC);
     }
     write(TASK_PRIORITY, 0);
-    write(
-        SPURIOUS,
-        SPURIOUS_ENABLE | u32::from(interrupts::SPURIOUS),
-    );
+    write(SPURIOUS, SPURIOUS_ENABLE | u32::from(interrupts::SPURIOUS));
     write(LVT_TIMER, LVT_MASKED);
 }
 

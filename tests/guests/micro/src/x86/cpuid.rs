@@ -1,6 +1,6 @@
 //! CPUID: what the machine says of itself.
 
-use core::arch::x86_64::{CpuidResult, __cpuid_count};
+use core::arch::x86_64::{__cpuid_count, CpuidResult};
 
 /// Signature of KVM's leaves.
 pub const KVM_SIGNATURE: [u8; 12] = *b"KVMKVMKVM\0\0\0";

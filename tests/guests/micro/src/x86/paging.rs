@@ -40,11 +40,13 @@ pub fn map(range: &Range<u64>) {
         if *pointer == 0 {
             *pointer = memory::pages(1).start() | PRESENT_WRITABLE;
         }
-        let directory: *mut u64 = core::ptr::with_exposed_provenance_mut(
-            usize::try_from(*pointer & ADDRESS).expect("64 bits"),
-        );
+        let directory: *mut u64 = memory::at(*pointer & ADDRESS);
         let slot = usize::try_from(page % 512).expect("below 512");
         // SAFETY: the directory is a page of its own, mapped one to one, with 512 entries.
-        unsafe { directory.add(slot).write(address | PRESENT_WRITABLE | LARGE) };
+        unsafe {
+            directory
+                .add(slot)
+                .write(address | PRESENT_WRITABLE | LARGE)
+        };
     }
 }

@@ -8,6 +8,7 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use super::{apic, tsc};
 use crate::boot_info;
 use crate::cpus::{self, MAX_CPUS};
+use crate::memory;
 
 /// Where the trampoline is copied: below 1 MiB, and no boot structure lies there any more.
 const TRAMPOLINE: u64 = 0x8000;
@@ -53,7 +54,7 @@ fn copy_trampoline() {
     let start: *const u8 = (&raw const trampoline_start).cast();
     let len = (&raw const trampoline_end).addr() - start.addr();
     assert!(boot_info::is_ram(TRAMPOLINE..TRAMPOLINE + len as u64));
-    let target = core::ptr::with_exposed_provenance_mut(TRAMPOLINE as usize);
+    let target = memory::at(TRAMPOLINE);
     // SAFETY: the source is our own code between two labels, the target RAM that nothing else uses:
     // what the loader left below 1 MiB has been copied (`boot_info`), and ACPI tables lie higher.
     unsafe { core::ptr::copy_nonoverlapping(start, target, len) };
