@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use coopvirt::account::backend::Backend;
 use coopvirt_spec::record::find_in_line;
 use serde_json::Value;
 
@@ -53,6 +54,12 @@ impl Outcome {
     pub fn status(&self) -> i32 {
         let by_signal = || 128 + self.status.signal().unwrap_or(0);
         self.status.code().unwrap_or_else(by_signal)
+    }
+
+    /// Whether the guest's kernel died of a breakpoint that it had set itself, to patch its code,
+    /// and removed again: QEMU before 8.1 may still run it on another CPU. Hardware does not.
+    pub fn met_stale_breakpoint(&self) -> bool {
+        Backend::probe().emulated && self.console.contains("Oops: int3: 0000 [#1]")
     }
 
     /// Checks that the guest did all that it was told to, and powered off.
