@@ -9,9 +9,8 @@ use coopvirt_tests::micro::Verdict;
 use coopvirt_tests::MicroGuest;
 use micro_protocol::EXIT_PANICKED;
 
-/// The works that the guest's marks name.
+/// The work that the guest's marks at the port name.
 const WORK_BY_PORT: u8 = 0xe0;
-const WORK_BY_MSR: u8 = 0xe1;
 
 #[test]
 fn one_cpu() {
@@ -45,9 +44,11 @@ fn memory_above_4_gib() {
     assert!(run.value("high_memory", "words") > 100);
 }
 
-/// [MARK-1] to [MARK-4]: the guest makes them, the report has them, and nothing else.
+/// [MARK-1] [MARK-3] [MARK-4]: each mark by port is one exit to userspace, and the exit report has
+/// a phase for each pair, and for nothing else. [MARK-2]: so is each access of the mark MSR and its
+/// neighbours one exit; the report is cut by marks at the port only.
 #[test]
-fn marks_cut_the_exit_report_into_phases() {
+fn marks_are_one_exit_each_and_cut_the_exit_report() {
     let folder = Folder::new();
     let path = folder.path("exits.json");
     let guest = MicroGuest::new().arguments(["--exits".into(), path.clone()]);
@@ -55,15 +56,26 @@ fn marks_cut_the_exit_report_into_phases() {
     assert_eq!(run.transcript.done, Some(2), "{}", run.transcript);
     let text = std::fs::read(path).expect("a report");
     let report: ExitReport = serde_json::from_slice(&text).expect("the report reads back");
-    let phases: Vec<_> = report
-        .phases
-        .iter()
-        .map(|phase| (phase.work, phase.seq))
-        .collect();
-    assert_eq!(
-        phases,
-        [(WORK_BY_PORT, 1), (WORK_BY_PORT, 2), (WORK_BY_MSR, 5)]
-    );
+    let phases = report.phases.iter().map(|phase| (phase.work, phase.seq));
+    // The first is a point: from the start to it.
+    let expected = [0, 1, 2].map(|seq| (WORK_BY_PORT, seq));
+    assert_eq!(phases.collect::<Vec<_>>(), expected);
+    for phase in &report.phases[1..] {
+        // Nothing is in it but what the host itself may put there.
+        assert_eq!(phase.counts.userspace, 0, "{phase:?}");
+    }
+    let returns = &report.userspace_exits;
+    // Five marks, and three writes that are none.
+    for (kind, count) in [
+        ("OUT 0xd0c mark", 8),
+        ("IN 0xd0c mark", 1),
+        ("WRMSR 0x43560000", 2),
+        ("RDMSR 0x43560000", 2),
+        ("WRMSR 0x43560001", 1),
+        ("RDMSR 0x43560007", 1),
+    ] {
+        assert_eq!(returns.get(kind), Some(&count), "{kind} in {returns:?}");
+    }
 }
 
 #[test]
