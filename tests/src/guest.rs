@@ -241,22 +241,26 @@ impl Collector {
 
     /// What has come so far.
     pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.bytes()).into_owned()
+    }
+
+    fn bytes(&self) -> Vec<u8> {
         let bytes = self.bytes.lock().unwrap_or_else(PoisonError::into_inner);
-        String::from_utf8_lossy(&bytes).into_owned()
+        bytes.clone()
     }
 
     /// Everything. Called when the writer has ended: a pipe then ends too, a terminal is quiet.
-    fn finish(self) -> String {
-        let mut text = self.text();
+    fn finish(self) -> Vec<u8> {
+        let mut bytes = self.bytes();
         while !self.thread.is_finished() {
             thread::sleep(QUIET);
-            let more = self.text();
-            if more.len() == text.len() {
+            let more = self.bytes();
+            if more.len() == bytes.len() {
                 break;
             }
-            text = more;
+            bytes = more;
         }
-        self.text()
+        self.bytes()
     }
 }
 
@@ -336,7 +340,7 @@ impl Running {
             std::mem::take(&mut self.title),
             status,
             finish(self.console.take()),
-            finish(self.stderr.take()),
+            &finish(self.stderr.take()),
         )
     }
 

@@ -20,13 +20,22 @@ pub struct Outcome {
     status: ExitStatus,
     /// Everything that came on the console (standard output).
     pub console: String,
+    /// The same, for a guest that says no text.
+    pub console_bytes: Vec<u8>,
     /// Standard error.
     pub stderr: String,
     records: Vec<Value>,
 }
 
 impl Outcome {
-    pub(crate) fn new(title: String, status: ExitStatus, console: String, stderr: String) -> Self {
+    pub(crate) fn new(
+        title: String,
+        status: ExitStatus,
+        console_bytes: Vec<u8>,
+        stderr: &[u8],
+    ) -> Self {
+        let console = String::from_utf8_lossy(&console_bytes).into_owned();
+        let stderr = String::from_utf8_lossy(stderr).into_owned();
         let records = console.lines().filter_map(find_in_line);
         let records = records
             .filter_map(|text| serde_json::from_str(text).ok())
@@ -35,6 +44,7 @@ impl Outcome {
             title,
             status,
             console,
+            console_bytes,
             stderr,
             records,
         }
