@@ -89,7 +89,7 @@ fn a_guest_that_ends_with_a_code_of_its_own() {
 }
 
 fn ends_by(signal: Signal, status: i32) {
-    let mut running = Guest::new().cpus(2).end("hang").start();
+    let mut running = Guest::new().end("hang").start();
     running.wait_for("\"type\":\"done\"");
     running.signal(signal);
     let outcome = running.finish();

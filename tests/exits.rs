@@ -16,7 +16,9 @@ const KINDS: usize = 13;
 #[test]
 fn every_counter_is_exact_for_known_exits() {
     let mut command = Command::new(Lab::find().program);
-    let output = command.args(["validate", "-n", "1000", "--json"]).output();
+    let output = command
+        .args(["validate", "-n", "1000", "--timeout", "60", "--json"])
+        .output();
     let output = output.expect("coopvirt can be started");
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(0), "{stderr}");

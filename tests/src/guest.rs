@@ -15,6 +15,8 @@ use crate::outcome::Outcome;
 
 /// Longest life of a guest: it takes some 10 s, but the machine may have more to do.
 const LIMIT: Duration = Duration::from_secs(120);
+/// How often a guest is run whose kernel is in trouble that is not ours.
+const TRIES: u32 = 3;
 const POLL: Duration = Duration::from_millis(20);
 /// So long after its writer's end, a stream that brings nothing more has brought all.
 const QUIET: Duration = Duration::from_millis(300);
@@ -195,8 +197,15 @@ impl Guest {
         Running::new(title, child, stdout, Some(stderr), self.limit)
     }
 
-    /// Runs it to its end.
+    /// Runs it to its end; again, if the emulator below got its kernel into trouble.
     pub fn run(&self) -> Outcome {
+        for _ in 1..TRIES {
+            let outcome = self.start().finish();
+            if !outcome.met_stale_breakpoint() {
+                return outcome;
+            }
+            eprintln!("the guest's kernel met a stale breakpoint of the emulator: another try");
+        }
         self.start().finish()
     }
 }
@@ -232,22 +241,26 @@ impl Collector {
 
     /// What has come so far.
     pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.bytes()).into_owned()
+    }
+
+    fn bytes(&self) -> Vec<u8> {
         let bytes = self.bytes.lock().unwrap_or_else(PoisonError::into_inner);
-        String::from_utf8_lossy(&bytes).into_owned()
+        bytes.clone()
     }
 
     /// Everything. Called when the writer has ended: a pipe then ends too, a terminal is quiet.
-    fn finish(self) -> String {
-        let mut text = self.text();
+    fn finish(self) -> Vec<u8> {
+        let mut bytes = self.bytes();
         while !self.thread.is_finished() {
             thread::sleep(QUIET);
-            let more = self.text();
-            if more.len() == text.len() {
+            let more = self.bytes();
+            if more.len() == bytes.len() {
                 break;
             }
-            text = more;
+            bytes = more;
         }
-        self.text()
+        self.bytes()
     }
 }
 
@@ -327,7 +340,7 @@ impl Running {
             std::mem::take(&mut self.title),
             status,
             finish(self.console.take()),
-            finish(self.stderr.take()),
+            &finish(self.stderr.take()),
         )
     }
 

@@ -70,7 +70,7 @@ pub fn require_kvm() {
     }
 }
 
-fn path_from(variable: &str) -> PathBuf {
+pub(crate) fn path_from(variable: &str) -> PathBuf {
     match env::var_os(variable) {
         Some(value) if !value.is_empty() => require(PathBuf::from(value)),
         _ => panic!("{variable} is not set: {REMEDY}"),

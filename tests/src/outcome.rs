@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use coopvirt::account::backend::Backend;
 use coopvirt_spec::record::find_in_line;
 use serde_json::Value;
 
@@ -19,13 +20,22 @@ pub struct Outcome {
     status: ExitStatus,
     /// Everything that came on the console (standard output).
     pub console: String,
+    /// The same, for a guest that says no text.
+    pub console_bytes: Vec<u8>,
     /// Standard error.
     pub stderr: String,
     records: Vec<Value>,
 }
 
 impl Outcome {
-    pub(crate) fn new(title: String, status: ExitStatus, console: String, stderr: String) -> Self {
+    pub(crate) fn new(
+        title: String,
+        status: ExitStatus,
+        console_bytes: Vec<u8>,
+        stderr: &[u8],
+    ) -> Self {
+        let console = String::from_utf8_lossy(&console_bytes).into_owned();
+        let stderr = String::from_utf8_lossy(stderr).into_owned();
         let records = console.lines().filter_map(find_in_line);
         let records = records
             .filter_map(|text| serde_json::from_str(text).ok())
@@ -34,6 +44,7 @@ impl Outcome {
             title,
             status,
             console,
+            console_bytes,
             stderr,
             records,
         }
@@ -43,6 +54,12 @@ impl Outcome {
     pub fn status(&self) -> i32 {
         let by_signal = || 128 + self.status.signal().unwrap_or(0);
         self.status.code().unwrap_or_else(by_signal)
+    }
+
+    /// Whether the guest's kernel died of a breakpoint that it had set itself, to patch its code,
+    /// and removed again: QEMU before 8.1 may still run it on another CPU. Hardware does not.
+    pub fn met_stale_breakpoint(&self) -> bool {
+        Backend::probe().emulated && self.console.contains("Oops: int3: 0000 [#1]")
     }
 
     /// Checks that the guest did all that it was told to, and powered off.

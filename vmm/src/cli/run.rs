@@ -197,7 +197,12 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         output: Box::new(Stdout),
         stdin: true,
     };
-    let machine = Machine::build(&config, console, |gauges| Arc::new(MarkLog::new(gauges)))?;
+    let mut marks = None;
+    let machine = Machine::build(&config, console, |gauges| {
+        let log = Arc::new(MarkLog::new(gauges));
+        marks = Some(Arc::clone(&log));
+        log
+    })?;
     if let Some(accounting) = &accounting {
         accounting.name_devices(machine.gauges());
     }
@@ -218,6 +223,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         let mode = config.mode.name();
         let (mut report, _) = accounting.finish(&gauges, mode);
         report.coop = coop.map(|coop| coop.counts());
+        report.marks = marks.map(|log| log.counters()).unwrap_or_default();
         serde_json::to_writer_pretty(&file, &report).context("could not write the exit report")?;
         if std::io::stderr().is_terminal() {
             eprint!("{}", report.to_text());

@@ -48,6 +48,8 @@ pub struct Served {
     timing: Option<Timing>,
     counts: [u64; HOST_COUNTERS.len()],
     log: LogLimit,
+    /// Whether the guest was woken because its area is broken.
+    is_wake_raised: bool,
     /// Taken, but left to the memory worker. Bounded: each has a completion slot reserved.
     deferred: VecDeque<Submission>,
 }
@@ -86,6 +88,7 @@ impl Served {
             timing,
             counts: [0; HOST_COUNTERS.len()],
             log: LogLimit::new(Instant::now()),
+            is_wake_raised: false,
             deferred: VecDeque::new(),
         }
     }
@@ -143,6 +146,7 @@ impl Served {
                 Taken::Empty | Taken::Blocked | Taken::Broken(_) => break,
             }
         }
+        self.wake_if_broken(shared);
         if taken > 0 {
             let counter = match server {
                 Server::Own(_) => HostCounter::TakenBell,
@@ -206,11 +210,8 @@ impl Served {
     pub fn poll(&mut self, shared: &Shared, now_host: u64, lease: Duration) -> Found {
         if self.can_lease() {
             if let Some(timing) = self.timing {
-                let until = timing
-                    .clock
-                    .at(now_host)
-                    .saturating_add(timing.clock.cycles(lease));
-                lease::renew(&self.area, until);
+                let (now, cycles) = (timing.clock.at(now_host), timing.clock.cycles(lease));
+                lease::renew(&self.area, now, cycles);
             }
         }
         self.look(shared, |timer, area, now| {
@@ -273,6 +274,20 @@ impl Served {
         found
     }
 
+    /// A guest that sleeps until a deadline which nobody will serve has to wake up and notice
+    /// (`[LIFE-7]`).
+    fn wake_if_broken(&mut self, shared: &Shared) {
+        if self.is_wake_raised || self.broken().is_none() {
+            return;
+        }
+        self.is_wake_raised = true;
+        shared.totals.event(Event::Broken, 1);
+        let vector = self.timing.and_then(|timing| timing.timer_vector);
+        if let (true, Some(vector)) = (self.features.contains(Features::TIMER), vector) {
+            shared.effects.raise(self.vcpu.into(), vector);
+        }
+    }
+
     fn raise_timer(&mut self, shared: &Shared, timing: Timing, deadline_tsc: u64) {
         let late = timing.clock.now().saturating_sub(deadline_tsc);
         if let Some(vector) = timing.timer_vector {
@@ -292,9 +307,6 @@ impl Served {
             let offset = at::GUEST_COUNTERS + place * 8;
             let value = self.area.load_u64(offset, Load::Relaxed);
             shared.totals.guest_at(*place, value);
-        }
-        if self.broken().is_some() {
-            shared.totals.event(Event::Broken, 1);
         }
     }
 }

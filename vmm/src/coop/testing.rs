@@ -95,9 +95,14 @@ impl OwnVcpu for FakeVcpu {
 
 /// A host half with two vCPUs, and what it did.
 pub(crate) fn host() -> (Arc<Coop>, GuestRam, Arc<Recorder>) {
+    host_with(CoopOptions::default())
+}
+
+/// The same, with these options.
+pub(crate) fn host_with(options: CoopOptions) -> (Arc<Coop>, GuestRam, Arc<Recorder>) {
     let (ram, recorder) = (ram(), Arc::<Recorder>::default());
     let effects = Box::new(Arc::clone(&recorder));
-    let coop = Coop::new(CoopOptions::default(), &ram, 2, effects).expect("an eventfd");
+    let coop = Coop::new(options, &ram, 2, effects).expect("an eventfd");
     (Arc::new(coop), ram, recorder)
 }
 

@@ -7,7 +7,7 @@ use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use super::BuildError;
 use crate::config::{MachineConfig, Mode};
 use crate::kvm::cpuid::{self, CpuidConfig};
-use crate::kvm::{mce, setup};
+use crate::kvm::{features, mce, setup};
 
 /// Creates the vCPUs with their CPUID; also gives the guest's TSC frequency in kHz (0: unknown).
 pub(super) fn create(
@@ -50,12 +50,13 @@ pub(super) fn create(
     Ok((fds, tsc_khz))
 }
 
-/// The command line that the guest gets: in `hvm` mode nothing but the command line can tell an
+/// The command line that the guest gets: without kvmclock nothing but the command line can tell an
 /// AMD guest its TSC frequency, and measuring it against the PIT takes long and goes wrong under
 /// emulation.
 pub(super) fn full_cmdline(config: &MachineConfig, tsc_khz: u32) -> String {
     let mut cmdline = config.cmdline.clone();
-    if config.mode == Mode::Hvm && tsc_khz != 0 && !cmdline.contains("tsc_early_khz=") {
+    let has_clock = config.mode == Mode::Kvm && config.kvm_features & features::CLOCKS != 0;
+    if !has_clock && tsc_khz != 0 && !cmdline.contains("tsc_early_khz=") {
         cmdline.push_str(&format!(" tsc_early_khz={tsc_khz}"));
     }
     cmdline

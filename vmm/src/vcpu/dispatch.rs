@@ -3,7 +3,7 @@
 //! Unclaimed reads give all ones, unclaimed writes are dropped; both are ordinary events that a
 //! probing guest causes, so they are counted (by `tally`) and not logged.
 
-use coopvirt_spec::doorbell;
+use coopvirt_spec::doorbell::Bell;
 use coopvirt_spec::mark::{Mark, MARK_MSR, MARK_PORT};
 
 use super::exit::Exit;
@@ -75,8 +75,15 @@ pub fn dispatch(exit: Exit<'_>, buses: &Buses, coop: Option<CoopVcpu<'_>>) -> Ou
             if port == MARK_PORT {
                 return mark(data);
             }
-            if port == doorbell::SYNC_PORT && coop.is_some() {
-                return doorbell(data);
+            if let (Some(CoopVcpu { coop, .. }), Some(bell)) = (coop, Bell::decode(port, data)) {
+                return match bell {
+                    Bell::Sync => Outcome::Doorbell,
+                    // Comes as an exit only where KVM did not match it itself.
+                    Bell::Async => {
+                        coop.ring_async();
+                        Outcome::Continue
+                    }
+                };
             }
             for item in data.chunks(width.max(1)) {
                 buses.ports.write(port.into(), item);
@@ -141,15 +148,6 @@ fn mark(data: &[u8]) -> Outcome {
     value
         .and_then(Mark::decode)
         .map_or(Outcome::Continue, Outcome::Mark)
-}
-
-/// A doorbell is one 32-bit write of its value; anything else is nothing (`[BELL-5]`).
-fn doorbell(data: &[u8]) -> Outcome {
-    if data == doorbell::VALUE.to_le_bytes() {
-        Outcome::Doorbell
-    } else {
-        Outcome::Continue
-    }
 }
 
 #[cfg(test)]

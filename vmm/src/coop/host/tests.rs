@@ -12,7 +12,7 @@ use coopvirt_spec::version::Features;
 use vm_memory::{Bytes, GuestAddress};
 
 use crate::coop::counters::Event;
-use crate::coop::testing::{area_gpa, host, status, write, FakeVcpu, Guest};
+use crate::coop::testing::{area_gpa, host, status, write, Done, FakeVcpu, Guest, TIMER_VECTOR};
 
 const ALL: Features = Features(0x73f);
 
@@ -91,7 +91,7 @@ fn life_2_an_unregistered_page_is_the_guests_again_at_once() {
 #[test]
 fn life_6_an_impossible_tail_breaks_this_vcpu_and_no_other() {
     for tail in [33, 1000, u32::MAX, 1 << 31] {
-        let (coop, ram, _) = host();
+        let (coop, ram, recorder) = host();
         let mut victim = Guest::register(&coop, &ram, 0, ALL);
         let mut other = Guest::register(&coop, &ram, 1, ALL);
         victim
@@ -99,6 +99,8 @@ fn life_6_an_impossible_tail_breaks_this_vcpu_and_no_other() {
             .store_u32(at::SUBMISSION_TAIL, tail, Store::Release);
         victim.ring();
         assert_eq!(status(&coop, 0).broken, BrokenReason::SUBMISSION_TAIL);
+        // It may sleep until a deadline that nobody serves now (`[LIFE-7]`).
+        assert_eq!(recorder.done(), [Done::Raised(0, TIMER_VECTOR)]);
         let word = victim.area.load_u32(at::BROKEN, Load::Acquire);
         assert_eq!(word, BrokenReason::SUBMISSION_TAIL.0);
         // For ever, even if the tail is possible again.
