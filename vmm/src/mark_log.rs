@@ -8,13 +8,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use coopvirt_spec::mark::Mark;
 
+use crate::account::report::MarkCounters;
 use crate::account::stats_fd::{Snapshot, StatsFd};
 use crate::machine::Gauges;
 use crate::vcpu::tally::{Kind, Tally};
 use crate::vcpu::VcpuEvent;
 
 /// Marks kept; a guest that makes more only loses these figures.
-const MAX_ENTRIES: usize = 4096;
+const MAX_ENTRIES: usize = 1024;
+/// Kinds of return kept at one mark, the most frequent ones: the guest chooses how many there are.
+const MAX_KINDS: usize = 64;
 
 /// The counters at one mark, summed over vCPUs.
 #[derive(Clone, Debug)]
@@ -25,8 +28,10 @@ pub struct MarkEntry {
     pub mark: Mark,
     /// KVM's statistics.
     pub stats: Snapshot,
-    /// Returns to userspace by kind, the mark's own included.
+    /// Returns to userspace by kind, the mark's own included; the most frequent kinds.
     pub returns: BTreeMap<Kind, u64>,
+    /// All returns to userspace.
+    pub total_returns: u64,
 }
 
 /// Collects [`MarkEntry`]s.
@@ -45,6 +50,17 @@ impl MarkLog {
             stats,
             entries: Mutex::new(Vec::new()),
         }
+    }
+
+    /// All entries so far, for a report.
+    pub fn counters(&self) -> Vec<MarkCounters> {
+        let counters = |entry: MarkEntry| MarkCounters {
+            mark: entry.mark.encode(),
+            vcpu: entry.vcpu,
+            stats: entry.stats,
+            returns: entry.total_returns,
+        };
+        self.entries().into_iter().map(counters).collect()
     }
 
     /// All entries so far, in the order of the marks.
@@ -76,10 +92,24 @@ pub fn sum_returns(tallies: &[Arc<Tally>]) -> BTreeMap<Kind, u64> {
     sum
 }
 
+fn most_frequent(mut returns: BTreeMap<Kind, u64>) -> BTreeMap<Kind, u64> {
+    if returns.len() > MAX_KINDS {
+        let mut counts: Vec<u64> = returns.values().copied().collect();
+        counts.sort_unstable_by(|a, b| b.cmp(a));
+        let least = counts[MAX_KINDS - 1];
+        returns.retain(|_, count| *count >= least);
+        while returns.len() > MAX_KINDS {
+            returns.pop_last();
+        }
+    }
+    returns
+}
+
 impl VcpuEvent for MarkLog {
     fn mark(&self, vcpu: u8, mark: Mark) {
         let stats = sum_stats(&self.stats);
-        let returns = sum_returns(&self.tallies);
+        let returns = most_frequent(sum_returns(&self.tallies));
+        let total_returns = self.tallies.iter().map(|tally| tally.total()).sum();
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
         if entries.len() < MAX_ENTRIES {
             entries.push(MarkEntry {
@@ -87,7 +117,23 @@ impl VcpuEvent for MarkLog {
                 mark,
                 stats,
                 returns,
+                total_returns,
             });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guest_cannot_make_a_mark_expensive() {
+        let many: BTreeMap<Kind, u64> = (0..4096)
+            .map(|gpa| (Kind::MmioRead(gpa), gpa % 7))
+            .collect();
+        let kept = most_frequent(many);
+        assert_eq!(kept.len(), MAX_KINDS);
+        assert!(kept.values().all(|count| *count == 6));
     }
 }

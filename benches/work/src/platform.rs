@@ -28,6 +28,10 @@ pub(crate) struct Platform {
     pub(crate) kvm_features: Option<String>,
     /// The kernel's own words about paravirtual features.
     pub(crate) kvm_log: Vec<String>,
+    /// All memory that the kernel can use.
+    pub(crate) memory_kib: Option<u64>,
+    /// The random number generator behind /dev/hwrng.
+    pub(crate) rng: String,
 }
 
 impl Platform {
@@ -51,6 +55,10 @@ impl Platform {
             has_x2apic: has_flag(&cpuinfo, "x2apic"),
             kvm_features: find_kvm_features(sys::cpu::read_cpuid).map(|eax| format!("{eax:#010x}")),
             kvm_log: log.as_deref().map_or_else(Vec::new, kvm_lines),
+            memory_kib: fs::read_to_string("/proc/meminfo")
+                .ok()
+                .and_then(|text| memory_kib(&text)),
+            rng: first_line(Path::new("/sys/class/misc/hw_random/rng_current")),
         }
     }
 }
@@ -79,6 +87,12 @@ fn kvm_lines(log: &str) -> Vec<String> {
         line.get(at..).map(|text| text.trim().to_string())
     };
     log.lines().filter_map(from).collect()
+}
+
+fn memory_kib(meminfo: &str) -> Option<u64> {
+    let mut lines = meminfo.lines();
+    let total = lines.find_map(|line| line.strip_prefix("MemTotal:"))?;
+    total.trim().trim_end_matches("kB").trim().parse().ok()
 }
 
 fn has_flag(cpuinfo: &str, flag: &str) -> bool {
@@ -139,6 +153,13 @@ mod tests {
             ]
         );
         assert_eq!(hypervisor("bare"), "none");
+    }
+
+    #[test]
+    fn memory_is_read_from_meminfo() {
+        let text = "MemTotal:        2036448 kB\nMemFree: 1 kB\n";
+        assert_eq!(memory_kib(text), Some(2_036_448));
+        assert_eq!(memory_kib("MemFree: 1 kB"), None);
     }
 
     #[test]

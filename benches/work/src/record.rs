@@ -21,6 +21,8 @@ pub(crate) fn platform(platform: &Platform) -> String {
         "x2apic": platform.has_x2apic,
         "kvm_features": platform.kvm_features,
         "kvm_log": platform.kvm_log,
+        "memory_kib": platform.memory_kib,
+        "rng": platform.rng,
     }))
 }
 

@@ -41,8 +41,25 @@ pub struct ExitReport {
     pub vcpu_stats: Vec<Snapshot>,
     /// Returns of `KVM_RUN` as the VMM counted them, by kind: "io out 0x3f8 serial".
     pub userspace_exits: BTreeMap<String, u64>,
+    /// KVM's statistics and the VMM's own count at each of the guest's marks, in their order: read
+    /// before the vCPU that made the mark ran on. There also without tracepoints.
+    #[serde(default)]
+    pub marks: Vec<MarkCounters>,
     /// Whether the counts agree.
     pub identity: Identity,
+}
+
+/// Counters at one mark, summed over vCPUs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MarkCounters {
+    /// The mark's value (`[MARK-3]`).
+    pub mark: u32,
+    /// The vCPU that made it.
+    pub vcpu: u8,
+    /// KVM's statistics.
+    pub stats: Snapshot,
+    /// Returns of `KVM_RUN`, the mark's own included.
+    pub returns: u64,
 }
 
 /// What the VMM itself knows of a run.
@@ -86,6 +103,7 @@ impl ExitReport {
             host_tick_unknown: trace.host_tick_unknown,
             vcpu_stats,
             userspace_exits: facts.userspace_exits,
+            marks: Vec::new(),
             identity: identity::check(&inputs),
         }
     }

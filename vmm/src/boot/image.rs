@@ -36,7 +36,7 @@ pub enum ImageError {
     Missing { path: PathBuf },
     #[error("kernel {path:?} is a folder; name the vmlinux or bzImage file in it")]
     Folder { path: PathBuf },
-    #[error("could not read kernel {path:?}")]
+    #[error("could not read kernel {path:?}; check its permissions")]
     Read { path: PathBuf, source: io::Error },
     #[error("kernel {path:?} is empty; give a vmlinux or bzImage file")]
     Empty { path: PathBuf },

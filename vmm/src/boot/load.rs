@@ -43,7 +43,9 @@ pub enum BootError {
     #[error("kernel {path:?} is an ELF file without a PVH entry note; build it with CONFIG_PVH, or give its \
          bzImage")]
     NoPvh { path: PathBuf },
-    #[error("kernel {path:?} starts at {entry:#x}, where it was not loaded")]
+    #[error(
+        "kernel {path:?} starts at {entry:#x}, where it was not loaded: it is damaged, get it again"
+    )]
     Entry { path: PathBuf, entry: u64 },
     #[error(
         "kernel {path:?} needs memory up to {end_mib} MiB to start; the guest has {memory_mib} MiB: \
@@ -68,10 +70,11 @@ pub enum BootError {
         memory_mib: u64,
     },
     #[error(
-        "kernel command line of {0} bytes is too long; the limit is {CMDLINE_MAX_BYTES} bytes"
+        "kernel command line of {0} bytes is too long; give --cmdline less than \
+         {CMDLINE_MAX_BYTES} bytes"
     )]
     CmdlineLength(usize),
-    #[error("kernel command line has a character that is not printable ASCII")]
+    #[error("kernel command line has a character that is not printable ASCII; check --cmdline")]
     CmdlineText,
     #[error("could not write boot structures to guest memory")]
     Write(#[from] vm_memory::GuestMemoryError),
@@ -93,6 +96,8 @@ pub fn load(ram: &GuestRam, config: &MachineConfig) -> Result<Entry, BootError> 
         Kernel::File(path) => path,
         Kernel::Code { pieces } => return load_code(ram, pieces),
     };
+    // Written later, refused now.
+    parse_cmdline(&config.cmdline)?;
     let (mut file, format) = image::open(path)?;
     let memory_mib = config.memory_bytes >> 20;
     let failed = |error: linux_loader::loader::Error| {
@@ -138,7 +143,7 @@ fn pvh_entry(path: &Path, ram: &GuestRam, loaded: &KernelLoaderResult) -> Result
     let PvhBootCapability::PvhEntryPresent(entry) = loaded.pvh_boot_cap else {
         return Err(BootError::NoPvh { path: path.into() });
     };
-    if entry.0 >= loaded.kernel_end || !ram.address_in_range(entry) {
+    if !(HIGH_RAM..loaded.kernel_end).contains(&entry.0) || !ram.address_in_range(entry) {
         return Err(BootError::Entry {
             path: path.into(),
             entry: entry.0,
@@ -178,11 +183,15 @@ fn load_code(ram: &GuestRam, pieces: &[(u64, Vec<u8>)]) -> Result<Entry, BootErr
 
 /// Writes the kernel command line.
 pub fn write_cmdline(ram: &GuestRam, text: &str) -> Result<(), BootError> {
+    let cmdline = parse_cmdline(text)?;
+    load_cmdline(&**ram, GuestAddress(CMDLINE), &cmdline).map_err(|_| BootError::CmdlineText)
+}
+
+fn parse_cmdline(text: &str) -> Result<Cmdline, BootError> {
     if text.len() >= CMDLINE_MAX_BYTES {
         return Err(BootError::CmdlineLength(text.len()));
     }
-    let cmdline = Cmdline::try_from(text, CMDLINE_MAX_BYTES).map_err(|_| BootError::CmdlineText)?;
-    load_cmdline(&**ram, GuestAddress(CMDLINE), &cmdline).map_err(|_| BootError::CmdlineText)
+    Cmdline::try_from(text, CMDLINE_MAX_BYTES).map_err(|_| BootError::CmdlineText)
 }
 
 /// Loads the initramfs as high as it fits below `address_max` and above the kernel.

@@ -21,8 +21,6 @@ const PAGE_PRESENT_WRITABLE: u64 = 3;
 const PAGE_LARGE: u64 = 1 << 7;
 const MSR_MISC_ENABLE: u32 = 0x1a0;
 const MISC_ENABLE_FAST_STRING: u64 = 1;
-const MSR_MTRR_DEF_TYPE: u32 = 0x2ff;
-const MTRR_ENABLE_WRITE_BACK: u64 = 1 << 11 | 6;
 
 /// Why the first vCPU could not be set up.
 #[derive(Debug, thiserror::Error)]
@@ -36,18 +34,17 @@ pub enum RegistersError {
     Msrs,
 }
 
-/// Sets MSRs that firmware sets on every CPU: fast strings, and write-back as default memory type.
+/// Sets the MSR that firmware sets on every CPU: fast strings.
+///
+/// The MTRRs stay disabled, as under other VMMs without firmware: KVM does not need them for RAM,
+/// and a guest that finds them enabled reads and rewrites all of them on every CPU (some 100 exits).
 pub fn set_msrs(vcpu: &VcpuFd) -> Result<(), RegistersError> {
-    let entry = |index, data| kvm_msr_entry {
-        index,
-        data,
+    let fast_strings = kvm_msr_entry {
+        index: MSR_MISC_ENABLE,
+        data: MISC_ENABLE_FAST_STRING,
         ..Default::default()
     };
-    let msrs = Msrs::from_entries(&[
-        entry(MSR_MISC_ENABLE, MISC_ENABLE_FAST_STRING),
-        entry(MSR_MTRR_DEF_TYPE, MTRR_ENABLE_WRITE_BACK),
-    ])
-    .map_err(|_| RegistersError::Msrs)?;
+    let msrs = Msrs::from_entries(&[fast_strings]).map_err(|_| RegistersError::Msrs)?;
     vcpu.set_msrs(&msrs)?;
     Ok(())
 }

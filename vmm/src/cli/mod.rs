@@ -5,13 +5,19 @@ mod validate;
 
 use std::process::ExitCode;
 
+use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 
 use crate::compare;
 
 /// Runs Linux guests under KVM and says exactly why they exit.
 #[derive(Debug, Parser)]
-#[command(name = "coopvirt", version, arg_required_else_help = true, args_override_self = true)]
+#[command(
+    name = "coopvirt",
+    version,
+    arg_required_else_help = true,
+    args_override_self = true
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -35,7 +41,7 @@ enum Command {
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::try_parse().unwrap_or_else(|error| refuse(&error));
     let result = match cli.command {
         Command::Run(args) => run::run(&args),
         Command::Compare(args) => compare::run(&args),
@@ -49,4 +55,43 @@ pub fn main() -> ExitCode {
         eprintln!("coopvirt: {}", chain.join(": "));
         ExitCode::FAILURE
     })
+}
+
+/// Says in one line what is wrong with the arguments, as for every other error; help and version
+/// come as clap prints them.
+fn refuse(error: &clap::Error) -> ! {
+    if !error.use_stderr() || error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        error.exit();
+    }
+    eprintln!("coopvirt: {}", one_line(&error.render().to_string()));
+    std::process::exit(error.exit_code());
+}
+
+/// Clap's paragraphs without usage and its pointer to help, which are replaced by a short one.
+fn one_line(text: &str) -> String {
+    let end = ["\n\nUsage:", "\n\nFor more information"]
+        .iter()
+        .filter_map(|part| text.find(part))
+        .min();
+    let text = text.get(..end.unwrap_or(text.len())).unwrap_or(text);
+    let words: Vec<&str> = text.split_whitespace().collect();
+    let line = words.join(" ");
+    format!(
+        "{} (see --help)",
+        line.strip_prefix("error: ").unwrap_or(&line)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wrong_arguments_become_one_line() {
+        let error = Cli::try_parse_from(["coopvirt", "run", "--kernal", "x"]).unwrap_err();
+        let line = one_line(&error.render().to_string());
+        assert!(!line.contains('\n') && !line.contains("Usage"), "{line}");
+        assert!(line.starts_with("unexpected argument '--kernal'"), "{line}");
+        assert!(line.ends_with("(see --help)"), "{line}");
+    }
 }

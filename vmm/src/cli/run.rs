@@ -84,6 +84,9 @@ pub(super) struct Args {
     /// Allow more guest memory than the host has RAM and swap
     #[arg(long)]
     overcommit: bool,
+    /// Add PCI's configuration ports 0xcf8 and 0xcfc, for kernels without PCI_MMCONFIG; costs exits
+    #[arg(long)]
+    pci_config_ports: bool,
     /// Let the guest end the machine by a byte written to port 0xf4 (test guests)
     #[arg(long)]
     debug_exit: bool,
@@ -162,6 +165,7 @@ impl Args {
             disable_hlt_exits: self.disable_exits.contains(&ExitArg::Hlt),
             console,
             pin,
+            pci_config_ports: self.pci_config_ports,
             debug_exit: self.debug_exit,
         })
     }
@@ -178,7 +182,12 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         output: Box::new(Stdout),
         stdin: true,
     };
-    let machine = Machine::build(&config, console, |gauges| Arc::new(MarkLog::new(gauges)))?;
+    let mut marks = None;
+    let machine = Machine::build(&config, console, |gauges| {
+        let log = Arc::new(MarkLog::new(gauges));
+        marks = Some(Arc::clone(&log));
+        log
+    })?;
     if let Some(accounting) = &accounting {
         accounting.name_devices(machine.gauges());
     }
@@ -192,12 +201,12 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let gauges = machine.gauges().clone();
     machine.shut_down();
     drop(raw);
-    if reason.exit_status() != 0 || std::io::stderr().is_terminal() {
-        eprintln!("coopvirt: {reason}");
-    }
+    // Always: power-off, restart and Ctrl-A X share a status.
+    eprintln!("coopvirt: {reason}");
     if let (Some(accounting), Some(file)) = (accounting, exits) {
         let mode = config.mode.name();
-        let (report, _) = accounting.finish(&gauges, mode);
+        let (mut report, _) = accounting.finish(&gauges, mode);
+        report.marks = marks.map(|log| log.counters()).unwrap_or_default();
         serde_json::to_writer_pretty(&file, &report).context("could not write the exit report")?;
         if std::io::stderr().is_terminal() {
             eprint!("{}", report.to_text());
@@ -213,7 +222,9 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
 }
 
 fn create_report(path: &PathBuf) -> anyhow::Result<File> {
-    File::create(path).with_context(|| format!("could not create the exit report {path:?}"))
+    File::create(path).with_context(|| {
+        format!("could not create the exit report {path:?}; check the path given to --exits")
+    })
 }
 
 /// Turns signals that ask this process to end into events of the machine.

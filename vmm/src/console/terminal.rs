@@ -58,10 +58,12 @@ pub fn restore() {
     }
 }
 
-extern "C" fn on_fatal(_: libc::c_int) {
-    // The default action comes back with SA_RESETHAND: returning runs into the fault again, which
-    // then kills; for SIGABRT, `abort` raises it again itself.
+extern "C" fn on_fatal(signal: libc::c_int) {
     restore();
+    // SA_RESETHAND has brought the default action back. Raised again, the signal is blocked until
+    // the handler returns, and then kills, also if it was no fault but came from outside.
+    // SAFETY: raise touches no memory of ours, and POSIX lists it as async-signal-safe.
+    unsafe { libc::raise(signal) };
 }
 
 fn restore_on_fatal_signals() {

@@ -17,6 +17,9 @@ const fn feature(bit: u32, name: &'static str, purpose: &'static str) -> Feature
     Feature { bit, name, purpose }
 }
 
+/// kvmclock at its old or its new MSRs: either tells the guest its TSC frequency.
+pub const CLOCKS: u32 = 1 << 0 | 1 << 3;
+
 /// Every feature this VMM can show.
 pub const ALL: [Feature; 14] = [
     feature(0, "clock-old", "kvmclock at its first MSRs"),

@@ -5,5 +5,6 @@
 
 pub mod cpuid;
 pub mod features;
+pub mod mce;
 pub mod open;
 pub mod setup;

@@ -41,7 +41,7 @@ pub struct Backing {
 pub enum RamError {
     #[error("guest memory of {0} bytes is too small; give at least {min} MiB", min = MIN_BYTES >> 20)]
     TooSmall(u64),
-    #[error("guest memory of {0} bytes is not a multiple of 4096")]
+    #[error("guest memory of {0} bytes is not a multiple of 4096; give whole MiB, such as 512M")]
     Unaligned(u64),
     #[error(
         "guest memory of {wanted_mib} MiB is more than this host's RAM and swap ({host_mib} MiB); \
@@ -53,7 +53,7 @@ pub enum RamError {
         bytes: u64,
         source: vm_memory::mmap::FromRangesError,
     },
-    #[error("could not map {bytes} bytes of guest memory")]
+    #[error("could not map {bytes} bytes of guest memory; ask for less (--memory)")]
     MapRegion { bytes: u64, source: io::Error },
     #[error("could not populate guest memory; the host may be short of memory")]
     Prefault(#[source] io::Error),

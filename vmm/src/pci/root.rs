@@ -14,7 +14,9 @@ use super::host_bridge::HostBridge;
 /// Functions on the bus, the host bridge included.
 pub const NR_SLOTS: usize = 32;
 
-const CONFIG_BYTES: usize = 4096;
+/// All functions here are conventional PCI: beyond 256 bytes there is nothing, which reads as all
+/// ones, so a guest does not look for extended capabilities.
+const CONFIG_BYTES: usize = 256;
 
 /// Where the root complex lives in guest-physical memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

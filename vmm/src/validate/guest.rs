@@ -120,7 +120,17 @@ coopvirt_validate_start:
 9:  push rax
     push rcx
     push rdx
-    mov ecx, 0x80b
+    # Before its HLT and not in it: on hardware the STI shadow rules this out, but an emulator may
+    # forget the shadow when it leaves the guest there. The HLT to come needs a timer of its own.
+    mov rax, [rsp + 24]
+    cmp byte ptr [rax], 0xf4
+    jne 8f
+    rdtsc
+    add eax, 200000
+    adc edx, 0
+    mov ecx, 0x6e0
+    wrmsr
+8:  mov ecx, 0x80b
     xor eax, eax
     xor edx, edx
     wrmsr

@@ -19,25 +19,28 @@ pub enum BlkAccess {
 #[derive(Debug, thiserror::Error)]
 pub enum BlkError {
     /// There is no such file.
-    #[error("disk image {0} does not exist")]
+    #[error("disk image {0} does not exist; check the path given to --disk")]
     Missing(PathBuf),
     /// It is a folder.
-    #[error("disk image {0} is a folder, not a file")]
+    #[error("disk image {0} is a folder; name the image file in it")]
     IsFolder(PathBuf),
     /// It is neither a file nor a block device.
-    #[error("disk image {0} is neither a file nor a block device")]
+    #[error("disk image {0} is neither a file nor a block device; give a raw image")]
     NotStorage(PathBuf),
     /// It may not be read.
-    #[error("disk image {0} is not readable by this user")]
+    #[error("disk image {0} is not readable by this user; check its permissions")]
     NotReadable(PathBuf),
     /// It may be read but not written.
     #[error("disk image {0} is not writable by this user; add \",ro\" to use it read-only")]
     NotWritable(PathBuf),
     /// It has no sectors.
-    #[error("disk image {0} is empty")]
+    #[error("disk image {0} is empty; give it a size, such as: truncate -s 1G FILE")]
     Empty(PathBuf),
     /// Its end is in the middle of a sector.
-    #[error("disk image {path} has {len_bytes} bytes, which is not a multiple of 512")]
+    #[error(
+        "disk image {path} has {len_bytes} bytes, which is not a multiple of 512; if it is a raw image, \
+         round it up: truncate -s %512 FILE"
+    )]
     PartialSector {
         /// The file.
         path: PathBuf,

@@ -16,7 +16,7 @@ use crate::virtio::{Blk, BlkAccess, Console, ConsoleInput, Rng};
 
 const NEEDS_RESET: u8 = 0x40;
 /// Generous: debug builds on a busy machine.
-const SOON: Duration = Duration::from_secs(20);
+const SOON: Duration = Duration::from_secs(200);
 
 /// One machine of each kind. The image lives as long as its device.
 struct Machines {

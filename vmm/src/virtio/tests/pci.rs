@@ -80,7 +80,7 @@ fn function_has_no_interrupt_pin_and_decodes_its_bar_from_the_start() {
     assert_eq!(rig.bar, MMIO_BASE);
     assert_eq!(rig.root.name_at(MMIO_BASE).as_deref(), Some("virtio-rng"));
     assert_eq!(rig.root.name_at(MMIO_BASE + 0x8000), None);
-    assert_eq!(rig.config::<4>(0x100), [0; 4]);
+    assert_eq!(rig.config::<4>(0x100), [0xff; 4]);
 }
 
 #[test]

@@ -3,42 +3,34 @@
 //! Order of building: memory, VM, devices, kernel, vCPUs. Order of stopping: vCPUs, then the I/O
 //! thread, then what the guest wrote last goes out. `coopvirt run`, validation and tests use it.
 
+mod devices;
+mod vcpus;
+
 use std::io::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{channel, Receiver, Sender};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
-use kvm_bindings::{kvm_irqchip, CpuId, KVM_IRQCHIP_IOAPIC};
-use kvm_ioctls::{Kvm, VcpuFd, VmFd};
-use vmm_sys_util::eventfd::EventFd;
+use kvm_bindings::{kvm_irqchip, KVM_IRQCHIP_IOAPIC};
+use kvm_ioctls::VmFd;
 
+use self::devices::Devices;
 use crate::account::stats_fd::StatsFd;
 use crate::boot::{self, registers, BootError};
-use crate::bus::{Bus, BusError};
-use crate::config::{ConfigError, ConsoleKind, Kernel, MachineConfig, Mode};
-use crate::console::input::{Input, InputSink};
-use crate::devices::debug_exit::DebugExit;
-use crate::devices::i8042::I8042;
-use crate::devices::power::Power;
-use crate::devices::pvpanic::PvPanic;
-use crate::devices::rtc::Rtc;
-use crate::devices::serial::SerialPort;
+use crate::bus::BusError;
+use crate::config::{ConfigError, Kernel, MachineConfig};
 use crate::event::MachineEvent;
-use crate::io_thread::{IoThread, Subscriber};
-use crate::irq::MsiRouter;
-use crate::kvm::cpuid::{self, CpuidConfig};
+use crate::io_thread::IoThread;
 use crate::kvm::{open, setup};
-use crate::mem::{layout, ram, GuestRam, RamError};
-use crate::pci::{BarWindow, EcamWindow, PciLayout, PciRoot};
+use crate::mem::{ram, GuestRam, RamError};
+use crate::pci::PciRoot;
 use crate::stop::StopReason;
 use crate::vcpu::dispatch::Buses;
 use crate::vcpu::tally::Tally;
 use crate::vcpu::thread::VcpuParts;
 use crate::vcpu::{VcpuEvent, VcpuHandle};
-use crate::virtio::{
-    attach, Blk, BlkAccess, Console, ConsoleOutput, Host, KvmDoorbells, Rng, VirtioDevice,
-};
+use crate::virtio::ConsoleOutput;
 
 /// Why a machine could not be built.
 #[derive(Debug, thiserror::Error)]
@@ -130,7 +122,7 @@ impl Machine {
         if let Kernel::File(path) = &config.kernel {
             boot::image::open(path).map_err(BootError::from)?;
         }
-        let disks = open_disks(config)?;
+        let disks = devices::open_disks(config)?;
         let ram = ram::allocate(config.memory_bytes, config.backing)?;
         let entry = boot::load(&ram, config)?;
         let kvm = open::open()?;
@@ -146,19 +138,19 @@ impl Machine {
 
         let (events, inbox) = channel();
         let acpi_in_use = Arc::new(AtomicBool::new(false));
-        let mut devices = Devices::new(config, &vm, &ram, &events, &acpi_in_use, console)?;
-        devices.add_disks(disks)?;
+        let mut parts = Devices::new(config, &vm, &ram, &events, &acpi_in_use, console)?;
+        parts.add_disks(disks)?;
         let Devices {
             buses,
             pci,
             subscribers,
             console_output,
             ..
-        } = devices;
+        } = parts;
         let buses = Arc::new(buses);
 
-        let (fds, tsc_khz) = create_vcpus(&kvm, &vm, config)?;
-        boot::write_cmdline(&ram, &full_cmdline(config, tsc_khz))?;
+        let (fds, tsc_khz) = vcpus::create(&kvm, &vm, config)?;
+        boot::write_cmdline(&ram, &vcpus::full_cmdline(config, tsc_khz))?;
         for fd in &fds {
             registers::set_msrs(fd)?;
         }
@@ -305,208 +297,4 @@ impl Machine {
             output.finish(Duration::from_secs(1));
         }
     }
-}
-
-/// The devices while they are being put together.
-struct Devices {
-    buses: Buses,
-    pci: Arc<PciRoot>,
-    host: Host,
-    subscribers: Vec<Subscriber>,
-    console_output: Option<ConsoleOutput>,
-}
-
-fn device(what: &'static str) -> impl Fn(anyhow::Error) -> BuildError {
-    move |source| BuildError::Device { what, source }
-}
-
-impl Devices {
-    fn new(
-        config: &MachineConfig,
-        vm: &Arc<VmFd>,
-        ram: &GuestRam,
-        events: &Sender<MachineEvent>,
-        acpi_in_use: &Arc<AtomicBool>,
-        console: ConsoleEnds,
-    ) -> Result<Self, BuildError> {
-        let pci = PciRoot::new(PciLayout {
-            ecam_base: layout::ECAM,
-            ecam_len_bytes: layout::ECAM_BYTES,
-            mmio_base: layout::PCI_HOLE,
-            mmio_len_bytes: layout::PCI_WINDOW_BYTES,
-        })
-        .map_err(|error| device("make the PCI root")(error.into()))?;
-        let host = Host {
-            ram: Arc::clone(ram),
-            interrupts: Arc::new(MsiRouter::new(Arc::clone(vm))),
-            doorbells: Arc::new(KvmDoorbells::new(Arc::clone(vm))),
-        };
-        let buses = Buses {
-            ports: Bus::new(),
-            mmio: Bus::new(),
-        };
-        let mut devices = Self {
-            buses,
-            pci: Arc::new(pci),
-            host,
-            subscribers: Vec::new(),
-            console_output: None,
-        };
-        devices.add_ports(config, events, acpi_in_use)?;
-        devices.add_pci_windows()?;
-        let sink = devices.add_console(config, vm, console.output)?;
-        devices.add(Box::new(Rng::new()))?;
-        if console.stdin && Input::is_pollable() {
-            devices
-                .subscribers
-                .push(Box::new(Input::new(sink, events.clone())));
-        }
-        Ok(devices)
-    }
-
-    fn add_ports(
-        &mut self,
-        config: &MachineConfig,
-        events: &Sender<MachineEvent>,
-        acpi_in_use: &Arc<AtomicBool>,
-    ) -> Result<(), BuildError> {
-        let ports = &mut self.buses.ports;
-        ports.insert(layout::PORT_RTC, 2, Arc::new(Mutex::new(Rtc::default())))?;
-        let i8042 = I8042::new(events.clone());
-        ports.insert(layout::PORT_I8042, 1, Arc::new(Mutex::new(i8042)))?;
-        let pvpanic = PvPanic::new(events.clone());
-        ports.insert(layout::PORT_PVPANIC, 1, Arc::new(Mutex::new(pvpanic)))?;
-        let power = Power::new(Arc::clone(acpi_in_use), events.clone());
-        ports.insert(layout::PORT_PM1A, Power::PORTS, Arc::new(Mutex::new(power)))?;
-        if config.debug_exit {
-            let debug_exit = DebugExit::new(events.clone());
-            ports.insert(layout::PORT_DEBUG_EXIT, 1, Arc::new(Mutex::new(debug_exit)))?;
-        }
-        Ok(())
-    }
-
-    /// Adds ECAM and BARs. There is no configuration mechanism 1 (ports 0xcf8 and 0xcfc): Linux
-    /// prefers it where it exists, and an access by it costs two exits instead of one.
-    fn add_pci_windows(&mut self) -> Result<(), BuildError> {
-        let ecam = Arc::new(Mutex::new(EcamWindow::new(Arc::clone(&self.pci))));
-        self.buses
-            .mmio
-            .insert(layout::ECAM, layout::ECAM_BYTES, ecam)?;
-        let bars = Arc::new(Mutex::new(BarWindow::new(Arc::clone(&self.pci))));
-        self.buses
-            .mmio
-            .insert(layout::PCI_HOLE, layout::PCI_WINDOW_BYTES, bars)?;
-        Ok(())
-    }
-
-    /// Adds COM1 and, if asked for, virtio-console; returns where typed bytes go.
-    fn add_console(
-        &mut self,
-        config: &MachineConfig,
-        vm: &Arc<VmFd>,
-        output: Box<dyn Write + Send>,
-    ) -> Result<Box<dyn InputSink>, BuildError> {
-        let io = |source| BuildError::Io {
-            what: "make the serial port",
-            source,
-        };
-        let irq = EventFd::new(libc::EFD_NONBLOCK).map_err(io)?;
-        vm.register_irqfd(&irq, layout::IRQ_SERIAL)
-            .map_err(|source| BuildError::Kvm {
-                what: "connect the serial interrupt",
-                source,
-            })?;
-        let (serial_output, virtio_output): (Box<dyn Write + Send>, _) = match config.console {
-            ConsoleKind::Serial => (output, None),
-            ConsoleKind::Virtio => (Box::new(std::io::sink()), Some(output)),
-        };
-        let serial = SerialPort::new(irq, serial_output);
-        self.buses
-            .ports
-            .insert(layout::PORT_SERIAL, 8, Arc::new(Mutex::new(serial.clone())))?;
-        let Some(output) = virtio_output else {
-            return Ok(Box::new(move |bytes: &[u8]| serial.push(bytes)));
-        };
-        let (console, input, output) = Console::new(output)
-            .map_err(|error| device("make the virtio console")(error.into()))?;
-        self.add(Box::new(console))?;
-        self.console_output = Some(output);
-        Ok(Box::new(move |bytes: &[u8]| input.push(bytes)))
-    }
-
-    fn add_disks(&mut self, disks: Vec<Blk>) -> Result<(), BuildError> {
-        disks
-            .into_iter()
-            .try_for_each(|disk| self.add(Box::new(disk)))
-    }
-
-    fn add(&mut self, virtio: Box<dyn VirtioDevice>) -> Result<(), BuildError> {
-        let worker = attach(&self.pci, virtio, &self.host)
-            .map_err(|error| device("attach a virtio device")(error.into()))?;
-        self.subscribers.push(Box::new(worker));
-        Ok(())
-    }
-}
-
-fn open_disks(config: &MachineConfig) -> Result<Vec<Blk>, BuildError> {
-    let queues = u16::from(config.vcpus.get());
-    config
-        .disks
-        .iter()
-        .map(|disk| {
-            let access = if disk.read_only {
-                BlkAccess::ReadOnly
-            } else {
-                BlkAccess::ReadWrite
-            };
-            Ok(Blk::open(&disk.path, access, queues)?)
-        })
-        .collect()
-}
-
-/// Creates the vCPUs with their CPUID; also gives the guest's TSC frequency in kHz (0: unknown).
-fn create_vcpus(
-    kvm: &Kvm,
-    vm: &VmFd,
-    config: &MachineConfig,
-) -> Result<(Vec<VcpuFd>, u32), BuildError> {
-    let failed = |what| move |source| BuildError::Kvm { what, source };
-    let supported: CpuId = kvm
-        .get_supported_cpuid(kvm_bindings::KVM_MAX_CPUID_ENTRIES)
-        .map_err(failed("ask KVM for its CPUID"))?;
-    let mut fds = Vec::new();
-    let mut tsc_khz = 0;
-    for id in 0..config.vcpus.get() {
-        let fd = vm.create_vcpu(id.into()).map_err(failed("create a vCPU"))?;
-        // Not every host can tell; then the guest measures it.
-        tsc_khz = fd.get_tsc_khz().unwrap_or(0);
-        let cpuid_config = CpuidConfig {
-            mode: config.mode,
-            x2apic: config.x2apic,
-            kvm_features: config.kvm_features,
-            vcpus: config.vcpus.get(),
-            tsc_khz,
-        };
-        let entries = cpuid::for_vcpu(&supported, &cpuid_config, id);
-        let cpuid = CpuId::from_entries(&entries).map_err(|_| BuildError::Kvm {
-            what: "make a CPUID table",
-            source: kvm_ioctls::Error::new(libc::E2BIG),
-        })?;
-        setup::enforce_pv_features(&fd)?;
-        fd.set_cpuid2(&cpuid)
-            .map_err(failed("set a vCPU's CPUID"))?;
-        fds.push(fd);
-    }
-    Ok((fds, tsc_khz))
-}
-
-/// The command line that the guest gets: in `hvm` mode nothing but the command line can tell an
-/// AMD guest its TSC frequency, and measuring it against the PIT takes long and goes wrong under
-/// emulation.
-fn full_cmdline(config: &MachineConfig, tsc_khz: u32) -> String {
-    let mut cmdline = config.cmdline.clone();
-    if config.mode == Mode::Hvm && tsc_khz != 0 && !cmdline.contains("tsc_early_khz=") {
-        cmdline.push_str(&format!(" tsc_early_khz={tsc_khz}"));
-    }
-    cmdline
 }

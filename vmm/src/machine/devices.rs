@@ -1,0 +1,203 @@
+//! Puts a machine's devices together: ports, PCI, console, disks.
+
+use std::io::Write;
+use std::sync::atomic::AtomicBool;
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex};
+
+use kvm_ioctls::VmFd;
+use vmm_sys_util::eventfd::EventFd;
+
+use super::{BuildError, ConsoleEnds};
+use crate::bus::Bus;
+use crate::config::{ConsoleKind, MachineConfig};
+use crate::console::input::{Input, InputSink};
+use crate::devices::debug_exit::DebugExit;
+use crate::devices::i8042::I8042;
+use crate::devices::power::Power;
+use crate::devices::pvpanic::PvPanic;
+use crate::devices::rtc::Rtc;
+use crate::devices::serial::SerialPort;
+use crate::event::MachineEvent;
+use crate::io_thread::Subscriber;
+use crate::irq::MsiRouter;
+use crate::mem::{layout, GuestRam};
+use crate::pci::{
+    BarWindow, ConfigPorts, EcamWindow, PciLayout, PciRoot, CONFIG_PORTS_BASE, CONFIG_PORTS_LEN,
+};
+use crate::vcpu::dispatch::Buses;
+use crate::virtio::{
+    attach, Blk, BlkAccess, Console, ConsoleOutput, Host, KvmDoorbells, Rng, VirtioDevice,
+};
+
+/// The devices while they are being put together.
+pub(super) struct Devices {
+    pub(super) buses: Buses,
+    pub(super) pci: Arc<PciRoot>,
+    host: Host,
+    pub(super) subscribers: Vec<Subscriber>,
+    pub(super) console_output: Option<ConsoleOutput>,
+}
+
+fn device(what: &'static str) -> impl Fn(anyhow::Error) -> BuildError {
+    move |source| BuildError::Device { what, source }
+}
+
+impl Devices {
+    pub(super) fn new(
+        config: &MachineConfig,
+        vm: &Arc<VmFd>,
+        ram: &GuestRam,
+        events: &Sender<MachineEvent>,
+        acpi_in_use: &Arc<AtomicBool>,
+        console: ConsoleEnds,
+    ) -> Result<Self, BuildError> {
+        let pci = PciRoot::new(PciLayout {
+            ecam_base: layout::ECAM,
+            ecam_len_bytes: layout::ECAM_BYTES,
+            mmio_base: layout::PCI_HOLE,
+            mmio_len_bytes: layout::PCI_WINDOW_BYTES,
+        })
+        .map_err(|error| device("make the PCI root")(error.into()))?;
+        let host = Host {
+            ram: Arc::clone(ram),
+            interrupts: Arc::new(MsiRouter::new(Arc::clone(vm))),
+            doorbells: Arc::new(KvmDoorbells::new(Arc::clone(vm))),
+        };
+        let buses = Buses {
+            ports: Bus::new(),
+            mmio: Bus::new(),
+        };
+        let mut devices = Self {
+            buses,
+            pci: Arc::new(pci),
+            host,
+            subscribers: Vec::new(),
+            console_output: None,
+        };
+        devices.add_ports(config, events, acpi_in_use)?;
+        devices.add_pci_windows(config, events)?;
+        let sink = devices.add_console(config, vm, console.output)?;
+        devices.add(Box::new(Rng::new()))?;
+        if console.stdin && Input::is_pollable() {
+            devices
+                .subscribers
+                .push(Box::new(Input::new(sink, events.clone())));
+        }
+        Ok(devices)
+    }
+
+    fn add_ports(
+        &mut self,
+        config: &MachineConfig,
+        events: &Sender<MachineEvent>,
+        acpi_in_use: &Arc<AtomicBool>,
+    ) -> Result<(), BuildError> {
+        let ports = &mut self.buses.ports;
+        ports.insert(layout::PORT_RTC, 2, Arc::new(Mutex::new(Rtc::default())))?;
+        let i8042 = I8042::new(events.clone());
+        ports.insert(layout::PORT_I8042, 1, Arc::new(Mutex::new(i8042)))?;
+        let pvpanic = PvPanic::new(events.clone());
+        ports.insert(layout::PORT_PVPANIC, 1, Arc::new(Mutex::new(pvpanic)))?;
+        let power = Power::new(Arc::clone(acpi_in_use), events.clone());
+        ports.insert(layout::PORT_PM1A, Power::PORTS, Arc::new(Mutex::new(power)))?;
+        if config.debug_exit {
+            let debug_exit = DebugExit::new(events.clone());
+            ports.insert(layout::PORT_DEBUG_EXIT, 1, Arc::new(Mutex::new(debug_exit)))?;
+        }
+        Ok(())
+    }
+
+    /// Adds ECAM and BARs. Configuration mechanism 1 (ports 0xcf8 and 0xcfc) is only there if asked
+    /// for: Linux prefers it where it exists, and an access by it costs two exits instead of one.
+    fn add_pci_windows(
+        &mut self,
+        config: &MachineConfig,
+        events: &Sender<MachineEvent>,
+    ) -> Result<(), BuildError> {
+        if config.pci_config_ports {
+            let events = events.clone();
+            let ports = ConfigPorts::new(Arc::clone(&self.pci)).on_reset(move || {
+                // The receiver only goes away when the machine is stopping already.
+                let _ = events.send(MachineEvent::Reset);
+            });
+            let ports = Arc::new(Mutex::new(ports));
+            self.buses
+                .ports
+                .insert(CONFIG_PORTS_BASE, CONFIG_PORTS_LEN, ports)?;
+        }
+        let ecam = Arc::new(Mutex::new(EcamWindow::new(Arc::clone(&self.pci))));
+        self.buses
+            .mmio
+            .insert(layout::ECAM, layout::ECAM_BYTES, ecam)?;
+        let bars = Arc::new(Mutex::new(BarWindow::new(Arc::clone(&self.pci))));
+        self.buses
+            .mmio
+            .insert(layout::PCI_HOLE, layout::PCI_WINDOW_BYTES, bars)?;
+        Ok(())
+    }
+
+    /// Adds COM1 and, if asked for, virtio-console; returns where typed bytes go.
+    fn add_console(
+        &mut self,
+        config: &MachineConfig,
+        vm: &Arc<VmFd>,
+        output: Box<dyn Write + Send>,
+    ) -> Result<Box<dyn InputSink>, BuildError> {
+        let io = |source| BuildError::Io {
+            what: "make the serial port",
+            source,
+        };
+        let irq = EventFd::new(libc::EFD_NONBLOCK).map_err(io)?;
+        vm.register_irqfd(&irq, layout::IRQ_SERIAL)
+            .map_err(|source| BuildError::Kvm {
+                what: "connect the serial interrupt",
+                source,
+            })?;
+        let (serial_output, virtio_output): (Box<dyn Write + Send>, _) = match config.console {
+            ConsoleKind::Serial => (output, None),
+            ConsoleKind::Virtio => (Box::new(std::io::sink()), Some(output)),
+        };
+        let serial = SerialPort::new(irq, serial_output);
+        self.buses
+            .ports
+            .insert(layout::PORT_SERIAL, 8, Arc::new(Mutex::new(serial.clone())))?;
+        let Some(output) = virtio_output else {
+            return Ok(Box::new(move |bytes: &[u8]| serial.push(bytes)));
+        };
+        let (console, input, output) = Console::new(output)
+            .map_err(|error| device("make the virtio console")(error.into()))?;
+        self.add(Box::new(console))?;
+        self.console_output = Some(output);
+        Ok(Box::new(move |bytes: &[u8]| input.push(bytes)))
+    }
+
+    pub(super) fn add_disks(&mut self, disks: Vec<Blk>) -> Result<(), BuildError> {
+        disks
+            .into_iter()
+            .try_for_each(|disk| self.add(Box::new(disk)))
+    }
+
+    fn add(&mut self, virtio: Box<dyn VirtioDevice>) -> Result<(), BuildError> {
+        let worker = attach(&self.pci, virtio, &self.host)
+            .map_err(|error| device("attach a virtio device")(error.into()))?;
+        self.subscribers.push(Box::new(worker));
+        Ok(())
+    }
+}
+
+pub(super) fn open_disks(config: &MachineConfig) -> Result<Vec<Blk>, BuildError> {
+    let queues = u16::from(config.vcpus.get());
+    config
+        .disks
+        .iter()
+        .map(|disk| {
+            let access = if disk.read_only {
+                BlkAccess::ReadOnly
+            } else {
+                BlkAccess::ReadWrite
+            };
+            Ok(Blk::open(&disk.path, access, queues)?)
+        })
+        .collect()
+}
