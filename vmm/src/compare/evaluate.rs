@@ -56,7 +56,13 @@ pub fn evaluate(cell: &Cell, cpus: u32, attempt: u32, command: Vec<String>, vm: 
         .platform
         .as_ref()
         .and_then(|platform| cell.arm.check(platform, cpus).err());
-    let is_final = wrong_platform.is_some();
+    let is_other_arm = wrong_platform.is_some();
+    // A vCPU that did not come up may do so next time; a wrong clocksource or APIC stays.
+    let is_final = is_other_arm
+        && records
+            .platform
+            .as_ref()
+            .is_some_and(|p| p.cpus == u64::from(cpus));
     problems.extend(wrong_platform);
 
     let phases = phases_by_work(&vm.trace.phases);
@@ -70,7 +76,7 @@ pub fn evaluate(cell: &Cell, cpus: u32, attempt: u32, command: Vec<String>, vm: 
         }
     }
     // Figures of a guest that is not what the arm says would be figures of another arm.
-    if is_final {
+    if is_other_arm {
         samples.clear();
     }
     let failure = (!problems.is_empty()).then(|| Failure {
@@ -337,6 +343,18 @@ pub(super) mod tests {
         vm.console = text.replace("none/menu", "haltpoll/haltpoll").into();
         let run = run(&[Work::Pipe], vm);
         assert!(run.failure.unwrap().is_final);
+        assert!(run.samples.is_empty());
+    }
+
+    #[test]
+    fn a_vcpu_that_did_not_come_up_gives_no_sample_but_another_try() {
+        let mut vm = finished();
+        let text = String::from_utf8(vm.console).unwrap();
+        let other = text.replace("\"cpus\":2", "\"cpus\":1");
+        assert_ne!(text, other);
+        vm.console = other.into();
+        let run = run(&[Work::Pipe], vm);
+        assert!(!run.failure.unwrap().is_final);
         assert!(run.samples.is_empty());
     }
 
