@@ -1,88 +1,26 @@
 //! The guest's half of the interface that `spec/SPEC.md` describes.
 //!
 //! What differs between a kernel module, a bare-metal guest and a user program is behind
-//! [`Platform`]; everything else is here, once, without unsafe code. Version 0 makes marks.
+//! [`Platform`] (marks) and [`Cpu`] (everything else); the rest is here, once, without unsafe code.
+//!
+//! - [`session`]: finds the host, negotiates, registers and unregisters one vCPU's area;
+//! - [`batch`]: calls in batches, synchronous and asynchronous, and lists of ranges;
+//! - [`timer`], [`ipi`]: what is elided, and the stock path when it cannot be;
+//! - [`counters`]: what was done and what was saved, in the area for the host's report.
+//!
+//! One rule holds everywhere (`[LEVEL-1]`): whatever the host does or is not, the guest ends up with
+//! its own stock path, and with no slower one.
 #![no_std]
 #![forbid(unsafe_code)]
 
-use coopvirt_spec::mark::{Mark, MarkKind};
+pub mod batch;
+pub mod counters;
+pub mod ipi;
+mod marker;
+mod platform;
+pub mod session;
+pub mod timer;
 
-/// What the shim needs from the place it runs in.
-pub trait Platform {
-    /// Writes a 32-bit value to the mark port (`[MARK-1]`): one `OUT` instruction.
-    fn write_mark_port(&mut self, value: u32);
-}
-
-/// Makes marks and numbers them.
-#[derive(Debug)]
-pub struct Marker<P> {
-    platform: P,
-    seq: u16,
-}
-
-impl<P: Platform> Marker<P> {
-    /// Starts with sequence number zero.
-    pub fn new(platform: P) -> Self {
-        Self { platform, seq: 0 }
-    }
-
-    /// Marks a point in time.
-    pub fn point(&mut self, work: u8) {
-        self.write(MarkKind::Point, work);
-        self.seq = self.seq.wrapping_add(1);
-    }
-
-    /// Runs `work` between a begin and an end mark of the same sequence number (`[MARK-3]`).
-    pub fn phase<T>(&mut self, work: u8, body: impl FnOnce() -> T) -> T {
-        self.write(MarkKind::Begin, work);
-        let result = body();
-        self.write(MarkKind::End, work);
-        self.seq = self.seq.wrapping_add(1);
-        result
-    }
-
-    fn write(&mut self, kind: MarkKind, work: u8) {
-        let mark = Mark {
-            kind,
-            work,
-            seq: self.seq,
-        };
-        self.platform.write_mark_port(mark.encode());
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    struct Recorder<'a>(&'a mut [u32; 8], usize);
-
-    impl Platform for Recorder<'_> {
-        fn write_mark_port(&mut self, value: u32) {
-            self.0[self.1] = value;
-            self.1 += 1;
-        }
-    }
-
-    #[test]
-    fn mark_3_a_phase_has_two_marks_with_one_sequence_number() {
-        let mut written = [0; 8];
-        let mut marker = Marker::new(Recorder(&mut written, 0));
-        marker.point(1);
-        assert_eq!(marker.phase(4, || 42), 42);
-        marker.phase(4, || ());
-        assert_eq!(
-            written,
-            [
-                0x0301_0000,
-                0x0104_0001,
-                0x0204_0001,
-                0x0104_0002,
-                0x0204_0002,
-                0,
-                0,
-                0
-            ]
-        );
-    }
-}
+pub use marker::Marker;
+pub use platform::{Cpu, Platform};
+pub use session::{OpenError, Options, Session, VectorSet};

@@ -15,8 +15,8 @@ pub const PREFIX: &str = "@coopvirt ";
 
 /// The JSON text of a record found in a console line, if there is one (`[REC-2]`).
 pub fn find_in_line(line: &str) -> Option<&str> {
-    line.find(PREFIX)
-        .map(|at| line[at + PREFIX.len()..].trim_end())
+    let (_, record) = line.split_once(PREFIX)?;
+    Some(record.trim_end())
 }
 
 #[cfg(test)]

@@ -1,0 +1,227 @@
+//! Timer and interrupts: elided when somebody listens, by the stock path otherwise, never lost.
+
+#[path = "../../spec/tests/support/machine.rs"]
+mod machine;
+#[path = "support/mock.rs"]
+mod mock;
+
+use coopvirt_spec::counter::GuestCounter;
+use coopvirt_spec::op::IpiArgs;
+use coopvirt_spec::page::at;
+use coopvirt_spec::version::Features;
+use guest_shim::{Cpu, Session};
+use mock::{
+    host, interrupts, script, session, tail, word, Act, Mock, OFFERED, OTHER, RESCHEDULE, TIMER,
+};
+
+fn stock_deadlines(session: &Session<Mock>) -> Vec<u64> {
+    session.cpu().stock_deadlines.borrow().clone()
+}
+
+fn stock_ipis(session: &Session<Mock>) -> Vec<(u32, u8)> {
+    session.cpu().stock_ipis.borrow().clone()
+}
+
+fn advance(session: &Session<Mock>, by: u64) {
+    session.cpu().world.machine.borrow_mut().advance(by);
+}
+
+#[test]
+fn level_1_without_a_host_everything_takes_the_stock_path_at_no_extra_exit() {
+    let mut mock = Mock::new(OFFERED);
+    mock.has_host = false;
+    let mut session = Session::new(mock, mock::options());
+    assert!(session.open().is_err());
+    session.set_deadline(500);
+    session.send_ipi(&IpiArgs::one(1, RESCHEDULE));
+    session.timer_interrupt();
+    session.close();
+    assert_eq!(
+        (stock_deadlines(&session), stock_ipis(&session)),
+        (vec![500], vec![(1, RESCHEDULE)])
+    );
+    assert_eq!(session.cpu().bells.get(), 0);
+}
+
+#[test]
+fn level_1_while_nobody_listens_the_stock_path_is_all_that_happens() {
+    let mut session = session(OFFERED);
+    session.set_deadline(500);
+    session.send_ipi(&IpiArgs::one(1, RESCHEDULE));
+    assert_eq!(
+        (stock_deadlines(&session), stock_ipis(&session)),
+        (vec![500], vec![(1, RESCHEDULE)])
+    );
+    // Nothing is left for a host that wakes up later to do a second time.
+    assert_eq!((word(&session, at::DEADLINE), tail(&session)), (0, 0));
+    advance(&session, 1000);
+    host(&session, Act::Poll);
+    assert!(interrupts(&session, 0).is_empty() && interrupts(&session, 1).is_empty());
+    assert_eq!(session.cpu().bells.get(), 0);
+}
+
+#[test]
+fn lease_3_while_the_host_listens_nothing_exits() {
+    let mut session = session(OFFERED);
+    host(&session, Act::Poll);
+    session.set_deadline(500);
+    session.send_ipi(&IpiArgs::one(1, RESCHEDULE));
+    assert!(stock_deadlines(&session).is_empty() && stock_ipis(&session).is_empty());
+    host(&session, Act::Poll);
+    assert_eq!(interrupts(&session, 1), [RESCHEDULE]);
+    advance(&session, 500);
+    host(&session, Act::Poll);
+    assert_eq!(interrupts(&session, 0), [TIMER]);
+    let counters = session.counters();
+    assert_eq!(counters.get(GuestCounter::DeadlineElided), 1);
+    assert_eq!(counters.get(GuestCounter::IpiElided), 1);
+    assert_eq!(word(&session, GuestCounter::IpiElided.offset()), 1);
+    assert_eq!(session.cpu().bells.get(), 0);
+}
+
+#[test]
+fn lease_3_when_the_host_falls_asleep_in_between_the_stock_path_is_taken_too() {
+    let mut session = session(OFFERED);
+    host(&session, Act::Poll);
+    script(&session, &[Act::Sleep]);
+    session.send_ipi(&IpiArgs::one(1, RESCHEDULE));
+    // Both did it, which an idempotent vector allows.
+    assert_eq!(stock_ipis(&session), [(1, RESCHEDULE)]);
+    assert_eq!(interrupts(&session, 1), [RESCHEDULE]);
+    host(&session, Act::Poll);
+    script(&session, &[Act::Sleep]);
+    session.set_deadline(500);
+    // The host found the deadline in its last look and is armed: it is kept without a stock write.
+    assert!(stock_deadlines(&session).is_empty());
+    advance(&session, 500);
+    assert_eq!(interrupts(&session, 0), [TIMER]);
+}
+
+#[test]
+fn lease_5_only_vectors_that_may_come_twice_are_elided() {
+    let mut session = session(OFFERED);
+    host(&session, Act::Poll);
+    session.send_ipi(&IpiArgs::one(1, OTHER));
+    session.send_ipi(&IpiArgs::one(1, 3));
+    assert_eq!(stock_ipis(&session), [(1, OTHER), (1, 3)]);
+    assert_eq!(tail(&session), 0);
+}
+
+#[test]
+fn ring_10_a_full_ring_sends_interrupts_by_the_stock_path() {
+    let mut session = session(OFFERED);
+    host(&session, Act::Poll);
+    for _ in 0..32 {
+        session.send_ipi(&IpiArgs::one(1, RESCHEDULE));
+    }
+    assert!(stock_ipis(&session).is_empty());
+    session.send_ipi(&IpiArgs::one(2, RESCHEDULE));
+    assert_eq!(stock_ipis(&session), [(2, RESCHEDULE)]);
+    host(&session, Act::Poll);
+    host(&session, Act::Poll);
+    assert_eq!(interrupts(&session, 1).len(), 32);
+    assert!(interrupts(&session, 2).is_empty());
+}
+
+#[test]
+fn level_1_features_that_are_not_offered_leave_the_stock_path() {
+    let mut session = session(Features::RING | Features::SIDECORE);
+    host(&session, Act::Poll);
+    session.set_deadline(500);
+    session.send_ipi(&IpiArgs::one(1, RESCHEDULE));
+    assert_eq!(
+        (stock_deadlines(&session), stock_ipis(&session)),
+        (vec![500], vec![(1, RESCHEDULE)])
+    );
+}
+
+#[test]
+fn timer_8_an_early_interrupt_is_counted_and_served_again() {
+    let mut session = session(OFFERED);
+    host(&session, Act::Poll);
+    session.set_deadline(500);
+    session.timer_interrupt();
+    assert_eq!(session.counters().get(GuestCounter::TimerSpurious), 1);
+    advance(&session, 500);
+    host(&session, Act::Poll);
+    session.timer_interrupt();
+    assert_eq!(session.counters().get(GuestCounter::TimerSpurious), 1);
+    // The handler asks for the same deadline again, which the host takes for done.
+    session.set_deadline(500);
+    assert_eq!(stock_deadlines(&session), [500]);
+}
+
+#[test]
+fn life_3_closing_writes_the_deadline_to_the_stock_timer() {
+    let mut session = session(OFFERED);
+    host(&session, Act::Poll);
+    session.set_deadline(500);
+    session.close();
+    assert_eq!(stock_deadlines(&session), [500]);
+    assert!(!session.cpu().world.machine.borrow().status(0).is_registered);
+    session.set_deadline(700);
+    session.send_ipi(&IpiArgs::one(1, RESCHEDULE));
+    assert_eq!(
+        (stock_deadlines(&session), stock_ipis(&session)),
+        (vec![500, 700], vec![(1, RESCHEDULE)])
+    );
+    // And it can come back.
+    assert!(session.open().is_ok());
+    host(&session, Act::Poll);
+    session.set_deadline(900);
+    assert_eq!(stock_deadlines(&session).len(), 2);
+}
+
+#[test]
+fn life_6_a_broken_area_is_left_for_good_and_its_deadline_kept() {
+    let mut session = session(OFFERED);
+    host(&session, Act::Poll);
+    session.set_deadline(500);
+    host(&session, Act::Break);
+    assert_eq!(interrupts(&session, 0), [TIMER]);
+    session.timer_interrupt();
+    assert_eq!(stock_deadlines(&session), [500]);
+    assert_eq!(session.features(), Features::NONE);
+    assert_eq!(session.counters().get(GuestCounter::Broken), 1);
+    session.send_ipi(&IpiArgs::one(1, RESCHEDULE));
+    session.set_deadline(600);
+    assert_eq!(
+        (stock_deadlines(&session), stock_ipis(&session)),
+        (vec![500, 600], vec![(1, RESCHEDULE)])
+    );
+}
+
+/// Whatever the host does at whatever point, each deadline and each interrupt is served by one side
+/// at least: all scripts of four actions.
+#[test]
+fn level_1_no_script_of_the_host_loses_anything() {
+    let acts = [Act::Wait, Act::Poll, Act::Sleep, Act::Break];
+    for choice in 0..4_usize.pow(4) {
+        let mut session = session(OFFERED);
+        host(&session, Act::Poll);
+        let plan: Vec<Act> = (0..4)
+            .map(|place| acts[choice >> (2 * place) & 3])
+            .collect();
+        script(&session, &plan);
+        session.send_ipi(&IpiArgs::one(1, RESCHEDULE));
+        session.set_deadline(800);
+        session.send_ipi(&IpiArgs::one(2, RESCHEDULE));
+        // Time goes on; a polling host polls, the guest takes its timer interrupts.
+        for _ in 0..10 {
+            let is_polling = session.cpu().world.machine.borrow().is_polling;
+            host(&session, if is_polling { Act::Poll } else { Act::Wait });
+            advance(&session, 100);
+            session.timer_interrupt();
+        }
+        for cpu in [1, 2] {
+            let is_stock = stock_ipis(&session).contains(&(cpu, RESCHEDULE));
+            let is_sent = is_stock || interrupts(&session, cpu as usize).contains(&RESCHEDULE);
+            assert!(is_sent, "{plan:?}: interrupt to {cpu} is lost");
+        }
+        let is_kept =
+            interrupts(&session, 0).contains(&TIMER) || stock_deadlines(&session).contains(&800);
+        assert!(is_kept, "{plan:?}: deadline is lost");
+        assert_eq!(session.cpu().bells.get(), 0, "{plan:?}: an exit too many");
+        assert_eq!(session.cpu().area_bytes(), 4096);
+    }
+}
