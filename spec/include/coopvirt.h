@@ -110,7 +110,7 @@
 #define COOPVIRT_BROKEN_MEMORY 0x3U /* The host can no longer reach the area's memory. */
 #define COOPVIRT_BROKEN_HOST 0x4U /* The host gave up for a reason of its own. */
 
-/* Operations: the opcode, and the index of each argument's word. */
+/* Operations, then experiments: the opcode, and the index of each argument's word. */
 #define COOPVIRT_OP_NOP 0x1U /* Does nothing; measures the way there and back. */
 #define COOPVIRT_OP_ECHO 0x2U /* Gives its argument back. */
 #define COOPVIRT_ARG_ECHO_VALUE 0x0U /* u64: any value */

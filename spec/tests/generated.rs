@@ -11,7 +11,7 @@ mod text;
 use std::fs;
 use std::process::Command;
 
-use coopvirt_spec::op::{ArgWord, Opcode, Operation, ARG_WORDS, OPERATIONS};
+use coopvirt_spec::op::{self, ArgWord, Opcode, Operation, ARG_WORDS, EXPERIMENTS, OPERATIONS};
 use support::{is_blessing, path};
 
 fn compare(name: &str, fresh: &str) {
@@ -33,6 +33,11 @@ fn compare(name: &str, fresh: &str) {
 fn op_1_the_tables_of_the_specification_are_those_of_the_crate() {
     let spec = fs::read_to_string(path("SPEC.md")).expect("cannot read SPEC.md");
     compare("SPEC.md", &text::with_parts(&spec));
+}
+
+#[test]
+fn op_6_the_table_of_experiments_is_that_of_the_crate() {
+    compare("EXPERIMENTS.md", &text::experiments());
 }
 
 #[test]
@@ -88,9 +93,11 @@ uint64_t features(void) { return COOPVIRT_FEATURE_RING | COOPVIRT_FEATURE_EXPERI
 #[test]
 fn op_1_the_table_is_in_order_and_complete() {
     let ascending = |pair: &[Operation]| pair[0].opcode < pair[1].opcode;
-    assert!(OPERATIONS.windows(2).all(ascending));
-    for operation in OPERATIONS {
-        assert!(operation.opcode.0 != 0 && !operation.opcode.is_experimental());
+    assert!(OPERATIONS.windows(2).all(ascending) && EXPERIMENTS.windows(2).all(ascending));
+    let is_experimental = |operation: &Operation| operation.opcode.is_experimental();
+    assert!(!OPERATIONS.iter().any(is_experimental) && EXPERIMENTS.iter().all(is_experimental));
+    for operation in op::all() {
+        assert!(operation.opcode.0 != 0);
         assert!(operation.arguments.len() <= ARG_WORDS);
         assert!(operation.purpose.trim().ends_with('.') && !operation.result.is_empty());
         assert_eq!(operation.opcode.describe(), Some(operation));

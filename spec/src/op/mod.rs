@@ -1,14 +1,20 @@
 //! The operations (`[OP-1]` to `[OP-6]`): one table, from which everything about them follows.
 //!
 //! `table.rs` declares each operation once. From it follow its [`Opcode`] constant, its argument
-//! structure with encoding and decoding, its arm of [`Request`], its row of [`OPERATIONS`] (and so
-//! of `coopvirt hypercalls`, of the table in `SPEC.md` and of the C header) and its counter's name.
+//! structure with encoding and decoding, its arm of [`Request`], its function in [`Serve`], its row
+//! of [`OPERATIONS`] (and so of `coopvirt hypercalls`, of the table in `SPEC.md` and of the C
+//! header), its counter's name, and the tests that all operations have in common.
+//! `experiments.rs` does the same for experiments. How to add either: `TUTORIAL.md`.
 
+mod answer;
+mod experiments;
 mod ipi;
 mod macros;
 mod table;
 mod word;
 
+pub use answer::Answer;
+pub use experiments::*;
 pub use ipi::FIRST_VECTOR;
 pub use table::*;
 pub use word::ArgWord;
@@ -37,7 +43,7 @@ impl Opcode {
 
     /// The description of the operation, if there is one.
     pub fn describe(self) -> Option<&'static Operation> {
-        OPERATIONS.iter().find(|operation| operation.opcode == self)
+        all().find(|operation| operation.opcode == self)
     }
 }
 
@@ -88,6 +94,11 @@ pub struct Operation {
     pub errors: &'static [Status],
     /// The name of the counter of its calls.
     pub counter: &'static str,
+}
+
+/// All operations, then all experiments.
+pub fn all() -> impl Iterator<Item = &'static Operation> {
+    OPERATIONS.iter().chain(EXPERIMENTS)
 }
 
 /// The errors that any submission can get.

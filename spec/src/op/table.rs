@@ -1,15 +1,20 @@
 //! The table of operations. Opcodes and argument words never change their meaning (`[VER-2]`).
 
 use super::macros::operations;
-use super::{ArgWord, Argument, ExperimentalArgs, Opcode, Operation, ARG_WORDS};
+use super::{Answer, ExperimentalArgs, Opcode, Operation, ARG_WORDS};
 use crate::code::Status;
-use crate::entry::Submission;
 use crate::range::RangeList;
-use crate::version::{Features, Version};
 
 operations! {
+    /// A decoded call, for the host to carry out.
+    enum Request, or Experimental(ExperimentalArgs);
+    /// All operations, in order of opcode.
+    list OPERATIONS;
+    /// Who carries out calls: one function for each operation.
+    trait Serve;
+
     /// Does nothing; measures the way there and back.
-    Nop(NopArgs) = NOP 0x0001 "nop" {
+    Nop(NopArgs) = NOP 0x0001 nop {
         feature: RING,
         since: (1, 0),
         arguments: {},
@@ -17,7 +22,7 @@ operations! {
         errors: [],
     }
     /// Gives its argument back.
-    Echo(EchoArgs) = ECHO 0x0002 "echo" {
+    Echo(EchoArgs) = ECHO 0x0002 echo {
         feature: RING,
         since: (1, 0),
         arguments: {
@@ -28,7 +33,7 @@ operations! {
         errors: [],
     }
     /// Backs guest memory with host memory and maps it, so that first touches do not exit.
-    Populate(PopulateArgs) = POPULATE 0x0101 "populate" {
+    Populate(PopulateArgs) = POPULATE 0x0101 populate {
         feature: POPULATE,
         since: (1, 0),
         arguments: {
@@ -45,7 +50,7 @@ operations! {
         errors: [BAD_LIST, BAD_ADDRESS, BAD_RANGE, UNSUPPORTED, HOST_FAILED],
     }
     /// Gives guest memory back to the host; its contents are lost and read as zero or as before.
-    Release(ReleaseArgs) = RELEASE 0x0102 "release" {
+    Release(ReleaseArgs) = RELEASE 0x0102 release {
         feature: RELEASE,
         since: (1, 0),
         arguments: {
@@ -62,7 +67,7 @@ operations! {
         errors: [BAD_LIST, BAD_ADDRESS, BAD_RANGE, UNSUPPORTED, HOST_FAILED],
     }
     /// Collapses guest memory into huge pages of the host. Reserved in version 1.0.
-    Huge(HugeArgs) = HUGE 0x0103 "huge_collapse" {
+    Huge(HugeArgs) = HUGE 0x0103 huge_collapse {
         feature: HUGE,
         since: (1, 0),
         arguments: {
@@ -79,7 +84,7 @@ operations! {
         errors: [BAD_LIST, BAD_ADDRESS, BAD_RANGE, UNSUPPORTED, HOST_FAILED],
     }
     /// Says that guest memory will not be used soon. Reserved in version 1.0.
-    Cold(ColdArgs) = COLD 0x0104 "cold" {
+    Cold(ColdArgs) = COLD 0x0104 cold {
         feature: COLD,
         since: (1, 0),
         arguments: {
@@ -96,7 +101,7 @@ operations! {
         errors: [BAD_LIST, BAD_ADDRESS, BAD_RANGE, UNSUPPORTED, HOST_FAILED],
     }
     /// Raises an interrupt at each vCPU of a mask; any vCPU, the caller's own among them.
-    Ipi(IpiArgs) = IPI 0x0201 "ipi" {
+    Ipi(IpiArgs) = IPI 0x0201 ipi {
         feature: IPI,
         since: (1, 0),
         arguments: {
@@ -113,7 +118,7 @@ operations! {
         errors: [BAD_TARGET, BAD_VECTOR, HOST_FAILED],
     }
     /// Lets another vCPU run in the caller's place, as a hint.
-    YieldTo(YieldToArgs) = YIELD_TO 0x0301 "yield_to" {
+    YieldTo(YieldToArgs) = YIELD_TO 0x0301 yield_to {
         feature: YIELD,
         since: (1, 0),
         arguments: {
@@ -124,7 +129,7 @@ operations! {
         errors: [BAD_TARGET],
     }
     /// Puts text into the host's log.
-    Log(LogArgs) = LOG 0x0401 "log" {
+    Log(LogArgs) = LOG 0x0401 log {
         feature: LOG,
         since: (1, 0),
         arguments: {
@@ -139,7 +144,7 @@ operations! {
         errors: [BAD_ADDRESS, BAD_ARGUMENT, BUSY],
     }
     /// Makes a measurement mark at the time when the host takes the entry, without an exit.
-    Mark(MarkArgs) = MARK 0x0402 "mark" {
+    Mark(MarkArgs) = MARK 0x0402 mark {
         feature: MARK,
         since: (1, 0),
         arguments: {

@@ -8,7 +8,7 @@ use std::fmt::Write;
 use coopvirt_spec::code::{BrokenReason, SetupStatus, Status};
 use coopvirt_spec::counter::{GUEST_COUNTERS, HOST_COUNTERS};
 use coopvirt_spec::describe::{Code, Field, Structure};
-use coopvirt_spec::op::{EXPERIMENTAL_FIRST, OPERATIONS};
+use coopvirt_spec::op::{self, EXPERIMENTAL_FIRST};
 use coopvirt_spec::page::{self, at, STRUCTURES};
 use coopvirt_spec::version::{Features, Version};
 use coopvirt_spec::{discover, doorbell, entry, mark, setup};
@@ -161,9 +161,9 @@ fn codes(out: &mut String, prefix: &str, title: &str, values: &[(&Code, u64)]) {
 fn operations(out: &mut String) {
     line(
         out,
-        "/* Operations: the opcode, and the index of each argument's word. */",
+        "/* Operations, then experiments: the opcode, and the index of each argument's word. */",
     );
-    for operation in OPERATIONS {
+    for operation in op::all() {
         let name = operation.name.to_uppercase();
         let opcode = operation.opcode.0.into();
         define(

@@ -351,7 +351,6 @@ impl Machine {
             Request::Echo(args) => Ok(args.value),
             Request::Populate(args) => return self.ranges(&args.into(), tag),
             Request::Release(args) => return self.ranges(&args.into(), tag),
-            Request::Huge(_) | Request::Cold(_) => Err(Status::UNSUPPORTED),
             Request::Ipi(args) => self.ipi(&args),
             Request::YieldTo(args) => match self.vcpus.get(args.apic_id as usize) {
                 Some(_) => Ok(0),
@@ -366,6 +365,7 @@ impl Machine {
                 None => Err(Status::BAD_ARGUMENT),
             },
             Request::Experimental(ExperimentalArgs { .. }) => Err(Status::UNKNOWN_OPCODE),
+            _ => Err(Status::UNSUPPORTED),
         };
         match answer {
             Ok(result) => Completion::new(tag, Status::OK, result),

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use coopvirt_spec::code::{BrokenReason, SetupStatus, Status};
 use coopvirt_spec::counter::{GUEST_COUNTERS, HOST_COUNTERS};
 use coopvirt_spec::describe::{Code, Structure};
-use coopvirt_spec::op::{Operation, OPERATIONS};
+use coopvirt_spec::op::{Operation, EXPERIMENTS, OPERATIONS};
 use coopvirt_spec::page::STRUCTURES;
 use coopvirt_spec::version::Features;
 
@@ -14,7 +14,7 @@ pub(crate) fn parts() -> Vec<(&'static str, String)> {
     vec![
         ("features", features()),
         ("layout", layout()),
-        ("operations", operations()),
+        ("operations", operations(OPERATIONS)),
         ("status", statuses()),
     ]
 }
@@ -86,12 +86,24 @@ fn table_of(structure: &Structure, text: &mut String) {
     text.push('\n');
 }
 
-fn operations() -> String {
+/// The whole text of `EXPERIMENTS.md`.
+pub(crate) fn experiments() -> String {
+    format!("{EXPERIMENTS_TITLE}{}", operations(EXPERIMENTS))
+}
+
+const EXPERIMENTS_TITLE: &str = "# Experiments of this tree
+
+Generated from `src/op/experiments.rs`; how to add one: `TUTORIAL.md`. Nothing here is part of `SPEC.md` ([OP-6]): it may
+change or go at any time. A host offers experiments only if asked to (`coopvirt run --coop all,experimental`).
+
+";
+
+fn operations(table: &[Operation]) -> String {
     let mut text = String::from(
         "| operation | opcode | feature | since | purpose | arguments | result | errors of its own |\n\
          |---|---|---|---|---|---|---|---|\n",
     );
-    for operation in OPERATIONS {
+    for operation in table {
         writeln!(text, "{}", row_of(operation)).expect("to a string");
     }
     text

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use coopvirt_spec::code::Status;
 use coopvirt_spec::counter::{HostCounter, GUEST_COUNTERS, HOST_COUNTERS};
-use coopvirt_spec::op::{Opcode, OPERATIONS};
+use coopvirt_spec::op::{self, Opcode};
 use serde::{Deserialize, Serialize};
 
 macro_rules! events {
@@ -78,7 +78,7 @@ impl Default for Totals {
     fn default() -> Self {
         let zeros = |len| (0..len).map(|_| AtomicU64::new(0)).collect();
         Self {
-            calls: zeros(OPERATIONS.len()),
+            calls: zeros(op::all().count()),
             unknown_calls: AtomicU64::new(0),
             refused: zeros(Status::ALL.len()),
             host: zeros(HOST_COUNTERS.len()),
@@ -99,7 +99,7 @@ impl Totals {
 
     /// Counts one call and how it ended.
     pub fn call(&self, opcode: u16, status: Status) {
-        let place = OPERATIONS.iter().position(|op| op.opcode == Opcode(opcode));
+        let place = op::all().position(|op| op.opcode == Opcode(opcode));
         let counter = place.and_then(|place| self.calls.get(place));
         add(Some(counter.unwrap_or(&self.unknown_calls)), 1);
         if status.is_error() {
@@ -147,7 +147,7 @@ impl Totals {
                 .map(|(name, value)| (name.to_owned(), value.load(Ordering::Relaxed)))
                 .collect::<BTreeMap<_, _>>()
         };
-        let mut operations = named(&mut OPERATIONS.iter().map(|op| op.counter), &self.calls);
+        let mut operations = named(&mut op::all().map(|op| op.counter), &self.calls);
         operations.insert(
             "op_unknown".into(),
             self.unknown_calls.load(Ordering::Relaxed),
@@ -217,7 +217,7 @@ mod tests {
         assert_eq!(counts.operations["op_unknown"], 2);
         assert_eq!(counts.refused["RESERVED_BITS"], 1);
         assert_eq!(counts.refused["UNKNOWN_OPCODE"], 2);
-        assert_eq!(counts.operations.len(), OPERATIONS.len() + 1);
+        assert_eq!(counts.operations.len(), op::all().count() + 1);
         assert_eq!(counts.events.len(), EVENTS.len());
     }
 

@@ -18,6 +18,7 @@ pub mod budget;
 pub mod clock;
 pub mod counters;
 pub mod effects;
+mod experiments;
 mod host;
 pub mod log;
 mod options;

@@ -3,7 +3,7 @@
 //! Pure: what is done with a piece of memory is the caller's; what memory there is, is asked.
 
 use coopvirt_spec::code::Status;
-use coopvirt_spec::entry::Completion;
+use coopvirt_spec::op::Answer;
 use coopvirt_spec::range::{Range, RangeList};
 
 use super::budget::Budget;
@@ -33,11 +33,12 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// The completion that says so.
-    pub fn completion(self, tag: u64) -> Completion {
-        Completion {
+    /// The answer that says so.
+    pub fn answer(self) -> Answer {
+        Answer {
+            status: self.status,
             items_done: self.items_done,
-            ..Completion::new(tag, self.status, self.bytes_done)
+            result: self.bytes_done,
         }
     }
 }

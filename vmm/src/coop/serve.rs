@@ -1,4 +1,5 @@
-//! Carries out one submission: decode by the spec's table, then one small function per operation.
+//! Carries out one submission: decode by the spec's table, then one small function per operation, which
+//! the table calls. Experiments have theirs in `experiments.rs`.
 //!
 //! Called with a vCPU's seat locked, by whoever serves it. It must never wait, and never trust a
 //! word of the submission.
@@ -10,8 +11,10 @@ use coopvirt_spec::counter::HostCounter;
 use coopvirt_spec::discover::DEFAULT_LIST_ITEMS;
 use coopvirt_spec::entry::{Completion, Submission};
 use coopvirt_spec::mark::Mark;
-use coopvirt_spec::op::{IpiArgs, LogArgs, MarkArgs, Request, YieldToArgs};
-use coopvirt_spec::range::RangeList;
+use coopvirt_spec::op::{
+    Answer, ColdArgs, EchoArgs, Experiment, ExperimentalArgs, HugeArgs, IpiArgs, LogArgs, MarkArgs,
+    NopArgs, PopulateArgs, ReleaseArgs, Request, Serve, YieldToArgs,
+};
 use coopvirt_spec::version::Features;
 use vm_memory::{Bytes, GuestAddress};
 
@@ -85,141 +88,143 @@ pub fn carry_out(
     context: &mut Context<'_>,
 ) -> Outcome {
     let request = Request::decode(submission, negotiated);
-    // Whatever can wait, for memory or for whoever reads our log.
+    // Whatever can wait, for memory or for whoever reads our log; experiments too, who knows them?
     let is_slow = matches!(
         request,
-        Ok(Request::Populate(_) | Request::Release(_) | Request::Log(_))
+        Ok(Request::Populate(_) | Request::Release(_) | Request::Log(_) | Request::Experimental(_))
     );
     if is_slow && matches!(context.server, Server::Polling) {
         context.shared.totals.event(Event::Deferred, 1);
         return Outcome::Later;
     }
-    let done = match request {
-        Ok(request) => serve(request, submission.tag, context),
-        Err(status) => Completion::new(submission.tag, status, 0),
-    };
+    let answer = request.and_then(|request| request.serve(context));
+    let done = Answer::completion(answer, submission.tag);
     let totals = &context.shared.totals;
     totals.call(submission.opcode, done.status());
     Outcome::Done(done)
 }
 
-fn serve(request: Request, tag: u64, context: &mut Context<'_>) -> Completion {
-    let result = match request {
-        Request::Nop(_) => Ok(0),
-        Request::Echo(args) => Ok(args.value),
-        Request::Ipi(args) => ipi(args, context),
-        Request::YieldTo(args) => yield_to(args, context),
-        Request::Log(args) => log_text(args, context),
-        Request::Mark(args) => mark(args, context),
-        Request::Populate(args) => return populate(args.into(), tag, context),
-        Request::Release(args) => return release(args.into(), tag, context),
-        // Never offered, so never negotiated; and nothing experimental is known here.
-        Request::Huge(_) | Request::Cold(_) => Err(Status::UNSUPPORTED),
-        Request::Experimental(_) => Err(Status::UNKNOWN_OPCODE),
-    };
-    match result {
-        Ok(result) => Completion::new(tag, Status::OK, result),
-        Err(status) => Completion::new(tag, status, 0),
+/// One function per operation; a new one is missing here until it is written.
+impl Serve for Context<'_> {
+    fn nop(&mut self, _: NopArgs) -> Result<Answer, Status> {
+        Ok(Answer::from(0))
     }
-}
 
-/// Checks all targets before it sends to the first (`[IPI-3]`).
-fn ipi(args: IpiArgs, context: &Context<'_>) -> Result<u64, Status> {
-    args.check()?;
-    let shared = context.shared;
-    if args.targets().any(|id| id >= u32::from(shared.nr_vcpus)) {
-        return Err(Status::BAD_TARGET);
+    fn echo(&mut self, args: EchoArgs) -> Result<Answer, Status> {
+        Ok(args.value.into())
     }
-    let mut sent = 0;
-    for apic_id in args.targets() {
-        if !shared.effects.raise(apic_id, args.vector) {
-            return Err(Status::HOST_FAILED);
+
+    /// Checks all targets before it sends to the first (`[IPI-3]`).
+    fn ipi(&mut self, args: IpiArgs) -> Result<Answer, Status> {
+        args.check()?;
+        let shared = self.shared;
+        if args.targets().any(|id| id >= u32::from(shared.nr_vcpus)) {
+            return Err(Status::BAD_TARGET);
         }
-        sent += 1;
-    }
-    shared.totals.host(HostCounter::IpiRaised, sent);
-    Ok(sent)
-}
-
-/// The host's scheduler knows better than we do which thread waits; giving up the CPU is all.
-fn yield_to(args: YieldToArgs, context: &Context<'_>) -> Result<u64, Status> {
-    if args.apic_id >= u32::from(context.shared.nr_vcpus) {
-        return Err(Status::BAD_TARGET);
-    }
-    if matches!(context.server, Server::Own(_)) {
-        std::thread::yield_now();
-    }
-    Ok(0)
-}
-
-fn log_text(args: LogArgs, context: &mut Context<'_>) -> Result<u64, Status> {
-    if args.len_bytes == 0 || args.len_bytes > MAX_TEXT_BYTES || args.level > 7 {
-        return Err(Status::BAD_ARGUMENT);
-    }
-    let shared = context.shared;
-    let len = usize::try_from(args.len_bytes).map_err(|_| Status::BAD_ARGUMENT)?;
-    let mut text = [0; MAX_TEXT_BYTES as usize];
-    let text = text.get_mut(..len).ok_or(Status::BAD_ARGUMENT)?;
-    let address = GuestAddress(args.text_gpa);
-    if shared.ram.read_slice(text, address).is_err() {
-        return Err(Status::BAD_ADDRESS);
-    }
-    if !context.log.take(Instant::now()) {
-        shared.totals.event(Event::LogDropped, 1);
-        return Err(Status::BUSY);
-    }
-    let line = log::line(context.vcpu, args.level, text);
-    shared.effects.log(&line);
-    Ok(args.len_bytes.into())
-}
-
-fn mark(args: MarkArgs, context: &Context<'_>) -> Result<u64, Status> {
-    let mark = Mark::decode(args.value).ok_or(Status::BAD_ARGUMENT)?;
-    context.shared.effects.mark(context.vcpu, mark);
-    Ok(0)
-}
-
-fn populate(list: RangeList, tag: u64, context: &mut Context<'_>) -> Completion {
-    let shared = context.shared;
-    let server = context.server;
-    let pages = pages_of(shared);
-    ranges::walk(
-        list,
-        DEFAULT_LIST_ITEMS,
-        &pages,
-        context.budget,
-        |gpa, len| {
-            pages::populate(&shared.ram, gpa, len).map_err(|_| Status::HOST_FAILED)?;
-            shared.totals.event(Event::PopulatedBytes, len);
-            if let Server::Own(vcpu) = server {
-                // A hint: what KVM does not map now, it maps at the first touch.
-                let mapped = vcpu.prefault(gpa, len);
-                shared.totals.event(Event::PrefaultedBytes, mapped);
+        let mut sent = 0;
+        for apic_id in args.targets() {
+            if !shared.effects.raise(apic_id, args.vector) {
+                return Err(Status::HOST_FAILED);
             }
-            Ok(len)
-        },
-    )
-    .completion(tag)
+            sent += 1;
+        }
+        shared.totals.host(HostCounter::IpiRaised, sent);
+        Ok(sent.into())
+    }
+
+    /// The host's scheduler knows better than we do which thread waits; giving up the CPU is all.
+    fn yield_to(&mut self, args: YieldToArgs) -> Result<Answer, Status> {
+        if args.apic_id >= u32::from(self.shared.nr_vcpus) {
+            return Err(Status::BAD_TARGET);
+        }
+        if matches!(self.server, Server::Own(_)) {
+            std::thread::yield_now();
+        }
+        Ok(Answer::from(0))
+    }
+
+    fn log(&mut self, args: LogArgs) -> Result<Answer, Status> {
+        if args.len_bytes == 0 || args.len_bytes > MAX_TEXT_BYTES || args.level > 7 {
+            return Err(Status::BAD_ARGUMENT);
+        }
+        let shared = self.shared;
+        let len = usize::try_from(args.len_bytes).map_err(|_| Status::BAD_ARGUMENT)?;
+        let mut text = [0; MAX_TEXT_BYTES as usize];
+        let text = text.get_mut(..len).ok_or(Status::BAD_ARGUMENT)?;
+        let address = GuestAddress(args.text_gpa);
+        if shared.ram.read_slice(text, address).is_err() {
+            return Err(Status::BAD_ADDRESS);
+        }
+        if !self.log.take(Instant::now()) {
+            shared.totals.event(Event::LogDropped, 1);
+            return Err(Status::BUSY);
+        }
+        let line = log::line(self.vcpu, args.level, text);
+        shared.effects.log(&line);
+        Ok(u64::from(args.len_bytes).into())
+    }
+
+    fn mark(&mut self, args: MarkArgs) -> Result<Answer, Status> {
+        let mark = Mark::decode(args.value).ok_or(Status::BAD_ARGUMENT)?;
+        self.shared.effects.mark(self.vcpu, mark);
+        Ok(Answer::from(0))
+    }
+
+    fn populate(&mut self, args: PopulateArgs) -> Result<Answer, Status> {
+        let shared = self.shared;
+        let server = self.server;
+        let pages = pages_of(shared);
+        let done = ranges::walk(
+            args.into(),
+            DEFAULT_LIST_ITEMS,
+            &pages,
+            self.budget,
+            |gpa, len| {
+                pages::populate(&shared.ram, gpa, len).map_err(|_| Status::HOST_FAILED)?;
+                shared.totals.event(Event::PopulatedBytes, len);
+                if let Server::Own(vcpu) = server {
+                    // A hint: what KVM does not map now, it maps at the first touch.
+                    let mapped = vcpu.prefault(gpa, len);
+                    shared.totals.event(Event::PrefaultedBytes, mapped);
+                }
+                Ok(len)
+            },
+        );
+        Ok(done.answer())
+    }
+
+    fn release(&mut self, args: ReleaseArgs) -> Result<Answer, Status> {
+        let shared = self.shared;
+        let pages = pages_of(shared);
+        let done = ranges::walk(
+            args.into(),
+            DEFAULT_LIST_ITEMS,
+            &pages,
+            self.budget,
+            |gpa, len| {
+                pages::release(&shared.ram, gpa, len).map_err(|_| Status::HOST_FAILED)?;
+                shared.totals.event(Event::ReleasedBytes, len);
+                Ok(len)
+            },
+        );
+        Ok(done.answer())
+    }
+
+    // Never offered, so never negotiated.
+    fn huge_collapse(&mut self, _: HugeArgs) -> Result<Answer, Status> {
+        Err(Status::UNSUPPORTED)
+    }
+
+    fn cold(&mut self, _: ColdArgs) -> Result<Answer, Status> {
+        Err(Status::UNSUPPORTED)
+    }
+
+    fn experimental(&mut self, call: ExperimentalArgs) -> Result<Answer, Status> {
+        Experiment::decode_args(call.opcode, &call.args)?.serve(self)
+    }
 }
 
-fn release(list: RangeList, tag: u64, context: &mut Context<'_>) -> Completion {
-    let shared = context.shared;
-    let pages = pages_of(shared);
-    ranges::walk(
-        list,
-        DEFAULT_LIST_ITEMS,
-        &pages,
-        context.budget,
-        |gpa, len| {
-            pages::release(&shared.ram, gpa, len).map_err(|_| Status::HOST_FAILED)?;
-            shared.totals.event(Event::ReleasedBytes, len);
-            Ok(len)
-        },
-    )
-    .completion(tag)
-}
-
-fn pages_of(shared: &Shared) -> Pages<'_> {
+pub(super) fn pages_of(shared: &Shared) -> Pages<'_> {
     Pages {
         ram: &shared.ram,
         areas: &shared.areas,

@@ -3,11 +3,12 @@
 use coopvirt_spec::code::Status;
 use coopvirt_spec::entry::{Completion, Submission};
 use coopvirt_spec::mark::{Mark, MarkKind};
-use coopvirt_spec::op::{IpiArgs, LogArgs, MarkArgs, PopulateArgs, ReleaseArgs, YieldToArgs};
+use coopvirt_spec::op::{self, IpiArgs, LogArgs, MarkArgs, PopulateArgs, ReleaseArgs, YieldToArgs};
 use coopvirt_spec::version::Features;
 use vm_memory::{Bytes, GuestAddress};
 
-use crate::coop::testing::{area_gpa, host, Done, Guest};
+use crate::coop::testing::{area_gpa, host, host_with, Done, Guest};
+use crate::coop::CoopOptions;
 
 const ALL: Features = Features(0x73f);
 
@@ -216,4 +217,22 @@ fn bell_4_one_exit_does_bounded_memory_work() {
         assert!(rings < 100);
     }
     assert!(rings >= 16, "{rings}");
+}
+
+#[test]
+fn op_2_every_operation_takes_any_words_and_is_counted_by_its_name() {
+    let (coop, ram, _) = host_with(CoopOptions {
+        features: ALL | Features::EXPERIMENTAL,
+        ..CoopOptions::default()
+    });
+    let mut guest = Guest::register(&coop, &ram, 0, ALL | Features::EXPERIMENTAL);
+    for operation in op::all() {
+        for word in [0, 1, 0x1000, 0x10_0000, 1 << 32, u64::MAX - 0xfff, u64::MAX] {
+            let before = coop.counts().operations[operation.counter];
+            let done = guest.call(&Submission::new(operation.opcode, 7, [word; 6]));
+            assert!(done.tag == 7 && done.status().name().is_some());
+            let after = coop.counts().operations[operation.counter];
+            assert_eq!(after, before + 1, "{}", operation.name);
+        }
+    }
 }

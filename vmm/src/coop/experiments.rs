@@ -1,0 +1,10 @@
+//! What this host does for experiments (`[OP-6]`): one function for each of the spec's table.
+//!
+//! Called as the functions in `serve.rs`, and under their rules: never wait, never trust a word of
+//! the call. The polling thread leaves all of them to the worker.
+
+use coopvirt_spec::op::ServeExperiments;
+
+use super::serve::Context;
+
+impl ServeExperiments for Context<'_> {}
