@@ -4,14 +4,14 @@ use std::process::ExitCode;
 
 use comfy_table::{presets, ContentArrangement, Table};
 use coopvirt_spec::code::Status;
-use coopvirt_spec::op::{Operation, COMMON_ERRORS, EXPERIMENTAL_FIRST, OPERATIONS};
+use coopvirt_spec::op::{self, Operation, COMMON_ERRORS, EXPERIMENTAL_FIRST};
 
 /// Prints all operations, as a table or as JSON.
 pub(super) fn run(json: bool) -> ExitCode {
     if json {
         println!(
             "{:#}",
-            serde_json::Value::Array(OPERATIONS.iter().map(to_json).collect())
+            serde_json::Value::Array(op::all().map(to_json).collect())
         );
     } else {
         print!("{}", to_text());
@@ -43,7 +43,7 @@ fn to_text() -> String {
             "errors",
             "counter",
         ]);
-    for operation in OPERATIONS {
+    for operation in op::all() {
         table.add_row([
             format!("{:#06x}", operation.opcode.0),
             operation.name.into(),
@@ -56,8 +56,8 @@ fn to_text() -> String {
         ]);
     }
     format!(
-        "{table}\n\nEvery operation can also end with {}.\nOpcodes from {EXPERIMENTAL_FIRST:#06x} on are for \
-         experiments; version 1.0 of this host knows none.\n",
+        "{table}\n\nEvery operation can also end with {}.\nOpcodes from {EXPERIMENTAL_FIRST:#06x} on are \
+         experiments, offered only by --coop all,experimental.\n",
         names(COMMON_ERRORS).join(", "),
     )
 }
@@ -87,7 +87,7 @@ mod tests {
     #[test]
     fn every_operation_is_listed_with_its_counter() {
         let text = to_text();
-        for operation in OPERATIONS {
+        for operation in op::all() {
             assert!(text.contains(operation.name), "{}", operation.name);
             let json = to_json(operation).to_string();
             assert!(json.contains(operation.counter), "{json}");

@@ -54,7 +54,7 @@ impl CoopOptions {
     }
 }
 
-/// The features that this host can serve.
+/// The features that this host can serve, but for experiments, which are offered only by name.
 const SERVED: Features = Features(
     Features::RING.0
         | Features::SIDECORE.0
@@ -88,7 +88,7 @@ fn name_of(feature: Features) -> Option<String> {
 fn each_served() -> impl Iterator<Item = Features> {
     (0..64)
         .map(|bit| Features(1 << bit))
-        .filter(|feature| SERVED.contains(*feature))
+        .filter(|feature| (SERVED | Features::EXPERIMENTAL).contains(*feature))
 }
 
 fn known() -> String {
@@ -163,7 +163,10 @@ mod tests {
         let no_mmu = features("all,-mmu,-ring").unwrap();
         assert!(no_mmu.contains(Features::RING | Features::LOG));
         assert!(!no_mmu.contains(Features::POPULATE));
-        for name in ["huge", "warp", "experimental"] {
+        assert!(!no_mmu.contains(Features::EXPERIMENTAL));
+        let experimental = features("all,experimental").unwrap();
+        assert!(experimental.contains(Features::EXPERIMENTAL | Features::LOG));
+        for name in ["huge", "warp", "experiments"] {
             let message = features(name).unwrap_err().to_string();
             assert!(
                 message.contains(name) && message.contains("sidecore"),
