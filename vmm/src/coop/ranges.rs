@@ -85,7 +85,8 @@ pub fn walk(
         }
         while done.bytes_done < len_bytes {
             let left = match budget.bytes_left() {
-                0 if is_first_piece => 4096,
+                // One piece is bounded by its size, however late it is.
+                0 if is_first_piece => PIECE_BYTES,
                 0 => return stop(done, Status::PARTIAL),
                 left => left & !0xfff,
             };
@@ -239,10 +240,13 @@ mod tests {
 
     #[test]
     fn mmu_4_a_used_up_budget_still_makes_progress() {
-        let fake = Fake(vec![[0x20_0000, 0x4000]]);
+        let fake = Fake(vec![[0x20_0000, 0x40_0000]]);
         let mut budget = Budget::new(1, 0, Duration::ZERO);
         let done = walk(list(1), 512, &fake, &mut budget, |_, len| Ok(len));
-        assert_eq!((done.status, done.bytes_done), (Status::PARTIAL, 4096));
+        assert_eq!(
+            (done.status, done.bytes_done),
+            (Status::PARTIAL, PIECE_BYTES)
+        );
     }
 
     #[test]
