@@ -7,8 +7,8 @@ use coopvirt_spec::entry::{Completion, Submission};
 use coopvirt_spec::mem::{Load, SharedMem, Store};
 use coopvirt_spec::op::IpiArgs;
 use coopvirt_spec::page::AreaLayout;
-use coopvirt_spec::setup::{AREA_OFFSET, FEATURES_OFFSET, STATUS_OFFSET};
 use coopvirt_spec::setup::{AreaRequest, SetupState};
+use coopvirt_spec::setup::{AREA_OFFSET, FEATURES_OFFSET, STATUS_OFFSET};
 use coopvirt_spec::version::Features;
 use guest_shim::{Cpu, Options, Session, VectorSet};
 

@@ -88,7 +88,10 @@ fn populate() -> Ran {
         PopulateArgs::from(list).submission(0)
     });
     for (number, page) in (1..).zip(batched.words().chunks_exact(512)) {
-        assert_eq!((page[0].load(Relaxed), page[511].load(Relaxed)), (0, number));
+        assert_eq!(
+            (page[0].load(Relaxed), page[511].load(Relaxed)),
+            (0, number)
+        );
     }
     value("pages", wanted_pages());
     value("bells", session.counters().get(GuestCounter::SyncBell));

@@ -30,7 +30,11 @@ fn assert_status(state: SetupState, last: SetupStatus, is_registered: bool) {
     assert_eq!(state, expected);
 }
 
-guest_test!("coop_discovery", "[DISC-1] [DISC-2] [DISC-3] [DISC-5]", discovery);
+guest_test!(
+    "coop_discovery",
+    "[DISC-1] [DISC-2] [DISC-3] [DISC-5]",
+    discovery
+);
 fn discovery() -> Ran {
     assert_ne!(cpuid::leaf(1, 0).ecx & HYPERVISOR_PRESENT, 0);
     // KVM's own block stays where it was.
@@ -42,10 +46,7 @@ fn discovery() -> Ran {
     assert_eq!(offer.base, DEFAULT_BASE);
     assert_eq!(offer.version, Version::CURRENT);
     assert_eq!(offer.msr_base, MARK_MSR);
-    assert_eq!(
-        (offer.async_port, offer.sync_port),
-        (ASYNC_PORT, SYNC_PORT)
-    );
+    assert_eq!((offer.async_port, offer.sync_port), (ASYNC_PORT, SYNC_PORT));
     assert_eq!(offer.layout, AreaLayout::DEFAULT);
     assert_eq!((offer.max_list_items, offer.max_step_bytes), (512, 2 << 20));
     assert!(offer.features.contains(Features::RING));
@@ -54,7 +55,11 @@ fn discovery() -> Ran {
     Ok(())
 }
 
-guest_test!("coop_negotiation", "[NEG-1] [NEG-3] [NEG-4] [REG-1] [REG-4]", negotiation);
+guest_test!(
+    "coop_negotiation",
+    "[NEG-1] [NEG-3] [NEG-4] [REG-1] [REG-4]",
+    negotiation
+);
 fn negotiation() -> Ran {
     let offer = coop::offer()?;
     let set_up = SetUp(offer);
@@ -166,7 +171,11 @@ fn assert_filled(area: &Area, with: u64) {
     }
 }
 
-guest_test!("coop_smp_shared_area", "[REG-1] [REG-4] [NEG-4]", shared_area);
+guest_test!(
+    "coop_smp_shared_area",
+    "[REG-1] [REG-4] [NEG-4]",
+    shared_area
+);
 fn shared_area() -> Ran {
     require(cpus::count() > 1, "one CPU")?;
     let set_up = SetUp(coop::offer()?);
@@ -192,7 +201,11 @@ fn shared_area() -> Ran {
     Ok(())
 }
 
-guest_test!("coop_smp_all_at_once", "[REG-1] [BELL-3] [TRUST-6]", all_at_once);
+guest_test!(
+    "coop_smp_all_at_once",
+    "[REG-1] [BELL-3] [TRUST-6]",
+    all_at_once
+);
 fn all_at_once() -> Ran {
     coop::offer()?;
     cpus::on_each(&|cpu| {

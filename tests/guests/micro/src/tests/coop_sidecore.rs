@@ -204,7 +204,12 @@ fn deadlines() -> Ran {
 
 /// Sets a deadline, waits until an interrupt has come at or after it.
 #[track_caller]
-fn wait_for_deadline(session: &mut Session<Vcpu>, cpu: usize, deadline: u64, found: &mut Deadlines) {
+fn wait_for_deadline(
+    session: &mut Session<Vcpu>,
+    cpu: usize,
+    deadline: u64,
+    found: &mut Deadlines,
+) {
     let before = interrupts_of(cpu, coop::TIMER);
     FIRED[cpu].store(0, Ordering::Relaxed);
     interrupts::without(|| session.set_deadline(deadline));
@@ -254,10 +259,10 @@ fn halts() -> Ran {
         }
         interrupts::without(|| session.set_deadline(0));
         let counters = session.counters();
-        for (total, of) in totals.iter().zip([
-            GuestCounter::DeadlineElided,
-            GuestCounter::DeadlineFallback,
-        ]) {
+        for (total, of) in totals
+            .iter()
+            .zip([GuestCounter::DeadlineElided, GuestCounter::DeadlineFallback])
+        {
             total.fetch_add(counters.get(of), Ordering::Relaxed);
         }
         session.close();
