@@ -314,6 +314,16 @@ impl Running {
         }
     }
 
+    /// How much memory it has in use, in KiB (the `Rss` of all its mappings).
+    pub fn resident_kib(&self) -> u64 {
+        let path = format!("/proc/{}/smaps_rollup", self.child.id());
+        let text = std::fs::read_to_string(path).expect("our own child");
+        let line = text.lines().find_map(|line| line.strip_prefix("Rss:"));
+        let number = line.and_then(|line| line.split_whitespace().next());
+        let number = number.and_then(|number| number.parse().ok());
+        number.expect("Rss: N kB")
+    }
+
     /// Sends a signal.
     pub fn signal(&self, signal: Signal) {
         let pid = Pid::from_child(&self.child);

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use micro_protocol::{decode, Record, EXIT_DONE};
 
-use crate::guest::{Console, Guest};
+use crate::guest::{Console, Guest, Running};
 use crate::lab;
 use crate::outcome::Outcome;
 
@@ -65,27 +65,21 @@ impl MicroGuest {
     #[track_caller]
     pub fn run(self, tests: &str) -> MicroRun {
         let run = self.run_to_end(tests);
-        for test in &run.transcript.tests {
-            assert_eq!(test.verdict, Verdict::Passed, "{}", run.transcript);
-        }
-        let count = u32::try_from(run.transcript.tests.len()).expect("few tests");
-        assert!(count > 0, "no test has run");
-        assert_eq!(run.transcript.done, Some(count), "{}", run.transcript);
+        run.assert_passed();
         run.outcome
             .assert_ended(EXIT_DONE.into(), "the guest ended with code");
         run
     }
 
+    /// Starts these tests, for a caller that looks at the host meanwhile.
+    pub fn start(self, tests: &str) -> Running {
+        self.param("tests", tests).guest.start()
+    }
+
     /// Runs these tests, whatever comes of them; panics only if what came is no transcript.
     #[track_caller]
     pub fn run_to_end(self, tests: &str) -> MicroRun {
-        let outcome = self.param("tests", tests).guest.run();
-        let transcript = Transcript::parse(&outcome.console_bytes);
-        let transcript = transcript.unwrap_or_else(|error| panic!("{error}"));
-        MicroRun {
-            outcome,
-            transcript,
-        }
+        MicroRun::new(self.param("tests", tests).guest.run())
     }
 }
 
@@ -105,6 +99,29 @@ pub struct MicroRun {
 }
 
 impl MicroRun {
+    /// Reads what a guest has said that has ended; panics only if it is no transcript.
+    #[track_caller]
+    pub fn new(outcome: Outcome) -> Self {
+        let transcript = Transcript::parse(&outcome.console_bytes);
+        let transcript = transcript.unwrap_or_else(|error| panic!("{error}"));
+        Self {
+            outcome,
+            transcript,
+        }
+    }
+
+    /// Panics unless every test passed, and the guest came to its end.
+    #[track_caller]
+    pub fn assert_passed(&self) {
+        for test in &self.transcript.tests {
+            assert_eq!(test.verdict, Verdict::Passed, "{}", self.transcript);
+        }
+        let count = u32::try_from(self.transcript.tests.len()).expect("few tests");
+        assert!(count > 0, "no test has run");
+        assert_eq!(self.transcript.done, Some(count), "{}", self.transcript);
+        assert_eq!(self.outcome.status(), i32::from(EXIT_DONE));
+    }
+
     /// A figure that a test measured.
     #[track_caller]
     pub fn value(&self, test: &str, name: &str) -> u64 {

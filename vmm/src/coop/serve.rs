@@ -152,7 +152,9 @@ impl Serve for Context<'_> {
         let mut text = [0; MAX_TEXT_BYTES as usize];
         let text = text.get_mut(..len).ok_or(Status::BAD_ARGUMENT)?;
         let address = GuestAddress(args.text_gpa);
-        if shared.ram.read_slice(text, address).is_err() {
+        // Read first: an address that was read cannot wrap.
+        let is_readable = shared.ram.read_slice(text, address).is_ok();
+        if !is_readable || (shared.areas).overlaps(args.text_gpa, args.len_bytes.into()) {
             return Err(Status::BAD_ADDRESS);
         }
         if !self.log.take(Instant::now()) {

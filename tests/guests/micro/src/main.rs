@@ -12,6 +12,7 @@
 
 mod acpi;
 mod boot_info;
+mod coop;
 mod cpus;
 mod memory;
 mod params;

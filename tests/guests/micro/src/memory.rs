@@ -2,7 +2,7 @@
 #![expect(unsafe_code)]
 // UNSAFETY: turns physical addresses into references; that each page is given out once makes it so.
 
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crate::boot_info;
 
@@ -53,10 +53,34 @@ impl Pages {
         // this guest by its address changes whole words, which atomic words allow for.
         unsafe { core::slice::from_raw_parts(at(self.start), count) }
     }
+
+    /// The same as words of 32 bits. A word is used by one of the two sizes only, at one time.
+    pub fn halves(&self) -> &[AtomicU32] {
+        let count = usize::try_from(self.bytes / 4).expect("64 bits");
+        // SAFETY: as above; accesses of two sizes are atomic instructions to this CPU.
+        unsafe { core::slice::from_raw_parts(at(self.start), count) }
+    }
 }
 
 /// Takes `count` pages.
 pub fn pages(count: u64) -> Pages {
+    let pages = untouched(count);
+    for word in pages.words() {
+        word.store(0, Ordering::Relaxed);
+    }
+    pages
+}
+
+/// Takes `count` pages, beginning at a multiple of 2 MiB, that this guest has never touched: the
+/// host may have no memory behind them yet.
+pub fn untouched_large(count: u64) -> Pages {
+    const LARGE_BYTES: u64 = 2 << 20;
+    let next = NEXT.load(Ordering::Relaxed);
+    let _gap = untouched((next.next_multiple_of(LARGE_BYTES) - next) / PAGE_BYTES);
+    untouched(count)
+}
+
+fn untouched(count: u64) -> Pages {
     let bytes = count * PAGE_BYTES;
     let end = END.load(Ordering::Relaxed);
     let taken = NEXT.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |next| {
@@ -64,9 +88,5 @@ pub fn pages(count: u64) -> Pages {
     });
     let start =
         taken.unwrap_or_else(|next| panic!("no {count} pages between {next:#x} and {end:#x}"));
-    let pages = Pages { start, bytes };
-    for word in pages.words() {
-        word.store(0, Ordering::Relaxed);
-    }
-    pages
+    Pages { start, bytes }
 }

@@ -12,7 +12,8 @@ const WORK_BY_MSR: u8 = 0xe1;
 /// What must not become a phase.
 const WORK_NONE: u8 = 0xe2;
 
-struct Bare;
+/// Makes marks at the port.
+pub(super) struct Bare;
 
 impl Platform for Bare {
     fn write_mark_port(&mut self, value: u32) {

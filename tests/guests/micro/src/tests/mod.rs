@@ -1,7 +1,12 @@
 //! The tests, by what they are about. Names begin with where they can run: `machine_` anywhere,
-//! `smp_` with two CPUs and more, `kvm_` and `hvm_` in that mode,
+//! `smp_` with two CPUs and more, `kvm_`, `hvm_` and `coop_` in that mode,
 //! `high_` with much memory; `end_` end otherwise than a test should.
 
+mod coop_batch;
+mod coop_hostile;
+mod coop_memory;
+mod coop_setup;
+mod coop_sidecore;
 mod cpuid;
 mod end;
 mod holes;

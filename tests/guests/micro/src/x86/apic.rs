@@ -71,6 +71,11 @@ pub fn send(cpu: usize, vector: u8) {
     command(cpus::apic_id(cpu), ICR_ASSERT | u32::from(vector));
 }
 
+/// Sends an interrupt to the CPU with this APIC ID.
+pub fn send_to_id(apic_id: u32, vector: u8) {
+    command(apic_id, ICR_ASSERT | u32::from(vector));
+}
+
 /// Sends an interrupt to this CPU.
 pub fn send_to_self(vector: u8) {
     command(0, ICR_TO_SELF | ICR_ASSERT | u32::from(vector));
