@@ -177,3 +177,10 @@ fn deadlines_are_neither_early_nor_lost() {
         assert!(value("early") + value("extra") <= value("fallback"));
     }
 }
+
+/// Whatever is in `guests/micro/src/tests/experiments.rs`, and its calls in the report.
+#[test]
+fn experiments() {
+    let guest = guest().arguments(["--coop", "all,experimental"]);
+    run_with_report(guest, "experiment_*");
+}

@@ -1,5 +1,5 @@
 //! The tests, by what they are about. Names begin with where they can run: `machine_` anywhere,
-//! `smp_` with two CPUs and more, `kvm_`, `hvm_` and `coop_` in that mode,
+//! `smp_` with two CPUs and more, `kvm_`, `hvm_` and `coop_` in that mode, `experiment_` in coop mode with experiments,
 //! `high_` with much memory; `end_` end otherwise than a test should.
 
 mod coop_batch;
@@ -9,6 +9,7 @@ mod coop_setup;
 mod coop_sidecore;
 mod cpuid;
 mod end;
+mod experiments;
 mod holes;
 mod marks;
 mod memory;
