@@ -3,8 +3,10 @@
 //! Called as the functions in `serve.rs`, and under their rules: never wait, never trust a word of
 //! the call. The polling thread leaves all of them to the worker.
 
-use coopvirt_spec::op::ServeExperiments;
+use coopvirt_spec::op;
 
 use super::serve::Context;
 
-impl ServeExperiments for Context<'_> {}
+impl op::ServeExperiments for Context<'_> {
+    // In order of opcode.
+}

@@ -3,7 +3,7 @@
 
 use coopvirt_spec::code::Status;
 use coopvirt_spec::entry::Submission;
-use coopvirt_spec::op::Opcode;
+use coopvirt_spec::op;
 use coopvirt_spec::version::Features;
 
 use crate::coop;
@@ -17,7 +17,7 @@ fn unknown() -> Ran {
     coop::require_offer(WANTED)?;
     let mut session = coop::open(WANTED);
     // The last opcode is not for experiments that stay.
-    let call = Submission::new(Opcode(0xffff), 0, [0; 6]);
+    let call = Submission::new(op::Opcode(0xffff), 0, [0; 6]);
     let done = coop::answer(&mut session, call);
     assert_eq!(done.status(), Status::UNKNOWN_OPCODE);
     session.close();
