@@ -147,6 +147,9 @@
 #define COOPVIRT_ARG_LOG_LEVEL 0x2U /* u8: syslog level, 0 to 7 */
 #define COOPVIRT_OP_MARK 0x402U /* Makes a measurement mark at the time when the host takes the entry, without an exit. */
 #define COOPVIRT_ARG_MARK_VALUE 0x0U /* u32: mark */
+#define COOPVIRT_OP_WORKING_SET 0xf000U /* Says how much of a range of guest memory the host keeps resident. */
+#define COOPVIRT_ARG_WORKING_SET_FIRST_GPA 0x0U /* u64: guest-physical address of a page */
+#define COOPVIRT_ARG_WORKING_SET_NR_PAGES 0x1U /* u32: pages of 4 KiB, 1 to 512 */
 
 /* Counters, by index in their lines. */
 #define COOPVIRT_GUEST_COUNTER_DEADLINE_PUBLISHED 0x0U

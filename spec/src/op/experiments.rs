@@ -14,4 +14,18 @@ operations! {
     list EXPERIMENTS;
     /// Who carries out experiments: one function for each.
     trait ServeExperiments;
+
+    /// Says how much of a range of guest memory the host keeps resident.
+    WorkingSet(WorkingSetArgs) = WORKING_SET 0xf000 working_set {
+        feature: EXPERIMENTAL,
+        since: (1, 0),
+        arguments: {
+            /// Where the range begins.
+            first_gpa: u64 in "guest-physical address of a page",
+            /// How long it is.
+            nr_pages: u32 in "pages of 4 KiB, 1 to 512",
+        },
+        result: "pages of the range that are resident",
+        errors: [BAD_ARGUMENT, BAD_RANGE, HOST_FAILED],
+    }
 }
