@@ -31,7 +31,9 @@ fn with_sidecore(policy: &str) -> MicroGuest {
 fn run_with_report(guest: MicroGuest, tests: &str) -> (MicroRun, ExitReport) {
     let folder = Folder::new();
     let path = folder.path("exits.json");
-    let run = guest.arguments(["--exits".into(), path.clone()]).run(tests);
+    let guest = guest.arguments(["--exits".into(), path.clone()]);
+    let run = guest.run_to_end(tests);
+    run.assert_passed();
     eprintln!("{}", run.transcript);
     let text = std::fs::read(path).expect("a report");
     let report: ExitReport = serde_json::from_slice(&text).expect("the report reads back");
@@ -161,6 +163,11 @@ fn interrupts_without_exits_of_the_sender() {
         "{counts:?}"
     );
     assert!(value("elided") >= value("sent") * 9 / 10);
+}
+
+#[test]
+fn the_timers_vector_is_the_guests_word() {
+    with_sidecore("always").run("coop_sidecore_timer_vector");
 }
 
 #[test]
