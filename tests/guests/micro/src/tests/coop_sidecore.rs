@@ -43,8 +43,8 @@ fn calls() -> Ran {
     coop::require_offer(wanted)?;
     let calls = params::number("calls").unwrap_or(32_000);
     let mut session = coop::open(wanted);
-    // The first doorbell wakes the host.
-    nops(&mut session, 64 * BATCH);
+    // The first doorbell wakes the host, which then finds out how long to stay awake.
+    nops(&mut session, 1_000 * BATCH);
     let before = bells(&session);
     let mut marker = Marker::new(Bare);
     marker.phase(WORK_CALLS, || nops(&mut session, calls));
@@ -90,7 +90,7 @@ fn ipis() -> Ran {
     let rounds = params::number("ipis").unwrap_or(500);
     let mut session = coop::elidable_session(wanted, VectorSet::new().with(PING));
     assert_eq!(session.open(), Ok(wanted));
-    nops(&mut session, 64 * BATCH);
+    nops(&mut session, 200 * BATCH);
     let count = |session: &Session<Vcpu>| {
         let counters = session.counters();
         [GuestCounter::IpiElided, GuestCounter::IpiFallback].map(|of| counters.get(of))
