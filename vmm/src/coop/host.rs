@@ -25,7 +25,7 @@ use crate::mem::GuestRam;
 
 /// What a vCPU's own thread can do for its vCPU.
 pub trait OwnVcpu: Prefault {
-    /// The vCPU's clock and timer vector; a reason if the clock cannot be followed.
+    /// The vCPU's clock; a reason if it cannot be followed.
     fn timing(&self) -> Result<Timing, String>;
     /// Makes the vCPU's TSC read this value now.
     fn set_tsc(&self, value: u64) -> Result<(), String>;
@@ -186,7 +186,7 @@ impl Coop {
         if !self.shared.areas.enter(vcpu, gpa, len_bytes as u64) {
             return Err(SetupStatus::SHARED);
         }
-        let timing = self.timing(features, own);
+        let timing = self.timing(own);
         *station.seat.lock() = Some(Served::new(vcpu, area, features, timing));
         self.shared.totals.event(Event::Registered, 1);
         // A thread that sleeps has not looked at this area yet.
@@ -217,7 +217,7 @@ impl Coop {
             self.note_no_timing(reason);
         }
         if let Some(served) = seat.as_mut() {
-            let timing = self.timing(served.features(), own);
+            let timing = self.timing(own);
             let _: Found = served.reclock(&self.shared, timing);
         }
         drop(seat);
@@ -227,14 +227,8 @@ impl Coop {
 
     /// The vCPU's timing. Without any the area gets no lease and its deadlines are not served, so
     /// the guest takes its stock path.
-    fn timing(&self, features: Features, own: &dyn OwnVcpu) -> Option<Timing> {
-        let timing = own.timing();
-        let needs_vector = features.contains(Features::TIMER);
-        match timing {
-            Ok(timing) if needs_vector && timing.timer_vector.is_none() => {
-                self.note_no_timing("LVTT held no vector when the area was registered".into());
-                None
-            }
+    fn timing(&self, own: &dyn OwnVcpu) -> Option<Timing> {
+        match own.timing() {
             Ok(timing) => Some(timing),
             Err(reason) => {
                 self.note_no_timing(reason);

@@ -16,7 +16,7 @@ use coopvirt_spec::lease;
 use coopvirt_spec::mem::{Load, SharedMem, Store};
 use coopvirt_spec::page::{at, write_header, AreaLayout};
 use coopvirt_spec::ring::{HostRing, Taken};
-use coopvirt_spec::timer::{HostTimer, Look, NONE};
+use coopvirt_spec::timer::{self, HostTimer, Look, NONE};
 use coopvirt_spec::version::Features;
 
 use super::area::Area;
@@ -34,8 +34,6 @@ const LATE: Duration = Duration::from_millis(1);
 pub struct Timing {
     /// The vCPU's clock.
     pub clock: GuestClock,
-    /// The vector of its local APIC's timer, if `TIMER` was negotiated.
-    pub timer_vector: Option<u8>,
 }
 
 /// A registered area and the host's private half of it.
@@ -287,16 +285,21 @@ impl Served {
         }
         self.is_wake_raised = true;
         shared.totals.event(Event::Broken, 1);
-        let vector = self.timing.and_then(|timing| timing.timer_vector);
-        if let (true, Some(vector)) = (self.features.contains(Features::TIMER), vector) {
-            shared.effects.raise(self.vcpu.into(), vector);
+        if self.features.contains(Features::TIMER) {
+            self.raise_vector(shared);
         }
+    }
+
+    /// Raises what the guest has named, if that can be a vector (`[TIMER-1]`); says whether it did.
+    fn raise_vector(&self, shared: &Shared) -> bool {
+        timer::vector(&self.area)
+            .is_some_and(|vector| shared.effects.raise(self.vcpu.into(), vector))
     }
 
     fn raise_timer(&mut self, shared: &Shared, timing: Timing, deadline_tsc: u64) {
         let late = timing.clock.now().saturating_sub(deadline_tsc);
-        if let Some(vector) = timing.timer_vector {
-            shared.effects.raise(self.vcpu.into(), vector);
+        if !self.raise_vector(shared) {
+            return;
         }
         self.count(shared, HostCounter::TimerRaised, 1);
         let late = timing.clock.time(late);

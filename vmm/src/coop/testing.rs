@@ -66,7 +66,7 @@ pub(crate) struct FakeVcpu;
 
 /// Frequency of its TSC, as good as any.
 pub(crate) const KHZ: u32 = 1_000_000;
-/// What its LVTT holds.
+/// What its guests name as their timer's vector.
 pub(crate) const TIMER_VECTOR: u8 = 0xec;
 
 impl Prefault for FakeVcpu {
@@ -85,7 +85,6 @@ impl OwnVcpu for FakeVcpu {
         };
         Ok(Timing {
             clock: GuestClock::new(0, KHZ, reading).map_err(|error| error.to_string())?,
-            timer_vector: Some(TIMER_VECTOR),
         })
     }
     fn set_tsc(&self, _value: u64) -> Result<(), String> {
@@ -141,10 +140,12 @@ impl<'a> Guest<'a> {
         let gpa = area_gpa(vcpu);
         assert_eq!(write(coop, vcpu, FEATURES_MSR, features.0), SetupStatus::OK);
         assert_eq!(write(coop, vcpu, AREA_MSR, gpa | 1), SetupStatus::OK);
+        let area = Area::new(ram, gpa, 4096).expect("RAM");
+        coopvirt_spec::timer::set_vector(&area, TIMER_VECTOR);
         Guest {
             coop,
             vcpu,
-            area: Area::new(ram, gpa, 4096).expect("RAM"),
+            area,
             ring: GuestRing::new(AreaLayout::DEFAULT),
         }
     }

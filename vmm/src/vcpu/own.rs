@@ -10,22 +10,10 @@ use crate::coop::serve::Prefault;
 use crate::coop::OwnVcpu;
 use crate::kvm::{prefault, tsc};
 
-/// Offset of LVTT in the local APIC's page (AMD APM volume 2, table 16-2).
-const LVTT: usize = 0x320;
-/// The lowest vector that an interrupt may have.
-const FIRST_VECTOR: u8 = coopvirt_spec::op::FIRST_VECTOR;
 const CLOCKSOURCES: &str = "/sys/devices/system/clocksource/clocksource0/available_clocksource";
 
 /// A vCPU, outside `KVM_RUN`, on its own thread.
 pub(super) struct OwnFd<'a>(pub(super) &'a VcpuFd);
-
-impl OwnFd<'_> {
-    fn timer_vector(&self) -> Option<u8> {
-        let lapic = self.0.get_lapic().ok()?;
-        let vector = lapic.regs.get(LVTT)?.to_ne_bytes()[0];
-        Some(vector).filter(|vector| *vector >= FIRST_VECTOR)
-    }
-}
 
 impl Prefault for OwnFd<'_> {
     fn prefault(&self, gpa: u64, len_bytes: u64) -> u64 {
@@ -52,7 +40,6 @@ impl OwnVcpu for OwnFd<'_> {
         };
         Ok(Timing {
             clock: GuestClock::new(offset, khz, reading).map_err(|error| error.to_string())?,
-            timer_vector: self.timer_vector(),
         })
     }
 

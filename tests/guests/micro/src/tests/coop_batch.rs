@@ -15,6 +15,7 @@ use crate::test::{guest_test, Ran};
 
 /// A work of this guest's own choice, which no work has.
 const WORK: u8 = 0xe4;
+/// A whole ring.
 const BATCH: u64 = 32;
 
 guest_test!(
@@ -31,7 +32,7 @@ fn one_exit_for_many() -> Ran {
     // Echoes first: each nonce comes back to the call that carried it.
     marker.phase(WORK, || {
         for batch in 0..calls / BATCH {
-            let mut tags = [0; BATCH as usize];
+            let mut tags = [0; 32];
             for (place, tag) in (0..).zip(&mut tags) {
                 let call = EchoArgs {
                     value: nonce(batch * BATCH + place),

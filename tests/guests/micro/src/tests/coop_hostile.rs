@@ -67,6 +67,36 @@ fn completion_heads() -> Ran {
     Ok(())
 }
 
+guest_test!(
+    "coop_hostile_breaks_while_it_sleeps",
+    "[LIFE-6] [LIFE-7]",
+    wakes
+);
+/// Who sleeps until a deadline of its area is woken when that breaks.
+fn wakes() -> Ran {
+    let wanted = Features::RING | Features::TIMER;
+    coop::require_offer(wanted)?;
+    let offer = coop::offer()?;
+    for count in 1..=3 {
+        let session = coop::open(wanted);
+        let mem = session.cpu().area();
+        mem.store_u32(at::SUBMISSION_TAIL, 1 << 20, Store::Release);
+        for _ in 0..3 {
+            port::write_u32(offer.sync_port, 0);
+        }
+        tsc::spin_until("the timer's interrupt", || {
+            cpus::interrupts_of(0, coop::TIMER) == count
+        });
+        // Once, and no more for any deadline.
+        mem.store_u64(at::DEADLINE, tsc::now(), Store::Release);
+        port::write_u32(offer.async_port, 0);
+        tsc::wait_us(2_000);
+        assert_eq!(cpus::interrupts_of(0, coop::TIMER), count);
+        SetUp(offer).write_area(0);
+    }
+    Ok(())
+}
+
 /// Broken is for good, until the area is registered anew; then all is well.
 #[track_caller]
 fn assert_broken(mut session: Session<Vcpu>, reason: BrokenReason) {

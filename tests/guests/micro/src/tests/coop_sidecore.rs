@@ -6,18 +6,22 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use coopvirt_spec::code::Status;
 use coopvirt_spec::counter::GuestCounter;
+use coopvirt_spec::lease;
+use coopvirt_spec::mem::{SharedMem, Store};
 use coopvirt_spec::op::{IpiArgs, NopArgs};
+use coopvirt_spec::page::at;
+use coopvirt_spec::timer::{self, Published};
 use coopvirt_spec::version::Features;
 use guest_shim::batch::Flush;
-use guest_shim::{Marker, Session, VectorSet};
+use guest_shim::{Cpu, Marker, Session, VectorSet};
 
 use super::marks::Bare;
-use crate::coop::{self, Vcpu};
+use crate::coop::{self, Area, Vcpu};
 use crate::cpus::{self, interrupts_of};
 use crate::params;
 use crate::report::value;
 use crate::test::{guest_test, require, Ran};
-use crate::x86::{apic, cpuid, interrupts, tsc};
+use crate::x86::{apic, cpuid, interrupts, port, tsc};
 
 const WORK_CALLS: u8 = 0xe8;
 const WORK_IPIS: u8 = 0xe9;
@@ -39,8 +43,8 @@ fn calls() -> Ran {
     coop::require_offer(wanted)?;
     let calls = params::number("calls").unwrap_or(32_000);
     let mut session = coop::open(wanted);
-    // The first doorbell wakes the host.
-    nops(&mut session, 64 * BATCH);
+    // The first doorbell wakes the host, which then finds out how long to stay awake.
+    nops(&mut session, 1_000 * BATCH);
     let before = bells(&session);
     let mut marker = Marker::new(Bare);
     marker.phase(WORK_CALLS, || nops(&mut session, calls));
@@ -86,7 +90,7 @@ fn ipis() -> Ran {
     let rounds = params::number("ipis").unwrap_or(500);
     let mut session = coop::elidable_session(wanted, VectorSet::new().with(PING));
     assert_eq!(session.open(), Ok(wanted));
-    nops(&mut session, 64 * BATCH);
+    nops(&mut session, 200 * BATCH);
     let count = |session: &Session<Vcpu>| {
         let counters = session.counters();
         [GuestCounter::IpiElided, GuestCounter::IpiFallback].map(|of| counters.get(of))
@@ -271,6 +275,57 @@ fn halts() -> Ran {
     value("elided", elided);
     value("fallback", fallback);
     Ok(())
+}
+
+guest_test!(
+    "coop_sidecore_timer_vector",
+    "[TIMER-1] [TIMER-4] [ORDER-1]",
+    timer_vector
+);
+/// The vector is the guest's word, whatever the local APIC's timer is told.
+fn timer_vector() -> Ran {
+    require(cpuid::has_tsc_deadline(), "no TSC deadline")?;
+    let wanted = Features::RING | Features::SIDECORE | Features::TIMER;
+    coop::require_offer(wanted)?;
+    const OTHER: u8 = coop::TIMER + 1;
+    let mut session = coop::open(wanted);
+    let area = session.cpu().area();
+    apic::mask_timer();
+    // Masked: what comes, the host has raised.
+    for vector in [coop::TIMER, OTHER] {
+        timer::set_vector(area, vector);
+        for count in 1..=20 {
+            listen(area);
+            let deadline = tsc::now() + tsc::ticks(500);
+            let _: Published = timer::publish(area, deadline, tsc::now);
+            // A host that fell asleep meanwhile does it when it looks again.
+            tsc::spin_until("the host's interrupt", || interrupts_of(0, vector) >= count);
+            assert!(tsc::now() >= deadline);
+            assert_eq!(interrupts_of(0, vector), count);
+        }
+    }
+    // Words that are no vector: nothing is raised, and nothing else happens.
+    let before = [coop::TIMER, OTHER].map(|vector| interrupts_of(0, vector));
+    for bad in [0, 15, 256, 0x100 | u32::from(OTHER), u32::MAX] {
+        area.store_u32(at::TIMER_VECTOR, bad, Store::Relaxed);
+        listen(area);
+        let _: Published = timer::publish(area, tsc::now(), tsc::now);
+        tsc::wait_us(3_000);
+    }
+    let after = [coop::TIMER, OTHER].map(|vector| interrupts_of(0, vector));
+    assert_eq!(before, after);
+    session.close();
+    Ok(())
+}
+
+/// Waits until the host listens: rings until there is a lease.
+fn listen(area: &Area) {
+    let port = coop::offer().expect("asked before").async_port;
+    tsc::spin_until("a lease", || {
+        port::write_u32(port, 0);
+        tsc::wait_us(50);
+        lease::seems_held(area, tsc::now())
+    });
 }
 
 /// Numbers that look random, the same in each run (xorshift).
