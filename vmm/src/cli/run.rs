@@ -189,6 +189,9 @@ impl Args {
 /// Runs the machine that the arguments describe.
 pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let config = args.config()?;
+    if args.exits.is_some() && args.accounting == AccountingArg::Off {
+        anyhow::bail!("--exits asks for a report and --accounting off for none; leave one out");
+    }
     // A report that cannot be written must not be found out after the run.
     let exits = args.exits.as_ref().map(create_report).transpose()?;
     let accounting = (args.accounting != AccountingArg::Off && exits.is_some())
