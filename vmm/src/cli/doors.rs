@@ -77,6 +77,24 @@ fn print(report: &DoorsReport) {
         column.set_cell_alignment(CellAlignment::Right);
     }
     println!("{table}");
+    report.rows.iter().filter_map(starved).for_each(|line| {
+        println!("{line}");
+    });
+}
+
+/// Says of a polled door how often it found no lease while it was timed, if it did.
+fn starved(row: &Row) -> Option<String> {
+    let rings = row.timed_userspace_exits? * f64::from(row.batch);
+    let is_polled = row.name == doors::table::POLLED;
+    (is_polled && rings > 0.001).then(|| {
+        format!(
+            "{}, batch {}: {:.1} % of the timed batches found no lease and rang: the polling thread \
+             had no CPU then",
+            row.name,
+            row.batch,
+            rings * 100.0
+        )
+    })
 }
 
 fn cells(row: &Row) -> [String; 6] {
@@ -113,9 +131,17 @@ mod tests {
             exits: None,
             userspace_exits: Some(0.03125),
             time: None,
+            timed_userspace_exits: None,
         };
         let expected = ["ring: the ring holds 32", "64", "-", "0.031", "-", "-"];
         assert_eq!(cells(&row), expected);
+        assert_eq!(starved(&row), None);
+        let polled = Row {
+            name: doors::table::POLLED,
+            timed_userspace_exits: Some(0.0078125),
+            ..row
+        };
+        assert!(starved(&polled).is_some_and(|line| line.contains("batch 64: 50.0 %")));
         assert_eq!(microseconds(1234.5), "1.234 µs");
     }
 }

@@ -10,6 +10,7 @@
 use std::arch::global_asm;
 
 use coopvirt_spec::page::{at, AreaLayout};
+use coopvirt_spec::version::Features;
 use coopvirt_spec::{doorbell, mark, setup};
 
 /// Where the guest is loaded and starts.
@@ -155,6 +156,18 @@ coopvirt_doors_start:
     cmp ax, 1
     jne doors_refused
 
+    # Where the host may poll, until it does, at most 500,000,000 cycles: it needs some time to start.
+    test dword ptr [0x8028], {SIDECORE}
+    jz 58f
+    mov r10d, {AREA}
+    CYCLES
+    lea rbx, [rax + 500000000]
+57: CYCLES
+    cmp rax, rbx
+    ja 58f
+    cmp rax, [r10 + {LEASE}]
+    jae 57b
+58:
     xor ebx, ebx
 60: bt qword ptr [0x8020], rbx
     jnc 61f
@@ -354,6 +367,7 @@ coopvirt_doors_end:
     COMPLETION_TAIL = const at::COMPLETION_TAIL,
     COMPLETION_HEAD = const at::COMPLETION_HEAD,
     LEASE = const at::LEASE,
+    SIDECORE = const Features::SIDECORE.0,
 );
 
 unsafe extern "C" {

@@ -72,6 +72,9 @@ pub struct Row {
     pub userspace_exits: Option<f64>,
     /// How long it takes.
     pub time: Option<Time>,
+    /// Returns to userspace in the run that was timed: what a polled door's time depends on, because
+    /// it rings where no lease is held.
+    pub timed_userspace_exits: Option<f64>,
 }
 
 /// All doors.
@@ -121,6 +124,7 @@ pub fn run(options: &Options) -> Result<DoorsReport, DoorsError> {
                 exits: None,
                 userspace_exits: None,
                 time: None,
+                timed_userspace_exits: None,
             };
             if row.not_measured.is_none() {
                 let operations = figures::to_f64(options.count) * f64::from(door.batch);
@@ -135,6 +139,14 @@ pub fn run(options: &Options) -> Result<DoorsReport, DoorsError> {
                 };
                 let samples = timed.samples(*door)?;
                 row.time = samples.and_then(|samples| figures::time(&samples, overhead));
+                let timed_operations = row.time.map(|time| {
+                    let blocks = figures::to_f64(BLOCKS);
+                    figures::to_f64(time.iterations) * blocks * f64::from(door.batch)
+                });
+                row.timed_userspace_exits = timed
+                    .returns(door)
+                    .zip(timed_operations)
+                    .map(|(n, operations)| figures::to_f64(n) / operations);
             }
             report.rows.push(row);
         }

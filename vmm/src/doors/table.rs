@@ -8,6 +8,11 @@ use super::guest::HALT_CYCLES;
 /// Entries of a ring as version 1 announces it.
 pub const RING_ENTRIES: u32 = AreaLayout::DEFAULT.ring_entries();
 
+/// Name of the ring's doors with a doorbell.
+pub const SYNC: &str = "ring, synchronous doorbell";
+/// Name of the ring's doors without.
+pub const POLLED: &str = "ring, sidecore polls";
+
 /// Which machine a door is measured on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Machine {
@@ -86,14 +91,14 @@ pub const ALL: [Door; 17] = [
         waits_cycles: HALT_CYCLES,
         ..plain(9, "HLT, own timer, wake-up; after its deadline")
     },
-    ring(Some(10), "ring, synchronous doorbell", 1, Machine::Quiet),
-    ring(Some(11), "ring, synchronous doorbell", 8, Machine::Quiet),
-    ring(Some(12), "ring, synchronous doorbell", 32, Machine::Quiet),
-    ring(None, "ring, synchronous doorbell", 64, Machine::Quiet),
-    ring(Some(13), "ring, sidecore polls", 1, Machine::Polled),
-    ring(Some(14), "ring, sidecore polls", 8, Machine::Polled),
-    ring(Some(15), "ring, sidecore polls", 32, Machine::Polled),
-    ring(None, "ring, sidecore polls", 64, Machine::Polled),
+    ring(Some(10), SYNC, 1, Machine::Quiet),
+    ring(Some(11), SYNC, 8, Machine::Quiet),
+    ring(Some(12), SYNC, 32, Machine::Quiet),
+    ring(None, SYNC, 64, Machine::Quiet),
+    ring(Some(13), POLLED, 1, Machine::Polled),
+    ring(Some(14), POLLED, 8, Machine::Polled),
+    ring(Some(15), POLLED, 32, Machine::Polled),
+    ring(None, POLLED, 64, Machine::Polled),
 ];
 
 /// The doors that the guest of a machine goes through, the empty loop among them.
