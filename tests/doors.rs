@@ -49,7 +49,7 @@ fn each_door_exits_as_often_as_it_must() {
             assert_eq!((exits, userspace), (1.0, *expected), "{row}");
             assert!(figure(&row["time"]["median_ns"]) > 0.0, "{row}");
         } else if row["name"] == "ring, sidecore polls" {
-            // It may ring again where the polling thread keeps losing its CPU.
+            // It rings where no lease is held, which a busy machine decides.
             assert!(exits <= 1.5 && userspace <= 1.5, "{row}");
         } else {
             // HLT: at least the timer's write and the HLT itself, none to userspace.

@@ -89,7 +89,7 @@ fn starved(row: &Row) -> Option<String> {
     (is_polled && rings > 0.001).then(|| {
         format!(
             "{}, batch {}: {:.1} % of the timed batches found no lease and rang: the polling thread \
-             had no CPU then",
+             had not renewed it in time",
             row.name,
             row.batch,
             rings * 100.0
