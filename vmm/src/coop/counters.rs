@@ -43,6 +43,8 @@ events! {
     LastLookHits = "last_look_hits",
     /// Seats that the polling thread left out because another thread served them.
     SeatBusy = "seat_busy",
+    /// Wake-ups by the timer to look without a cause.
+    Naps = "naps",
     /// Wake-ups by the timer for armed deadlines.
     TimerWakes = "timer_wakes",
     /// Bytes populated.

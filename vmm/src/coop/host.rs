@@ -129,6 +129,8 @@ impl Coop {
             return;
         };
         self.shared.totals.event(Event::SyncBell, 1);
+        // Waits for at most the one call that the worker has in hand, which the guest may be after.
+        let _hand = lock(&station.in_hand);
         if let Some(served) = station.seat.lock().as_mut() {
             let mut budget = Budget::exit();
             let prefault = Prefaulter(own);

@@ -115,6 +115,11 @@ impl Served {
             && self.broken().is_none()
     }
 
+    /// Whether its deadlines can be served.
+    pub fn can_time(&self) -> bool {
+        self.has_timer() && self.timing.is_some()
+    }
+
     /// Whether deadlines are served.
     fn has_timer(&self) -> bool {
         self.features.contains(Features::TIMER) && self.broken().is_none()

@@ -195,6 +195,24 @@ fn slow_calls_are_left_to_the_worker_and_answered() {
 }
 
 #[test]
+fn timer_6_a_host_that_never_polls_still_spares_a_tick_its_stock_write() {
+    let (coop, ram, recorder, _threads) = start(SidecorePolicy::Off);
+    let guest = Guest::register(&coop, &ram, 0, coop.options.offered());
+    let (mut elided, start) = (0, Instant::now());
+    while elided < 5 && start.elapsed() < LIMIT {
+        let deadline = tsc::read() + u64::from(KHZ) * 300;
+        if timer::publish(&guest.area, deadline, tsc::read) != Published::Armed {
+            std::thread::sleep(Duration::from_millis(5));
+            continue;
+        }
+        until("the interrupt", || !recorder.done().is_empty());
+        assert!(tsc::read() >= deadline);
+        elided += 1;
+    }
+    assert_eq!(elided, 5);
+}
+
+#[test]
 fn a_host_without_a_polling_thread_never_gives_a_lease() {
     let (coop, ram, _, threads) = start(SidecorePolicy::Off);
     let features = coop.options.offered();

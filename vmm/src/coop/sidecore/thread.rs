@@ -20,7 +20,7 @@ use super::LEASE;
 use crate::coop::clock;
 use crate::coop::counters::Event;
 use crate::coop::host::{lock, Coop};
-use crate::coop::seat::Found;
+use crate::coop::seat::{Found, Served};
 use crate::coop::SidecorePolicy;
 use crate::kvm::tsc;
 use crate::vcpu::pin;
@@ -159,15 +159,30 @@ impl<'a> Poller<'a> {
                 self.coop.shared.totals.event(Event::LastLookHits, 1);
                 continue;
             }
-            let nap =
-                (policy != SidecorePolicy::Off && self.has_lessee()).then(|| self.window.nap());
+            let nap = self.nap(last.is_work);
             self.sleep(last.next_host_tsc, nap);
         }
     }
 
+    /// How long to sleep at most; as long as nobody comes, if there is nothing to come for.
+    ///
+    /// Without polling, whoever has just been served a deadline will soon publish the next one: a
+    /// short nap, for whose end the thread is armed, spares that one its stock write.
+    fn nap(&mut self, was_work: bool) -> Option<Duration> {
+        if !self.any(|served| served.can_lease() || served.can_time()) {
+            return None;
+        }
+        if was_work {
+            self.window.worked(Duration::ZERO);
+            return Some(self.window.polling());
+        }
+        Some(self.window.nap())
+    }
+
     /// Looks at all areas under leases until there was no work for a window.
     fn poll(&mut self, policy: SidecorePolicy) {
-        if !self.has_lessee() {
+        // Without a lease, polling serves nobody.
+        if !self.any(Served::can_lease) {
             return;
         }
         self.pulse.start();
@@ -230,11 +245,11 @@ impl<'a> Poller<'a> {
         pass
     }
 
-    /// Whether any area can have a lease: without one, polling serves nobody.
-    fn has_lessee(&self) -> bool {
+    /// Whether this holds for any area; one that is busy is taken to be one.
+    fn any(&self, holds: impl Fn(&Served) -> bool) -> bool {
         self.coop.stations.iter().any(|station| {
             let seat = station.seat.try_lock();
-            seat.is_none_or(|seat| seat.as_ref().is_some_and(|served| served.can_lease()))
+            seat.is_none_or(|seat| seat.as_ref().is_some_and(&holds))
         })
     }
 
@@ -243,32 +258,42 @@ impl<'a> Poller<'a> {
         let totals = &self.coop.shared.totals;
         totals.event(Event::Sleeps, 1);
         let asleep = Instant::now();
-        let wait = self.sleeper.set(next_host_tsc, nap);
-        // Only now that the timer is set (`[TIMER-6]`).
-        if let Some(at) = next_host_tsc {
+        let Ok(alarm) = self.sleeper.set(next_host_tsc, nap) else {
+            // Cannot fail for a valid time; without a timer there is no sleep.
+            return;
+        };
+        // Only now that the timer is set (`[TIMER-6]`). The end of a nap is a promise as well.
+        if let Some(alarm) = alarm {
             for station in &self.coop.stations {
                 if let Some(served) = station.seat.lock().as_mut() {
-                    served.arm(at);
+                    served.arm(alarm.host_tsc);
                 }
             }
         }
         let is_bell = self.sleeper.wait(&self.coop.wake);
         let slept = asleep.elapsed();
-        let wake = match wait {
-            _ if is_bell => Wake::Bell,
-            Some((_, wake)) => wake,
-            None => Wake::Bell,
+        let wake = match alarm {
+            Some(alarm) if !is_bell => {
+                self.window.measured(slept.saturating_sub(alarm.after));
+                alarm.wake
+            }
+            _ => Wake::Bell,
         };
         match wake {
             Wake::Bell => totals.event(Event::AsyncBell, 1),
             Wake::Deadline => totals.event(Event::TimerWakes, 1),
-            Wake::Nap => {}
-        }
-        if let (false, Some((wait, _))) = (is_bell, wait) {
-            self.window.measured(slept.saturating_sub(wait));
+            Wake::Nap => totals.event(Event::Naps, 1),
         }
         self.window.slept(slept, wake);
     }
+}
+
+/// What the timer is set to.
+#[derive(Clone, Copy, Debug)]
+struct Alarm {
+    host_tsc: u64,
+    after: Duration,
+    wake: Wake,
 }
 
 /// A timer and the doorbell, waited for together.
@@ -293,30 +318,36 @@ impl Sleeper {
         })
     }
 
-    /// Sets the timer to the earlier of both; says how long that is and which.
+    /// Sets the timer to the earlier of both.
     fn set(
         &mut self,
         next_host_tsc: Option<u64>,
         nap: Option<Duration>,
-    ) -> Option<(Duration, Wake)> {
+    ) -> io::Result<Option<Alarm>> {
+        let now = tsc::read();
+        let alarm = |after, wake| Alarm {
+            host_tsc: now.saturating_add(clock::cycles(self.tsc_khz, after)),
+            after,
+            wake,
+        };
         let deadline = next_host_tsc.map(|at| {
-            let cycles = at.saturating_sub(tsc::read());
-            (clock::time(self.tsc_khz, cycles), Wake::Deadline)
+            // The time is cut at an hour, and then so is the promise.
+            let after = clock::time(self.tsc_khz, at.saturating_sub(now));
+            let alarm = alarm(after, Wake::Deadline);
+            let host_tsc = alarm.host_tsc.min(at);
+            Alarm { host_tsc, ..alarm }
         });
-        let nap = nap.map(|nap| (nap, Wake::Nap));
-        let first = [deadline, nap]
-            .into_iter()
-            .flatten()
-            .min_by_key(|(time, _)| *time);
+        let nap = nap.map(|after| alarm(after, Wake::Nap));
+        let alarms = [deadline, nap].into_iter().flatten();
+        let first = alarms.min_by_key(|alarm| alarm.after);
         // Zero would switch the timer off.
-        let time = first.map_or(Duration::ZERO, |(time, _)| {
-            time.max(Duration::from_nanos(1))
+        let time = first.map_or(Duration::ZERO, |alarm| {
+            alarm.after.max(Duration::from_nanos(1))
         });
-        if self.timer.reset(time, None).is_err() {
-            // Cannot fail for a valid time; without a timer, do not sleep.
-            return Some((Duration::ZERO, Wake::Nap));
-        }
-        first
+        self.timer
+            .reset(time, None)
+            .map_err(|error| io::Error::from_raw_os_error(error.errno()))?;
+        Ok(first)
     }
 
     /// Waits; true if it was the doorbell.
