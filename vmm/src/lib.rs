@@ -18,6 +18,7 @@ pub mod console;
 pub mod coop;
 pub mod devices;
 pub mod doctor;
+pub mod doors;
 pub mod event;
 pub mod io_thread;
 pub mod irq;

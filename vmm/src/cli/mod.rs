@@ -1,5 +1,6 @@
 //! The command line: arguments, errors, exit statuses. No policy of its own.
 
+mod doors;
 mod hypercalls;
 mod run;
 mod validate;
@@ -36,6 +37,8 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Measure what each way out of a guest costs on this host
+    Doors(doors::Args),
     /// List what a guest can ask of the host in coop mode
     Hypercalls {
         /// Print JSON instead of text
@@ -53,6 +56,7 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::run(&args),
         Command::Compare(args) => compare::run(&args),
         Command::Doctor { json } => Ok(crate::doctor::run(json)),
+        Command::Doors(args) => doors::run(&args),
         Command::Hypercalls { json } => Ok(hypercalls::run(json)),
         Command::Validate(args) => validate::run(&args),
     };

@@ -108,7 +108,7 @@ pub struct Machine {
     events: Sender<MachineEvent>,
     gauges: Gauges,
     // Last: KVM reads guest memory until the VM is gone.
-    _ram: GuestRam,
+    ram: GuestRam,
 }
 
 impl Machine {
@@ -213,7 +213,7 @@ impl Machine {
             inbox,
             events,
             gauges,
-            _ram: ram,
+            ram,
         })
     }
 
@@ -230,6 +230,11 @@ impl Machine {
     /// The host half of the cooperative interface, if the machine has it.
     pub fn coop(&self) -> Option<Arc<Coop>> {
         self.coop.clone()
+    }
+
+    /// Guest memory, for reading what a guest of ours wrote down.
+    pub fn ram(&self) -> GuestRam {
+        GuestRam::clone(&self.ram)
     }
 
     /// The vCPUs, for pausing, kicking and looking into them.

@@ -1,0 +1,147 @@
+//! `coopvirt doors`: what each way out of a guest costs on this host.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Args as ClapArgs;
+use comfy_table::{presets, CellAlignment, Table};
+
+use crate::config;
+use crate::doors::{self, DoorsReport, Options, Row};
+
+/// Measure what each way out of a guest costs on this host.
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "\
+A bare-metal guest of ours goes through each door again and again. Exits are counted in a traced run
+of N iterations, interrupts of the host left out; times are taken in an untraced run, in 200 blocks
+whose length grows until they fill the duration, by the guest's TSC, less the empty loop. Median and
+p99 are over blocks.")]
+pub(super) struct Args {
+    /// Iterations of each door for the counts
+    #[arg(long, short = 'n', value_name = "N", default_value_t = 500,
+          value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    count: u64,
+    /// Shortest measuring time of each door, in milliseconds
+    #[arg(long, value_name = "MS", default_value_t = 200,
+          value_parser = clap::value_parser!(u64).range(1..=600_000))]
+    duration: u64,
+    /// Longest time of one run of the guest in seconds; there are four
+    #[arg(long, value_name = "S", default_value_t = 300)]
+    timeout: u64,
+    /// Host CPUs for the vCPU and for all other threads, as for `run`
+    #[arg(long, value_name = "LIST", default_value = "none")]
+    pin: String,
+    /// Print JSON instead of a table
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let pin = if args.pin == "none" {
+        Vec::new()
+    } else {
+        config::cpu_list(&args.pin)?
+    };
+    let report = doors::run(&Options {
+        count: args.count,
+        duration: Duration::from_millis(args.duration),
+        limit: Duration::from_secs(args.timeout),
+        pin,
+    })?;
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&report)?);
+    } else {
+        print(&report);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn print(report: &DoorsReport) {
+    println!(
+        "doors on {}, linux {}; per operation",
+        report.backend.name, report.kernel
+    );
+    if report.backend.emulated {
+        println!("warning: the CPU is emulated: exits hold, times say nothing about hardware");
+    }
+    if let Some(reason) = &report.not_traced {
+        println!("exits not traced: {reason}");
+    }
+    let mut table = Table::new();
+    table.load_style(presets::UTF8_HORIZONTAL_ONLY);
+    table.set_header(["door", "batch", "exits", "userspace", "median", "p99"]);
+    report.rows.iter().for_each(|row| {
+        table.add_row(cells(row));
+    });
+    for column in table.column_iter_mut().skip(1) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    println!("{table}");
+    report.rows.iter().filter_map(starved).for_each(|line| {
+        println!("{line}");
+    });
+}
+
+/// Says of a polled door how often it found no lease while it was timed, if it did.
+fn starved(row: &Row) -> Option<String> {
+    let rings = row.timed_userspace_exits? * f64::from(row.batch);
+    let is_polled = row.name == doors::table::POLLED;
+    (is_polled && rings > 0.001).then(|| {
+        format!(
+            "{}, batch {}: {:.1} % of the timed batches found no lease and rang: the polling thread \
+             had not renewed it in time",
+            row.name,
+            row.batch,
+            rings * 100.0
+        )
+    })
+}
+
+fn cells(row: &Row) -> [String; 6] {
+    let count = |n: Option<f64>| n.map_or("-".into(), |n| format!("{n:.3}"));
+    let time = |ns: Option<f64>| ns.map_or("-".into(), microseconds);
+    let name = match &row.not_measured {
+        Some(reason) => format!("{}: {reason}", row.name),
+        None => row.name.into(),
+    };
+    [
+        name,
+        row.batch.to_string(),
+        count(row.exits),
+        count(row.userspace_exits),
+        time(row.time.map(|time| time.median_ns)),
+        time(row.time.map(|time| time.p99_ns)),
+    ]
+}
+
+fn microseconds(ns: f64) -> String {
+    format!("{:.3} µs", ns / 1e3)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_door_that_was_not_measured_says_why() {
+        let row = Row {
+            name: "ring",
+            batch: 64,
+            not_measured: Some("the ring holds 32".into()),
+            exits: None,
+            userspace_exits: Some(0.03125),
+            time: None,
+            timed_userspace_exits: None,
+        };
+        let expected = ["ring: the ring holds 32", "64", "-", "0.031", "-", "-"];
+        assert_eq!(cells(&row), expected);
+        assert_eq!(starved(&row), None);
+        let polled = Row {
+            name: doors::table::POLLED,
+            timed_userspace_exits: Some(0.0078125),
+            ..row
+        };
+        assert!(starved(&polled).is_some_and(|line| line.contains("batch 64: 50.0 %")));
+        assert_eq!(microseconds(1234.5), "1.234 µs");
+    }
+}
