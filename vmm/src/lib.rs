@@ -4,8 +4,9 @@
 //! once (`vcpu::exit`), dispatched by a pure function over buses (`vcpu::dispatch`) and comes back
 //! as an outcome. vCPU threads own their vCPU; everything else runs in the I/O thread's event loop.
 //! `coop` is the host half of the cooperative interface that `spec` describes.
-//! `account` counts exits, `compare` measures arms against each other, `doctor` says what this host
-//! can do.
+//! `account` counts exits, `validate` proves the counters exact, `compare` measures arms against each
+//! other, `doors` measures what one exit costs, `doctor` says what this host can do. `coop` is the
+//! host half of the interface that `spec/SPEC.md` describes.
 
 pub mod account;
 pub mod accounting;
