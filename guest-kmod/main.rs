@@ -1,17 +1,29 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The guest module: the shim in a Linux kernel.
+//! The guest module: a running Linux kernel becomes a cooperating guest, and back.
 //!
-//! Version 0 makes measurement marks from inside the kernel: one when it is loaded and one when it
-//! is unloaded, so that everything between can be counted by any tracer of the host.
+//! Loading looks for the host, opens a session on each CPU (`cpus`), then puts the hooks in;
+//! unloading does the reverse. `platform` holds what is unsafe, `callbacks` what C calls; the hooks
+//! are a file each here and in glue/. Whatever a hook finds, the kernel's own path is open to it.
+#![deny(unsafe_code)]
 
-use core::arch::asm;
+mod callbacks;
+mod cpus;
+mod debugfs;
+mod features;
+mod host;
+mod idle;
+mod platform;
 
-use coopvirt_spec::mark::MARK_PORT;
-use guest_shim::{Marker, Platform};
+use guest_shim::Marker;
 use kernel::prelude::*;
 
+use cpus::Cpus;
+use features::{Hook, Summary};
+use idle::Idle;
+use platform::{Bare, Registration};
+
 module! {
-    type: CoopvirtModule,
+    type: Module,
     name: "coopvirt",
     author: "the Coopvirt developers",
     description: "The guest's half of cooperative virtualization",
@@ -21,36 +33,37 @@ module! {
 /// Work code of this module's marks; none of the measured works has it.
 const WORK_MODULE: u8 = 0x70;
 
-/// The kernel as the shim's platform.
-struct Kernel;
-
-impl Platform for Kernel {
-    fn write_mark_port(&mut self, value: u32) {
-        // SAFETY: a port write has no effect on memory. `[MARK-1]` gives this port no other
-        // effect on a host that knows it, and nothing claims it on one that does not.
-        unsafe {
-            asm!("out dx, eax", in("dx") MARK_PORT, in("eax") value,
-                 options(nomem, nostack, preserves_flags));
-        }
-    }
+/// Everything that is undone at unload, in this order.
+struct Module {
+    _debugfs: Registration,
+    _life: Registration,
+    _idle: Option<Idle>,
+    _cpus: Cpus,
+    marker: Marker<Bare>,
 }
 
-struct CoopvirtModule {
-    marker: Marker<Kernel>,
-}
-
-impl kernel::Module for CoopvirtModule {
+impl kernel::Module for Module {
     fn init(_module: &'static ThisModule) -> Result<Self> {
-        let mut marker = Marker::new(Kernel);
+        let params = platform::params();
+        let offer = host::find()?;
+        let mut marker = Marker::new(Bare);
         marker.point(WORK_MODULE);
-        pr_info!("loaded; marks go to port {:#x}\n", MARK_PORT);
-        Ok(Self { marker })
+        let cpus = Cpus::open(&offer, features::options(&params))?;
+        if let Some(error) = cpus.first_error() {
+            pr_err!("not loaded: {}\n", error);
+            return Err(ENODEV);
+        }
+        let idle = features::install(Hook::Idle, &params, Idle::register);
+        let life = Registration::life()?;
+        let debugfs = Registration::debugfs()?;
+        pr_info!("loaded: host {} offers {:?}; {}\n", offer.version, offer.features, Summary);
+        Ok(Self { _debugfs: debugfs, _life: life, _idle: idle, _cpus: cpus, marker })
     }
 }
 
-impl Drop for CoopvirtModule {
+impl Drop for Module {
     fn drop(&mut self) {
         self.marker.point(WORK_MODULE);
-        pr_info!("unloaded\n");
+        pr_info!("unloading\n");
     }
 }

@@ -22,6 +22,11 @@ impl Counters {
         self.values[counter as usize]
     }
 
+    /// All values, by index.
+    pub const fn values(&self) -> &[u64; 16] {
+        &self.values
+    }
+
     /// Counts `by`, and stores the sum in the area if there is one.
     pub(crate) fn add<M: SharedMem>(&mut self, mem: Option<&M>, counter: GuestCounter, by: u64) {
         let value = &mut self.values[counter as usize];

@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The text of the files in /sys/kernel/debug/coopvirt. The format is documented in README.md.
+
+use core::fmt::{self, Write};
+
+use coopvirt_spec::counter::{GUEST_COUNTERS, HOST_COUNTERS};
+use coopvirt_spec::discover::Offer;
+use coopvirt_spec::mem::SharedMem;
+use coopvirt_spec::page::at;
+use guest_shim::Cpu;
+
+use crate::cpus::{self, ThisCpu};
+use crate::platform::{self, Show};
+use crate::features::Hook;
+
+/// Writes the text of a file, by its number in glue/debugfs.c.
+pub(crate) fn show(file: u32, to: &mut Show) {
+    // `Show` takes everything; there is nobody to tell of an error.
+    let _ = match file {
+        0 => write_state(to),
+        1 => write_params(to),
+        2 => write_counters(to),
+        _ => Ok(()),
+    };
+}
+
+fn write_state(to: &mut Show) -> fmt::Result {
+    if let Some(offer) = Offer::find(platform::cpuid) {
+        writeln!(to, "host {}", offer.version)?;
+        writeln!(to, "offered {:?}", offer.features)?;
+    }
+    for (hook, name) in Hook::ALL {
+        writeln!(to, "{name} {}", hook.outcome())?;
+    }
+    for cpu in (0..platform::nr_cpus()).filter(|&cpu| platform::is_possible(cpu)) {
+        let state = platform::call_on(cpu, || {
+            cpus::with_this(|cpu| (cpu.session.features(), cpu.opened))
+        });
+        match state.flatten() {
+            None => writeln!(to, "cpu{cpu} offline")?,
+            Some((_, Some(Err(error)))) => writeln!(to, "cpu{cpu} without an area: {error}")?,
+            Some((features, _)) => writeln!(to, "cpu{cpu} {features:?}")?,
+        }
+    }
+    Ok(())
+}
+
+fn write_params(to: &mut Show) -> fmt::Result {
+    let params = platform::params();
+    writeln!(to, "level {}", params.level)?;
+    for (name, is_on) in [
+        ("idle", params.idle),
+        ("timer", params.timer),
+        ("ipi", params.ipi),
+        ("populate", params.populate),
+        ("release", params.release),
+        ("selftest", params.selftest),
+    ] {
+        writeln!(to, "{name} {}", u8::from(is_on))?;
+    }
+    Ok(())
+}
+
+/// A copy of one CPU's counters, made on it.
+struct Copy {
+    guest: [u64; 16],
+    host: [u64; 16],
+}
+
+impl Copy {
+    fn of(cpu: &ThisCpu) -> Self {
+        let mut copy = Self { guest: [0; 16], host: [0; 16] };
+        copy.guest = *cpu.session.counters().values();
+        cpu.session.cpu().area().read_words(at::HOST_COUNTERS, &mut copy.host);
+        copy
+    }
+}
+
+fn write_counters(to: &mut Show) -> fmt::Result {
+    for cpu in (0..platform::nr_cpus()).filter(|&cpu| platform::is_possible(cpu)) {
+        let Some(copy) = platform::call_on(cpu, || cpus::with_this(|cpu| Copy::of(cpu))).flatten() else {
+            writeln!(to, "cpu{cpu} offline")?;
+            continue;
+        };
+        for (&(_, name), value) in GUEST_COUNTERS.iter().zip(copy.guest) {
+            writeln!(to, "cpu{cpu} {name} {value}")?;
+        }
+        for (&(_, name), value) in HOST_COUNTERS.iter().zip(copy.host) {
+            writeln!(to, "cpu{cpu} host_{name} {value}")?;
+        }
+    }
+    Ok(())
+}

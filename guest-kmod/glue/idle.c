@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * The idle driver: one state, so that no governor is asked. What to do is decided by coopvirt_rs_idle(); here are the
+ * structures with callbacks, the flags of the idle task, and the halt, which runs with RCU off.
+ */
+#include <linux/cpu.h>
+#include <linux/cpuidle.h>
+#include <linux/hrtimer.h>
+#include <linux/sched.h>
+#include <linux/sched/idle.h>
+#include <linux/workqueue.h>
+
+#include "coopvirt.h"
+
+/* Reason: a callback. The core has looked for a task to run, and has taken the polling flag off. */
+static int enter(struct cpuidle_device *dev, struct cpuidle_driver *drv, int index)
+{
+	ktime_t next = READ_ONCE(dev->next_hrtimer);
+
+	coopvirt_rs_idle(next == KTIME_MAX ? S64_MAX : ktime_to_ns(ktime_sub(next, ktime_get())));
+	return index;
+}
+
+static struct cpuidle_driver driver = {
+	.name = "coopvirt",
+	/*
+	 * No .owner: it would pin the module while the driver is registered, which is all the time. Unregistering
+	 * waits for every CPU instead.
+	 */
+	.state_count = 1,
+	.states = { {
+		.enter = enter,
+		.name = "COOP",
+		.desc = "poll, then halt",
+		.exit_latency = 1,
+		.target_residency = 1,
+		/* RCU is switched off around the halt alone, by halt_rcu_off(). */
+		.flags = CPUIDLE_FLAG_RCU_IDLE,
+	} },
+};
+
+/*
+ * Reason: inline, and everything between the two must not be traced. arch_cpu_idle() is the kernel's own halt, with
+ * what the CPU's errata ask for; it comes back with interrupts off.
+ */
+static void __cpuidle halt_rcu_off(void)
+{
+	ct_cpuidle_enter();
+	arch_cpu_idle();
+	ct_cpuidle_exit();
+}
+
+/* Reason: calls the above. Whether there is a task to run after it. */
+bool coopvirt_glue_halt(void)
+{
+	halt_rcu_off();
+	return need_resched();
+}
+
+/*
+ * Reason: inline. From here to coopvirt_glue_poll_end() whoever has a task for this CPU sets need_resched and sends
+ * no interrupt. Interrupts are on. False if there is a task already.
+ */
+bool coopvirt_glue_poll_begin(void)
+{
+	local_irq_enable();
+	return !current_set_polling_and_test();
+}
+
+/* Reason: inline. One turn of the loop: false if there is a task. */
+bool coopvirt_glue_poll_goes_on(void)
+{
+	if (need_resched())
+		return false;
+	cpu_relax();
+	return true;
+}
+
+/* Reason: inline. Whether there is a task; the flag is off before the look, so that a later one interrupts. */
+bool coopvirt_glue_poll_end(void)
+{
+	local_irq_disable();
+	return current_clr_polling_and_test();
+}
+
+/* Reason: structure with callbacks. -EBUSY if there is a driver, -ENODEV if idle drivers are switched off. */
+int coopvirt_glue_idle_register(void)
+{
+	return cpuidle_register(&driver, NULL);
+}
+
+static long nothing(void *unused)
+{
+	return 0;
+}
+
+/*
+ * Reason: as above. cpuidle_unregister() wakes CPUs that are in enter(), but does not wait until they have left it:
+ * with RCU off around the halt, no grace period covers it. A CPU that has run a worker has left its idle loop.
+ */
+void coopvirt_glue_idle_unregister(void)
+{
+	unsigned int cpu;
+
+	cpuidle_unregister(&driver);
+	cpus_read_lock();
+	for_each_online_cpu(cpu)
+		work_on_cpu(cpu, nothing, NULL);
+	cpus_read_unlock();
+}
+
+/* Reason: a structure without bindings. The name of the driver that has the slot, NULL if nobody has. */
+const char *coopvirt_glue_idle_owner(void)
+{
+	struct cpuidle_driver *owner = cpuidle_get_driver();
+
+	return owner ? owner->name : NULL;
+}
