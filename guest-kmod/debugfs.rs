@@ -7,11 +7,13 @@ use coopvirt_spec::counter::{GUEST_COUNTERS, HOST_COUNTERS};
 use coopvirt_spec::discover::Offer;
 use coopvirt_spec::mem::SharedMem;
 use coopvirt_spec::page::at;
+use guest_shim::lateness::Lateness;
 use guest_shim::Cpu;
 
 use crate::cpus::{self, ThisCpu};
 use crate::platform::{self, Show};
 use crate::features::Hook;
+use crate::hook_figures;
 
 /// Writes the text of a file, by its number in glue/debugfs.c.
 pub(crate) fn show(file: u32, to: &mut Show) {
@@ -65,11 +67,13 @@ fn write_params(to: &mut Show) -> fmt::Result {
 struct Copy {
     guest: [u64; 16],
     host: [u64; 16],
+    lateness: Lateness,
 }
 
 impl Copy {
     fn of(cpu: &ThisCpu) -> Self {
-        let mut copy = Self { guest: [0; 16], host: [0; 16] };
+        let lateness = cpu.timer.lateness.clone();
+        let mut copy = Self { guest: [0; 16], host: [0; 16], lateness };
         copy.guest = *cpu.session.counters().values();
         cpu.session.cpu().area().read_words(at::HOST_COUNTERS, &mut copy.host);
         copy
@@ -88,6 +92,7 @@ fn write_counters(to: &mut Show) -> fmt::Result {
         for (&(_, name), value) in HOST_COUNTERS.iter().zip(copy.host) {
             writeln!(to, "cpu{cpu} host_{name} {value}")?;
         }
+        hook_figures::write_cpu(to, cpu, &copy.lateness)?;
     }
-    Ok(())
+    hook_figures::write_memory(to)
 }

@@ -6,21 +6,29 @@
 //! are a file each here and in glue/. Whatever a hook finds, the kernel's own path is open to it.
 #![deny(unsafe_code)]
 
+mod blocks;
 mod callbacks;
 mod cpus;
 mod debugfs;
 mod features;
+mod hook_figures;
 mod host;
 mod idle;
+mod ipi;
+mod memory;
 mod platform;
+mod timer;
 
 use guest_shim::Marker;
 use kernel::prelude::*;
 
 use cpus::Cpus;
 use features::{Hook, Summary};
+use blocks::Hooks;
 use idle::Idle;
+use ipi::Ipi;
 use platform::{Bare, Registration};
+use timer::Timer;
 
 module! {
     type: Module,
@@ -37,6 +45,9 @@ const WORK_MODULE: u8 = 0x70;
 struct Module {
     _debugfs: Registration,
     _life: Registration,
+    _memory: Option<Hooks>,
+    _ipi: Option<Ipi>,
+    _timer: Option<Timer>,
     _idle: Option<Idle>,
     _cpus: Cpus,
     marker: Marker<Bare>,
@@ -54,10 +65,22 @@ impl kernel::Module for Module {
             return Err(ENODEV);
         }
         let idle = features::install(Hook::Idle, &params, Idle::register);
+        let timer = features::install(Hook::Timer, &params, || Timer::register(&offer));
+        let ipi = features::install(Hook::Ipi, &params, Ipi::register);
+        let memory = memory::install(&params, &offer);
         let life = Registration::life()?;
         let debugfs = Registration::debugfs()?;
         pr_info!("loaded: host {} offers {:?}; {}\n", offer.version, offer.features, Summary);
-        Ok(Self { _debugfs: debugfs, _life: life, _idle: idle, _cpus: cpus, marker })
+        Ok(Self {
+            _debugfs: debugfs,
+            _life: life,
+            _memory: memory,
+            _ipi: ipi,
+            _timer: timer,
+            _idle: idle,
+            _cpus: cpus,
+            marker,
+        })
     }
 }
 

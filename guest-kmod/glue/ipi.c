@@ -25,7 +25,7 @@ static DEFINE_PER_CPU(struct cpumask, rest);
 static DEFINE_PER_CPU(unsigned long, skipped);
 
 /* Reason: a per-CPU variable. */
-unsigned long coopvirt_glue_ipi_skipped(unsigned int cpu)
+u64 coopvirt_glue_ipi_skipped(u32 cpu)
 {
 	return per_cpu(skipped, cpu);
 }
@@ -34,7 +34,7 @@ unsigned long coopvirt_glue_ipi_skipped(unsigned int cpu)
 static void reschedule(int cpu)
 {
 	if (!coopvirt_rs_send_ipi(per_cpu(x86_cpu_to_apicid, cpu), 1, 0, RESCHEDULE_VECTOR))
-		saved.smp_send_reschedule(cpu);
+		(saved.smp_send_reschedule)(cpu);	/* a macro of this name stands in the way */
 }
 
 /* Reason: a callback. */
@@ -113,12 +113,13 @@ static void call_many(const struct cpumask *mask)
 }
 
 /* Reason: a structure of callbacks. */
-void coopvirt_glue_ipi_hook(void)
+int coopvirt_glue_ipi_hook(void)
 {
 	saved = smp_ops;
 	WRITE_ONCE(smp_ops.smp_send_reschedule, reschedule);
 	WRITE_ONCE(smp_ops.send_call_func_ipi, call_many);
 	WRITE_ONCE(smp_ops.send_call_func_single_ipi, call_single);
+	return 0;
 }
 
 /* Reason: as above. When it returns nobody runs our functions: neither preempted in them nor with preemption off. */

@@ -21,9 +21,8 @@ struct list {
 };
 
 static struct list *to_release, *to_populate, *ahead;
-static u64 *blocks;
 
-static u64 items_gpa(const struct list *list)
+static u64 items_gpa(struct list *list)
 {
 	return virt_to_phys(list->items);
 }
@@ -97,18 +96,16 @@ u64 coopvirt_glue_nr_blocks(void)
 	return DIV_ROUND_UP((u64)end_pfn << PAGE_SHIFT, COOPVIRT_BLOCK_BYTES);
 }
 
-/* Reason: macros. Zeroed memory for the policy, which reuse.c looks into as well. */
-u64 *coopvirt_glue_blocks_alloc(size_t nr_words)
+/* Reason: macros. Zeroed. */
+u64 *coopvirt_glue_words_alloc(size_t nr_words)
 {
-	blocks = kvcalloc(nr_words, sizeof(*blocks), GFP_KERNEL);
-	return blocks;
+	return kvcalloc(nr_words, sizeof(u64), GFP_KERNEL);
 }
 
 /* Reason: as above. */
-void coopvirt_glue_blocks_free(void)
+void coopvirt_glue_words_free(u64 *words)
 {
-	kvfree(blocks);
-	blocks = NULL;
+	kvfree(words);
 }
 
 static void free_lists(void)

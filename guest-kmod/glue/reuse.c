@@ -8,6 +8,7 @@
  * with the release of the lock and still before the write; that one starts a tasklet, which runs with interrupts on.
  */
 #include <linux/interrupt.h>
+#include <linux/io.h>
 #include <linux/irq_work.h>
 #include <linux/mm.h>
 #include <linux/percpu.h>
@@ -16,7 +17,7 @@
 
 #include "coopvirt.h"
 
-/* Two for the largest allocation; what does not fit is backed by the first touch, as if we were not here. */
+/* Two for the largest allocation. What does not fit is backed by its first touch, as ever. */
 #define MOST_BLOCKS 8
 
 /* A list of one range, as the host reads it ([MMU-1]): one for each CPU, physically contiguous. */
@@ -52,9 +53,9 @@ static void look(struct page *page, unsigned int order)
 			here->blocks[here->len++] = block;
 			irq_work_queue(&here->leave_lock);
 		}
+		local_irq_restore(flags);
 		if (wanted & COOPVIRT_USED_AHEAD)
 			irq_work_queue(&here->want_ahead);
-		local_irq_restore(flags);
 	}
 }
 
@@ -88,16 +89,14 @@ static void populate(struct tasklet_struct *work)
 {
 	struct taken *here = container_of(work, struct taken, populate);
 	struct item *item = &items[smp_processor_id()];
-	unsigned long flags;
-	bool is_last;
+	int result = 0;
 
-	do {
-		local_irq_save(flags);
-		is_last = !here->len;
-		if (!is_last)
-			*item = (struct item) { here->blocks[--here->len] << COOPVIRT_BLOCK_SHIFT, COOPVIRT_BLOCK_BYTES };
-		local_irq_restore(flags);
-	} while (!is_last && !coopvirt_rs_populate(virt_to_phys(item), 1));
+	while (!result && READ_ONCE(here->len)) {
+		local_irq_disable();
+		*item = (struct item) { here->blocks[--here->len] << COOPVIRT_BLOCK_SHIFT, COOPVIRT_BLOCK_BYTES };
+		local_irq_enable();
+		result = coopvirt_rs_populate(virt_to_phys(item), 1);
+	}
 }
 
 /* Reason: a callback. The kernel exports no tracepoint by name. */
@@ -125,7 +124,7 @@ void coopvirt_glue_reuse_unregister(void)
 	kfree(items);
 }
 
-/* Reason: as above. -ENODEV if the kernel has no tracepoints. */
+/* Reason: as above. -ENODEV without tracepoints, or memory. */
 int coopvirt_glue_reuse_register(const u64 *bits, u64 nr_blocks)
 {
 	int cpu;
@@ -136,7 +135,7 @@ int coopvirt_glue_reuse_register(const u64 *bits, u64 nr_blocks)
 	items = kcalloc(nr_cpu_ids, sizeof(*items), GFP_KERNEL);
 	if (!on_locked || !on_alloc || !items) {
 		kfree(items);
-		return items ? -ENODEV : -ENOMEM;
+		return -ENODEV;
 	}
 	for_each_possible_cpu(cpu) {
 		init_irq_work(&per_cpu(taken, cpu).leave_lock, leave_lock);

@@ -80,8 +80,7 @@ static struct clock_event_device *find(struct timer_hook *hook, int cpu)
 
 	hook->probe = (struct clock_event_device) {
 		.name = "coopvirt-probe", .features = CLOCK_EVT_FEAT_DUMMY, .set_state_shutdown = nothing,
-		.cpumask = cpumask_of(cpu), .irq = -1,
-	};
+		.cpumask = cpumask_of(cpu), .irq = -1 };
 	clockevents_register_device(&hook->probe);
 	for (at = hook->probe.list.next; !found && at != &hook->probe.list && left--; at = next) {
 		if (is_ours(list_entry(at, struct clock_event_device, list), cpu))

@@ -14,12 +14,23 @@ impl<C: Cpu> Session<C> {
     /// If the lease ends in between, it may arrive twice; vectors for which that matters are not in
     /// the set of elidable ones and always take the stock path.
     pub fn send_ipi(&mut self, ipi: &IpiArgs) {
-        if self.elide_ipi(ipi) {
-            self.count(GuestCounter::IpiElided, 1);
-        } else {
+        if !self.try_send_ipi(ipi) {
             self.cpu.send_stock_ipi(ipi);
-            self.count(GuestCounter::IpiFallback, 1);
         }
+    }
+
+    /// As [`Session::send_ipi`], for a caller that has a stock path of its own: it has to take it if
+    /// this is `false`.
+    #[must_use = "the stock path has to be taken"]
+    pub fn try_send_ipi(&mut self, ipi: &IpiArgs) -> bool {
+        let is_elided = self.elide_ipi(ipi);
+        let counter = if is_elided {
+            GuestCounter::IpiElided
+        } else {
+            GuestCounter::IpiFallback
+        };
+        self.count(counter, 1);
+        is_elided
     }
 
     fn elide_ipi(&mut self, ipi: &IpiArgs) -> bool {

@@ -104,16 +104,16 @@ pub struct Blocks<'a> {
 
 impl<'a> Blocks<'a> {
     /// How many words are needed for a guest of so many blocks.
-    pub const fn words(nr_blocks: u64) -> usize {
-        MAPS * Self::map_words(nr_blocks) + nr_blocks as usize
+    pub const fn words(nr_blocks: usize) -> usize {
+        MAPS * Self::map_words(nr_blocks) + nr_blocks
     }
 
-    const fn map_words(nr_blocks: u64) -> usize {
-        nr_blocks.div_ceil(64) as usize
+    const fn map_words(nr_blocks: usize) -> usize {
+        nr_blocks.div_ceil(64)
     }
 
     /// All blocks unknown; `words` are zero, and as many as [`Blocks::words`] says.
-    pub fn new(nr_blocks: u64, words: &'a [AtomicU64], switches: Switches) -> Option<Self> {
+    pub fn new(nr_blocks: usize, words: &'a [AtomicU64], switches: Switches) -> Option<Self> {
         if words.len() != Self::words(nr_blocks) || nr_blocks == 0 {
             return None;
         }
@@ -122,6 +122,7 @@ impl<'a> Blocks<'a> {
         let (absent, rest) = rest.split_at_checked(len)?;
         let (known, rest) = rest.split_at_checked(len)?;
         let (queued, queue) = rest.split_at_checked(len)?;
+        let nr_blocks = nr_blocks as u64;
         Some(Self {
             switches,
             nr_blocks,
@@ -210,8 +211,7 @@ impl<'a> Blocks<'a> {
             let _ = self.aim.fetch_update(Relaxed, Relaxed, raise);
         } else {
             self.hits.fetch_add(1, Relaxed);
-            let less = |reserve: u64| Some(reserve.saturating_sub(1));
-            let _ = self.reserve.fetch_update(Relaxed, Relaxed, less);
+            self.leave_reserve();
         }
         Used {
             populate: is_miss,
@@ -225,13 +225,20 @@ impl<'a> Blocks<'a> {
         while self.reserve.load(Relaxed) < self.aim.load(Relaxed) {
             let block = self.dequeue()?;
             // Those that were used meanwhile are not ours any more.
+            // Counted before it can be taken: `used` subtracts what is here already.
+            self.reserve.fetch_add(1, Relaxed);
             if clear(self.absent, block) {
-                self.reserve.fetch_add(1, Relaxed);
                 self.ahead.fetch_add(1, Relaxed);
                 return Some(block);
             }
+            self.leave_reserve();
         }
         None
+    }
+
+    fn leave_reserve(&self) {
+        let less = |reserve: u64| Some(reserve.saturating_sub(1));
+        let _ = self.reserve.fetch_update(Relaxed, Relaxed, less);
     }
 
     fn is_low(&self) -> bool {
