@@ -11,6 +11,7 @@ use guest_shim::Cpu;
 
 use crate::cpus::{self, ThisCpu};
 use crate::platform::{self, Show};
+use crate::selftest;
 use crate::features::Hook;
 
 /// Writes the text of a file, by its number in glue/debugfs.c.
@@ -20,6 +21,7 @@ pub(crate) fn show(file: u32, to: &mut Show) {
         0 => write_state(to),
         1 => write_params(to),
         2 => write_counters(to),
+        3 => selftest::write(to),
         _ => Ok(()),
     };
 }
