@@ -12,6 +12,7 @@ use guest_shim::Cpu;
 
 use crate::cpus::{self, ThisCpu};
 use crate::platform::{self, Show};
+use crate::selftest;
 use crate::features::Hook;
 use crate::hook_figures;
 
@@ -22,6 +23,7 @@ pub(crate) fn show(file: u32, to: &mut Show) {
         0 => write_state(to),
         1 => write_params(to),
         2 => write_counters(to),
+        3 => selftest::write(to),
         _ => Ok(()),
     };
 }
@@ -68,15 +70,31 @@ struct Copy {
     guest: [u64; 16],
     host: [u64; 16],
     lateness: Lateness,
+    idle: [(&'static str, u64); 9],
 }
 
 impl Copy {
     fn of(cpu: &ThisCpu) -> Self {
-        let lateness = cpu.timer.lateness.clone();
-        let mut copy = Self { guest: [0; 16], host: [0; 16], lateness };
-        copy.guest = *cpu.session.counters().values();
-        cpu.session.cpu().area().read_words(at::HOST_COUNTERS, &mut copy.host);
-        copy
+        let mut host = [0; 16];
+        cpu.session.cpu().area().read_words(at::HOST_COUNTERS, &mut host);
+        let policy = &cpu.idle.policy;
+        let idle = policy.counters();
+        Self {
+            guest: *cpu.session.counters().values(),
+            host,
+            lateness: cpu.timer.lateness.clone(),
+            idle: [
+                ("idle_polls", idle.polls),
+                ("idle_hits", idle.hits),
+                ("idle_halts", idle.halts),
+                ("idle_contended", idle.contended),
+                ("idle_polled_tsc", idle.polled_tsc),
+                ("idle_vain_tsc", idle.vain_tsc),
+                ("idle_halt_cost_tsc", policy.halt_cost_tsc()),
+                ("idle_window_tsc", policy.window_tsc()),
+                ("idle_host_polls", u64::from(cpu.idle.does_host_poll())),
+            ],
+        }
     }
 }
 
@@ -93,6 +111,9 @@ fn write_counters(to: &mut Show) -> fmt::Result {
             writeln!(to, "cpu{cpu} host_{name} {value}")?;
         }
         hook_figures::write_cpu(to, cpu, &copy.lateness)?;
+        for (name, value) in copy.idle {
+            writeln!(to, "cpu{cpu} {name} {value}")?;
+        }
     }
     hook_figures::write_memory(to)
 }

@@ -17,6 +17,7 @@ mod idle;
 mod ipi;
 mod memory;
 mod platform;
+mod selftest;
 mod timer;
 
 use guest_shim::Marker;
@@ -70,6 +71,7 @@ impl kernel::Module for Module {
         let memory = memory::install(&params, &offer);
         let life = Registration::life()?;
         let debugfs = Registration::debugfs()?;
+        selftest::run(&params);
         pr_info!("loaded: host {} offers {:?}; {}\n", offer.version, offer.features, Summary);
         Ok(Self {
             _debugfs: debugfs,

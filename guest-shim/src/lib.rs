@@ -7,6 +7,7 @@
 //! - [`batch`]: calls in batches, synchronous and asynchronous, and lists of ranges;
 //! - [`timer`], [`ipi`]: what is elided, and the stock path when it cannot be;
 //! - [`memory`]: which free memory the host backs; [`lateness`]: how late timers come;
+//! - [`idle`]: whether to poll before a halt;
 //! - [`counters`]: what was done and what was saved, in the area for the host's report.
 //!
 //! One rule holds everywhere (`[LEVEL-1]`): whatever the host does or is not, the guest ends up with
@@ -16,6 +17,7 @@
 
 pub mod batch;
 pub mod counters;
+pub mod idle;
 pub mod ipi;
 pub mod lateness;
 mod marker;
