@@ -21,8 +21,7 @@ pub(crate) fn write_cpu(to: &mut impl Write, cpu: u32, lateness: &Lateness) -> f
 
 /// 2^log2 steps of the time stamp counter, in nanoseconds.
 fn ns(log2: usize) -> u64 {
-    let tsc_khz = u64::from(platform::tsc_khz());
-    ((1_u64 << log2.min(40)) * 1_000_000).checked_div(tsc_khz).unwrap_or(0)
+    ((1_u64 << log2.min(40)) * 1_000).checked_div(platform::tsc_steps_per_us()).unwrap_or(0)
 }
 
 /// The whole machine's memory, in blocks of 2 MiB.

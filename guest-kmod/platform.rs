@@ -125,6 +125,11 @@ pub(crate) fn read_tsc() -> u64 {
     u64::from(high) << 32 | u64::from(low)
 }
 
+/// How many steps the time stamp counter makes in a microsecond, rounded down.
+pub(crate) fn tsc_steps_per_us() -> u64 {
+    (tsc_steps_per_ns_32() * 1_000) >> 32
+}
+
 /// How many steps the time stamp counter makes in a nanosecond, times 2^32.
 pub(crate) fn tsc_steps_per_ns_32() -> u64 {
     (u64::from(coopvirt_glue_tsc_khz()) << 32) / 1_000_000

@@ -15,7 +15,7 @@ use crate::platform::{self, Registration};
 
 /// A deadline that is overdue by more than this, with no interrupt on its way, is lost. A busy host
 /// is late by tens of milliseconds at times; the interface allows ten (`[LEASE-6]`).
-const LOST_AFTER_MS: u64 = 1_000;
+const LOST_AFTER_US: u64 = 1_000_000;
 
 /// What is kept for each CPU.
 pub(crate) struct TimerCpu {
@@ -24,7 +24,7 @@ pub(crate) struct TimerCpu {
 
 impl TimerCpu {
     pub(crate) fn new() -> Self {
-        let lost_after_tsc = u64::from(platform::tsc_khz()) * LOST_AFTER_MS;
+        let lost_after_tsc = platform::tsc_steps_per_us() * LOST_AFTER_US;
         Self { lateness: Lateness::new(lost_after_tsc) }
     }
 }
