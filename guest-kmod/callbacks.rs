@@ -82,7 +82,13 @@ extern "C" fn coopvirt_rs_block_used(block: u64) -> u32 {
     memory::block_used(block)
 }
 
-/// A list of blocks to be backed ahead is made.
+/// A block was backed ahead.
+#[no_mangle]
+extern "C" fn coopvirt_rs_block_backed(block: u64) {
+    memory::block_backed(block);
+}
+
+/// A block is to be backed ahead.
 #[no_mangle]
 extern "C" fn coopvirt_rs_next_ahead(block: &mut u64) -> bool {
     memory::next_ahead().map(|next| *block = next).is_some()

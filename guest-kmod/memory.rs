@@ -57,6 +57,11 @@ pub(crate) fn next_ahead() -> Option<u64> {
     blocks::with(|blocks| blocks.next_ahead()).flatten()
 }
 
+/// That block is backed.
+pub(crate) fn block_backed(block: u64) {
+    let _ = blocks::with(|blocks| blocks.backed(block));
+}
+
 /// Gives a list of ranges back.
 pub(crate) fn release(list_gpa: u64, nr_items: u32) -> Result {
     run(list_gpa, nr_items, &RELEASED, |list| ReleaseArgs::from(list).submission(0))

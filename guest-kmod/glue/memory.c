@@ -67,15 +67,18 @@ static int report(struct page_reporting_dev_info *info, struct scatterlist *entr
 }
 static struct page_reporting_dev_info reporting = { .report = report, .order = COOPVIRT_BLOCK_SHIFT - PAGE_SHIFT };
 
-/* Reason: a callback. Several processors may want it; it runs once at a time. */
+/* Reason: a callback. Runs once at a time. */
 static void populate_ahead(struct work_struct *work)
 {
 	u64 block;
 
-	do {
-		for (ahead->len = 0; ahead->len < MOST_ITEMS && coopvirt_rs_next_ahead(&block);)
-			add(ahead, block << COOPVIRT_BLOCK_SHIFT, COOPVIRT_BLOCK_BYTES);
-	} while (ahead->len && !coopvirt_rs_populate(items_gpa(ahead), ahead->len));
+	while (coopvirt_rs_next_ahead(&block)) {
+		ahead->len = 0;
+		add(ahead, block << COOPVIRT_BLOCK_SHIFT, COOPVIRT_BLOCK_BYTES);
+		if (coopvirt_rs_populate(items_gpa(ahead), ahead->len))
+			break;
+		coopvirt_rs_block_backed(block);
+	}
 }
 static DECLARE_WORK(ahead_work, populate_ahead);
 

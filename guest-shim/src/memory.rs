@@ -219,21 +219,29 @@ impl<'a> Blocks<'a> {
         }
     }
 
-    /// The next block to back ahead of use, until the reserve is full. Called by one thread at a
-    /// time. The block counts as backed: it need not be asked for again.
+    /// The next block to back ahead of use, until the reserve is full; then to be told by
+    /// [`Blocks::backed`]. Called by one thread at a time.
     pub fn next_ahead(&self) -> Option<u64> {
         while self.reserve.load(Relaxed) < self.aim.load(Relaxed) {
             let block = self.dequeue()?;
             // Those that were used meanwhile are not ours any more.
-            // Counted before it can be taken: `used` subtracts what is here already.
-            self.reserve.fetch_add(1, Relaxed);
-            if clear(self.absent, block) {
-                self.ahead.fetch_add(1, Relaxed);
+            if test(self.absent, block) {
                 return Some(block);
             }
-            self.leave_reserve();
         }
         None
+    }
+
+    /// A block of [`Blocks::next_ahead`] is backed. Up to here its use is a miss: whoever takes it
+    /// while the host is still at it asks for it too, and does not touch it page by page.
+    pub fn backed(&self, block: u64) {
+        // Counted before it can be taken: `used` subtracts what is here already.
+        self.reserve.fetch_add(1, Relaxed);
+        if clear(self.absent, block) {
+            self.ahead.fetch_add(1, Relaxed);
+        } else {
+            self.leave_reserve();
+        }
     }
 
     fn leave_reserve(&self) {

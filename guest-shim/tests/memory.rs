@@ -25,7 +25,8 @@ fn free(blocks: &Blocks<'_>, which: impl IntoIterator<Item = u64>) -> Vec<Free> 
 }
 
 fn ahead(blocks: &Blocks<'_>) -> Vec<u64> {
-    std::iter::from_fn(|| blocks.next_ahead()).collect()
+    let next = || blocks.next_ahead().inspect(|&block| blocks.backed(block));
+    std::iter::from_fn(next).collect()
 }
 
 #[test]
@@ -64,6 +65,25 @@ fn use_of_the_reserve_asks_for_nothing_until_half_of_it_is_gone() {
     // In the order in which they were given back.
     assert_eq!(ahead(&blocks), [4, 5, 6]);
     assert_eq!(blocks.used(4), Used::default());
+}
+
+#[test]
+fn a_block_that_is_used_while_it_is_being_backed_is_asked_for() {
+    let words = words();
+    let blocks = blocks(&words, BOTH);
+    free(&blocks, 0..10);
+    for block in 0..3 {
+        blocks.used(block);
+    }
+    let block = blocks.next_ahead().expect("a low reserve");
+    assert!(blocks.used(block).populate);
+    blocks.backed(block);
+    let figures = blocks.figures();
+    assert_eq!((figures.reserve, figures.ahead, figures.misses), (1, 0, 1));
+    let block = blocks.next_ahead().expect("a low reserve");
+    blocks.backed(block);
+    assert!(!blocks.used(block).populate);
+    assert_eq!(blocks.figures().reserve, 1);
 }
 
 #[test]
