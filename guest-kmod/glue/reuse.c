@@ -11,7 +11,6 @@
 #include <linux/io.h>
 #include <linux/irq_work.h>
 #include <linux/mm.h>
-#include <linux/percpu.h>
 #include <linux/slab.h>
 #include <linux/tracepoint.h>
 
