@@ -26,7 +26,6 @@ impl Vcpu {
     fn wait(&mut self, wait: u64, is_timer: bool) -> bool {
         let work_at = self.now + wait;
         let due = if is_timer { work_at } else { NO_TIMER };
-        let mut has_halted = false;
         for _ in 0..3 {
             match self.policy.enter(self.now, due, self.hints) {
                 Plan::Poll { until_tsc } => {
@@ -34,11 +33,10 @@ impl Vcpu {
                     self.now = until_tsc.min(work_at).max(self.now);
                     self.policy.polled(self.now, has_work);
                     if has_work {
-                        return has_halted;
+                        return false;
                     }
                 }
                 Plan::Halt => {
-                    has_halted = true;
                     self.now = work_at.max(self.now) + self.halt_cost;
                     self.policy.halted(self.now, true);
                     return true;
