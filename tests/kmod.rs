@@ -4,12 +4,16 @@
 //! Init loads it before the works and unloads it behind them, and reports what the kernel said
 //! meanwhile (`benches/work/src/module.rs`).
 
+use std::time::Duration;
+
 use coopvirt_tests::lab::MODULE_KERNEL;
 use coopvirt_tests::{Guest, Image, Outcome};
 use serde_json::Value;
 
 /// The error number of a device that is not there.
 const ENODEV: i32 = 19;
+/// Time limit of a guest that does much more than boot.
+const LONG: Duration = Duration::from_secs(300);
 
 fn guest(mode: &str, params: &str) -> Guest {
     Guest::with_kernel(MODULE_KERNEL, Image::Vmlinux)
@@ -115,17 +119,28 @@ fn a_taken_idle_slot_leaves_the_rest() {
 /// Where there is no host for it: refused with a reason, and nothing is left.
 #[test]
 fn other_hosts_are_refused() {
-    for (mode, reason) in [
-        ("kvm", "this machine's hypervisor is not Coopvirt"),
-        ("hvm", "this machine has no hypervisor"),
-    ] {
+    for mode in ["kvm", "hvm"] {
         let outcome = guest(mode, "").works("pipe").run();
         outcome.assert_powered_off();
         assert_eq!(outcome.platform()["module"], format!("refused: {ENODEV}"));
         assert_eq!(outcome.platform()["idle"], "none/menu");
         let record = outcome.record("module");
+        let reason = "not loaded: this machine's hypervisor is not Coopvirt";
         assert!(record["log"].to_string().contains(reason), "{record}");
         assert_eq!(record["text"], "", "files are left: {record}");
         assert_eq!(record["trouble"], serde_json::json!([]));
     }
+}
+
+/// It comes and goes under load, and so does a CPU while it is there; the works still pass.
+#[test]
+fn it_comes_and_goes_under_load() {
+    let cycles = 25;
+    let guest = guest("coop", "").cmdline(&format!("coopvirt.module_cycles={cycles}"));
+    let outcome = guest.works("pipe,sleep").limit(LONG).run();
+    outcome.assert_powered_off();
+    let record = outcome.record("module_cycles");
+    assert_eq!(record["ok"], true, "{record}");
+    assert_eq!(record["cycles"], cycles);
+    modules(&outcome);
 }
