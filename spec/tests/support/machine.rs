@@ -12,7 +12,7 @@ use coopvirt_spec::code::{BrokenReason, SetupStatus, Status};
 use coopvirt_spec::discover::Offer;
 use coopvirt_spec::entry::{Completion, Submission};
 use coopvirt_spec::mem::{AtomicWords, Load, SharedMem};
-use coopvirt_spec::op::{ExperimentalArgs, IpiArgs, LogArgs, Request};
+use coopvirt_spec::op::{Answer, ExperimentalArgs, IpiArgs, LogArgs, Request};
 use coopvirt_spec::page::{self, AreaLayout};
 use coopvirt_spec::range::{walk, Range, RangeList, RangeWork};
 use coopvirt_spec::ring::{HostRing, Taken};
@@ -85,6 +85,7 @@ struct Walker<'a> {
     ram: &'a [AtomicU64],
     areas: Vec<u64>,
     worked: &'a mut Vec<(u64, u64)>,
+    left_bytes: u64,
 }
 
 impl RangeWork for Walker<'_> {
@@ -100,7 +101,11 @@ impl RangeWork for Walker<'_> {
     fn is_allowed(&mut self, gpa: u64, len_bytes: u64) -> bool {
         is_ram(gpa, len_bytes) && !overlaps(&self.areas, gpa, len_bytes)
     }
+    fn allowance(&mut self) -> u64 {
+        self.left_bytes
+    }
     fn work(&mut self, gpa: u64, len_bytes: u64) -> Result<(), Status> {
+        self.left_bytes = self.left_bytes.saturating_sub(len_bytes);
         assert!(
             is_ram(gpa, len_bytes) && len_bytes > 0,
             "work outside memory"
@@ -374,23 +379,16 @@ impl Machine {
     }
 
     fn ranges(&mut self, list: &RangeList, tag: u64) -> Completion {
-        let areas = self.areas();
-        let len_bytes = u64::from(list.nr_items) * 16;
-        let is_reachable =
-            |_| is_ram(list.list_gpa, len_bytes) && !overlaps(&areas, list.list_gpa, len_bytes);
-        match list.check(self.offer.max_list_items).map(is_reachable) {
-            Ok(true) => {}
-            Ok(false) => return Completion::new(tag, Status::BAD_ADDRESS, 0),
-            Err(status) => return Completion::new(tag, status, 0),
-        }
         let max_bytes = u64::from(self.offer.max_step_bytes);
         let before = self.worked.len();
         let mut walker = Walker {
+            areas: self.areas(),
             ram: &self.ram,
-            areas,
             worked: &mut self.worked,
+            left_bytes: max_bytes,
         };
-        let done = walk(list, max_bytes, &mut walker).completion(tag);
+        let done = walk(list, self.offer.max_list_items, &mut walker);
+        let done = Answer::completion(Ok(done), tag);
         let pages: u64 = self.worked[before..].iter().map(|(_, pages)| pages).sum();
         assert!(pages * 4096 <= max_bytes, "more work than a call may cost");
         assert!(
