@@ -15,7 +15,7 @@ use coopvirt_spec::mem::{AtomicWords, Load, SharedMem};
 use coopvirt_spec::op::{Answer, ExperimentalArgs, IpiArgs, LogArgs, Request};
 use coopvirt_spec::page::{self, AreaLayout};
 use coopvirt_spec::range::{walk, Range, RangeList, RangeWork};
-use coopvirt_spec::ring::{HostRing, Taken};
+use coopvirt_spec::ring::HostRing;
 use coopvirt_spec::setup::{Effect, Places, SetupState, VcpuSetup};
 use coopvirt_spec::timer::{self, HostTimer, Look};
 use coopvirt_spec::version::Features;
@@ -310,18 +310,28 @@ impl Machine {
 
     /// One look at a ring, with a budget.
     fn look_at_ring(&mut self, cpu: usize) {
+        let Some(gpa) = self.vcpus[cpu].setup.area_gpa() else {
+            return;
+        };
+        // What serves a call needs the machine, and what drains the ring the memory.
+        let ram = Arc::clone(&self.ram);
+        let first = usize::try_from(gpa / 8).expect("in memory");
+        let mem = AtomicWords(&ram[first..first + 512]);
+        let mut ring = self.vcpus[cpu].ring.clone();
+        let mut turn = ring.turn(&mem);
         for _ in 0..BUDGET {
-            let Some(mem) = self.area(cpu) else {
-                return;
+            let Some(call) = turn.take() else {
+                break;
             };
-            let mut ring = self.vcpus[cpu].ring.clone();
-            let taken = ring.take(&mem);
-            self.vcpus[cpu].ring = ring;
-            match taken {
-                Taken::Submission(call) => self.serve(cpu, &call),
-                Taken::Broken(reason) => return self.is_broken(cpu, reason),
-                Taken::Empty | Taken::Blocked => return,
-            }
+            let done = self.serve(cpu, &call);
+            turn.finish(&call, done);
+        }
+        drop(turn);
+        assert_ne!(ring.broken(), Some(BrokenReason::HOST), "no room was kept");
+        let broken = ring.broken();
+        self.vcpus[cpu].ring = ring;
+        if let Some(reason) = broken {
+            self.is_broken(cpu, reason);
         }
     }
 
@@ -336,18 +346,13 @@ impl Machine {
         }
     }
 
-    fn serve(&mut self, cpu: usize, call: &Submission) {
+    fn serve(&mut self, cpu: usize, call: &Submission) -> Completion {
         self.submissions_taken += 1;
         let features = self.vcpus[cpu].setup.negotiated();
-        let done = match Request::decode(call, features) {
+        match Request::decode(call, features) {
             Ok(request) => self.carry_out(request, call.tag),
             Err(status) => Completion::new(call.tag, status, 0),
-        };
-        let mut ring = self.vcpus[cpu].ring.clone();
-        let mem = self.area(cpu).expect("it was taken from there");
-        ring.finish(&mem, call, done);
-        assert_ne!(ring.broken(), Some(BrokenReason::HOST), "no room was kept");
-        self.vcpus[cpu].ring = ring;
+        }
     }
 
     fn carry_out(&mut self, request: Request, tag: u64) -> Completion {
