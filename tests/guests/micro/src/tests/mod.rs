@@ -4,6 +4,7 @@
 
 mod coop_batch;
 mod coop_hostile;
+mod coop_ipi;
 mod coop_memory;
 mod coop_setup;
 mod coop_sidecore;
