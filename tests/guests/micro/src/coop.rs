@@ -124,6 +124,12 @@ impl Area {
         Self(memory::pages(bytes.div_ceil(PAGE_BYTES)))
     }
 
+    /// The area at this address, for a CPU that is not its owner.
+    pub fn of_another(gpa: u64) -> Self {
+        let bytes = AreaLayout::DEFAULT.area_bytes() as u64;
+        Self(memory::shared(gpa, bytes.div_ceil(PAGE_BYTES)))
+    }
+
     /// Where it is.
     pub fn gpa(&self) -> u64 {
         self.0.start()

@@ -1,7 +1,7 @@
 //! What a guest must not do, while the host looks: words that change under its eyes, areas that go
 //! away, clocks that jump. Each has a defined answer, and the next honest call works.
 
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use coopvirt_spec::code::{BrokenReason, Status};
 use coopvirt_spec::lease;
@@ -34,7 +34,7 @@ fn assert_echo(session: &mut Session<Vcpu>, value: u64) {
 }
 
 guest_test!(
-    "coop_hostile_doorbell_storms",
+    "coop_abuse_doorbell_storms",
     "[BELL-1] [BELL-3] [BELL-4] [TRUST-4]",
     doorbell_storms
 );
@@ -55,7 +55,7 @@ fn doorbell_storms() -> Ran {
 }
 
 guest_test!(
-    "coop_hostile_pages_reused_at_once",
+    "coop_abuse_pages_reused_at_once",
     "[LIFE-2] [LIFE-3] [REG-5] [TRUST-1]",
     pages_reused
 );
@@ -104,7 +104,7 @@ fn pages_reused() -> Ran {
 }
 
 guest_test!(
-    "coop_hostile_completions_never_drained",
+    "coop_abuse_completions_never_drained",
     "[RING-9] [RING-10] [BELL-3] [TRUST-6]",
     never_drained
 );
@@ -154,71 +154,80 @@ fn never_drained() -> Ran {
 }
 
 guest_test!(
-    "coop_hostile_smp_entries_rewritten_while_read",
+    "coop_abuse_smp_entries_rewritten_while_read",
     "[RING-7] [TRUST-2] [TRUST-4] [ORDER-1]",
     rewritten_entries
 );
 /// Another CPU writes the entries of this one's ring all the time.
 fn rewritten_entries() -> Ran {
     require(cpus::count() > 1, "one CPU")?;
-    let mut session = open(Features::RING | Features::SIDECORE)?;
-    let gpa = session.cpu().area_gpa();
-    let is_over = AtomicBool::new(false);
-    let slots = 1024..1024 + 32 * 64;
-    let taken = core::sync::atomic::AtomicU64::new(0);
-    let session_cell = crate::sync::Once::new(&mut session);
-    cpus::on_each(&|cpu| {
-        if cpu == 1 {
-            // What a call begins with: good ones, unknown ones, reserved bits.
-            let words = [0x0001, 0x0002, 0, 0xdead, 1 << 32 | 1, 0x0101, 1 << 20 | 2];
+    let wanted = Features::RING | Features::SIDECORE;
+    let wanted = coop::offer()?.features.intersection(wanted);
+    let (place, is_over) = (AtomicU64::new(0), AtomicBool::new(false));
+    cpus::on_each(&|cpu| match cpu {
+        0 => {
+            let mut session = coop::open(wanted);
+            place.store(session.cpu().area_gpa(), Ordering::Release);
+            for _ in 0..100 {
+                answers_to_anything(&mut session);
+            }
+            is_over.store(true, Ordering::Relaxed);
+            assert_eq!(session.take(), None);
+            session.close();
+        }
+        1 => {
+            tsc::spin_until("an area", || place.load(Ordering::Acquire) != 0);
+            let area = Area::of_another(place.load(Ordering::Acquire));
             let mut turn = 0;
             while !is_over.load(Ordering::Relaxed) {
-                for slot in slots.clone().step_by(64) {
-                    turn += 1;
-                    Area::at(gpa).store_u64(slot, words[turn % words.len()], Store::Relaxed);
-                    Area::at(gpa).store_u64(slot + 16, turn as u64, Store::Relaxed);
-                }
+                turn += 1;
+                rewrite(&area, turn);
             }
         }
-        if cpu != 0 {
-            return;
-        }
-        let session = session_cell.take();
-        for _ in 0..100 {
-            for value in 0..32 {
-                let call = EchoArgs { value }.submission(0);
-                assert!(session.stage(call).is_ok());
-            }
-            let mut answers = 0;
-            while answers < 32 {
-                session.flush(Flush::Now);
-                while let Some(done) = session.take() {
-                    let status = done.status();
-                    let is_answer = [
-                        Status::OK,
-                        Status::UNKNOWN_OPCODE,
-                        Status::NOT_NEGOTIATED,
-                        Status::RESERVED_BITS,
-                    ]
-                    .contains(&status);
-                    assert!(is_answer, "{status}");
-                    answers += 1;
-                }
-            }
-            taken.fetch_add(answers, Ordering::Relaxed);
-        }
-        is_over.store(true, Ordering::Relaxed);
+        _ => {}
     });
-    // One answer each, no more and no less.
-    assert_eq!(taken.into_inner(), 3_200);
-    assert_eq!(session.take(), None);
+    let mut session = coop::open(wanted);
     assert_echo(&mut session, 7);
     session.close();
     Ok(())
 }
 
+/// Writes what calls begin with over all slots: good ones, unknown ones, reserved bits.
+fn rewrite(area: &Area, turn: usize) {
+    let words = [0x0001, 0x0002, 0, 0xdead, 1 << 32 | 1, 0x0101, 1 << 20 | 2];
+    for (number, slot) in (1024..1024 + 32 * 64).step_by(64).enumerate() {
+        let word = words[(turn + number) % words.len()];
+        area.store_u64(slot, word, Store::Relaxed);
+        area.store_u64(slot + 16, number as u64, Store::Relaxed);
+    }
+}
+
+/// One answer for each of 32 calls, no more and no less, whatever has become of them.
+fn answers_to_anything(session: &mut Session<Vcpu>) {
+    for value in 0..32 {
+        let call = EchoArgs { value }.submission(0);
+        assert!(session.stage(call).is_ok());
+    }
+    let end = tsc::now() + tsc::ticks(tsc::LIMIT_US);
+    let mut answers = 0;
+    while answers < 32 {
+        assert!(tsc::now() < end, "{answers} answers");
+        session.flush(Flush::Now);
+        while let Some(done) = session.take() {
+            let known = [
+                Status::OK,
+                Status::UNKNOWN_OPCODE,
+                Status::NOT_NEGOTIATED,
+                Status::RESERVED_BITS,
+            ];
+            assert!(known.contains(&done.status()), "{}", done.status());
+            answers += 1;
+        }
+    }
+}
+
 guest_test!(
-    "coop_hostile_deadlines_rewritten",
+    "coop_abuse_deadlines_rewritten",
     "[TIMER-4] [TIMER-8] [TRUST-4]",
     deadlines_rewritten
 );
@@ -292,7 +301,7 @@ fn listen(area: &Area) {
 }
 
 guest_test!(
-    "coop_hostile_tsc_rewritten",
+    "coop_abuse_tsc_rewritten",
     "[LEASE-7] [TIMER-9] [TIMER-4]",
     tsc_rewritten
 );
@@ -340,7 +349,7 @@ fn tsc_rewritten() -> Ran {
     Ok(())
 }
 
-guest_test!("coop_hostile_last_vector", "[IPI-2]", last_vector);
+guest_test!("coop_abuse_last_vector", "[IPI-2]", last_vector);
 fn last_vector() -> Ran {
     let wanted = Features::RING | Features::IPI;
     coop::require_offer(wanted)?;
