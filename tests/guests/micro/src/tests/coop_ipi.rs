@@ -28,6 +28,7 @@ const CALL: u8 = 0x54;
 const STOCK: u8 = 0x55;
 /// Calls of which figures are given together.
 const BLOCK: u64 = 50;
+const MOST_BLOCKS: u64 = 16;
 const SLICE_US: u64 = 200_000;
 const MAX_SLICES: usize = 64;
 
@@ -113,7 +114,8 @@ guest_test!(
     "[IPI-1] [LEASE-2] [LEASE-3] [LEASE-5] [BELL-2] [BELL-6] [LEVEL-1]",
     to_all_others
 );
-/// Parameters `ipis`: how many to all others, by each way, a multiple of 50; `awake`: 1 keeps the
+/// Parameters `ipis`: how many to all others, by each way, a multiple of 50 (or more, by the ring);
+/// `awake`: 1 keeps the
 /// host awake by other calls.
 fn to_all_others() -> Ran {
     let mut session = sender()?;
@@ -142,8 +144,10 @@ fn to_all_others() -> Ran {
     for _ in 0..100 {
         call(&mut session);
     }
-    let mut totals = [0; 3];
-    for _ in 0..rounds / BLOCK {
+    let is_heard = session.features().contains(Features::SIDECORE);
+    let (mut blocks, mut best, mut totals) = (0, BLOCK, [0; 3]);
+    // On a machine that is busy with other things: until it was left alone for the time of a block.
+    while blocks < rounds / BLOCK || (is_heard && best > BLOCK / 50 && blocks < MOST_BLOCKS) {
         let before = counts(&session);
         marker.phase(WORK_BROADCAST, || {
             for _ in 0..BLOCK {
@@ -155,13 +159,13 @@ fn to_all_others() -> Ran {
         assert_eq!(elided + fallback, BLOCK);
         value("fallback", fallback);
         value("bells", bells);
-        totals = after;
+        (blocks, best, totals) = (blocks + 1, best.min(fallback), after);
     }
     for cpu in 1..cpus::count() {
         // By the stock path none came twice; by the other only what was sent by both.
         assert_eq!(interrupts_of(cpu, STOCK), rounds);
         let received = interrupts_of(cpu, CALL);
-        let most = rounds + 100 + totals[1];
+        let most = blocks * BLOCK + 100 + totals[1];
         assert!(received <= most, "{received} on CPU {cpu}");
     }
     assert_eq!(interrupts_of(0, CALL) + interrupts_of(0, STOCK), 0);
