@@ -15,6 +15,8 @@ const WORK_BROADCAST: u8 = 0xeb;
 const WORK_STOCK: u8 = 0xec;
 const BROADCAST: &str = "coop_ipi_to_all_others";
 const STORM: &str = "coop_ipi_storm";
+/// How long the host promises to look.
+const LEASE: Duration = Duration::from_millis(3);
 /// Calls in a phase of the guest's.
 const BLOCK: u64 = 50;
 /// A slice of the guest's storm, one half of it by the stock path alone.
@@ -32,8 +34,9 @@ fn guest(policy: &str, cpus: u32) -> MicroGuest {
 ///
 /// Whoever receives one ends a halt and writes the end of the interrupt: those exits, and the host's
 /// own interrupts, are not the sender's. Where the machine keeps the polling thread from running
-/// for longer than its lease, the sender takes its stock path, exactly counted; on a busy emulated
-/// machine that can be often, so the bar of one in fifty is for the best of the blocks.
+/// for longer than its lease, the sender takes its stock path, exactly counted. So the bar of one in
+/// fifty is for the best of the blocks, and only on a machine that lets threads run: one on which
+/// seven interrupts by the stock path take two leases' time does not.
 #[test]
 fn to_seven_others() {
     let rounds = 100;
@@ -56,12 +59,17 @@ fn to_seven_others() {
             assert_eq!(causes(counts, "WRMSR 0x830"), 0, "{policy}: {counts:?}");
         }
         eprintln!("{policy}, kept awake {awake}: of {BLOCK} each, stock {fallbacks:?}, {bells:?} doorbells");
+        let stock_call = Duration::from_nanos(found.phase(WORK_STOCK).elapsed_ns / rounds);
+        let is_quiet = stock_call < LEASE * 2;
+        eprintln!("seven by the stock path take {stock_call:?}, quiet machine: {is_quiet}");
         let least = fallbacks.iter().min().copied();
         match (policy, awake) {
             ("off", _) => assert_eq!(least, Some(BLOCK)),
+            ("adaptive", 1) | ("always", _) if is_quiet => {
+                assert!(least <= Some(BLOCK / 50), "{policy}: {fallbacks:?}");
+            }
             // Whether it is awake is its own choice; that it wakes up is the guest's doing.
-            ("adaptive", 0) => assert!(least < Some(BLOCK), "{fallbacks:?}"),
-            _ => assert!(least <= Some(BLOCK / 50), "{policy}: {fallbacks:?}"),
+            _ => assert!(least < Some(BLOCK), "{policy}: {fallbacks:?}"),
         }
     }
 }
@@ -151,11 +159,19 @@ fn frozen_for_long_the_guest_goes_on_at_stock_speed() {
     let frozen = slices.iter().filter(|(elided, ..)| *elided == 0);
     let (with, without): (Vec<_>, Vec<_>) = frozen.map(|slice| (slice.1, slice.2)).unzip();
     assert!(with.len() >= 20, "{} slices without", with.len());
-    let (with, without) = (median(&with), median(&without));
-    eprintln!("by the stock path in 100 ms while frozen: {with}, and by that alone {without}");
-    assert!(with >= without * 3 / 4, "{with} of {without}");
-    let end = storm.elided.len() - 3;
-    let after: u64 = storm.elided[end..].iter().sum();
-    assert!(storm.elided[..3].iter().sum::<u64>() > 0 && after > 0);
+    let [with, without]: [u64; 2] = [with, without].map(|counts| counts.iter().sum());
+    eprintln!("while frozen {with} by the stock path, and {without} by that alone");
+    // Where these are few because the machine is busy, chance is a larger part of them.
+    let is_quiet = median(&stock) >= 100;
+    let least = if is_quiet {
+        without * 3 / 4
+    } else {
+        without / 2
+    };
+    assert!(with >= least, "{with} of {without}");
+    // Frozen while it polled, and polling again.
+    let last = slices.iter().rposition(|(elided, ..)| *elided > 0);
+    let is_back = last.is_some_and(|last| last > slices.len() - 10);
+    assert!(is_back, "last heard in slice {last:?}");
     assert!(storm.found.host_counter("lease_revoked") > 0);
 }
