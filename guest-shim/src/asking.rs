@@ -88,7 +88,7 @@ mod tests {
         assert_eq!(bells(&mut asking, 16_000, 1_000), 1_000);
         // It stops to pay, and later pays again.
         bells(&mut asking, 100_000, 3);
-        bells(&mut asking, 50_000, 100_000);
+        bells(&mut asking, 50_000, 5_000);
         assert_eq!(bells(&mut asking, 160, 100), 10);
     }
 

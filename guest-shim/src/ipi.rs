@@ -22,20 +22,28 @@ impl<C: Cpu> Session<C> {
     /// Sends an interrupt: through the ring while somebody listens, else by the stock path.
     ///
     /// If the lease ends in between, it may arrive twice; vectors for which that matters are not in
-    /// the set of elidable ones and always take the stock path. Where many had to take it, a
-    /// doorbell now and then asks the host to listen.
+    /// the set of elidable ones and always take the stock path.
     pub fn send_ipi(&mut self, ipi: &IpiArgs) {
+        if !self.try_send_ipi(ipi) {
+            self.cpu.send_stock_ipi(ipi);
+        }
+    }
+
+    /// As [`Session::send_ipi`], for a caller that has a stock path of its own: it has to take it if
+    /// this is `false`. Where many had to, a doorbell now and then asks the host to listen.
+    #[must_use = "the stock path has to be taken"]
+    pub fn try_send_ipi(&mut self, ipi: &IpiArgs) -> bool {
         let attempt = self.elide_ipi(ipi);
         if let Attempt::Elided = attempt {
             self.asking.elided();
             self.count(GuestCounter::IpiElided, 1);
-            return;
+            return true;
         }
-        self.cpu.send_stock_ipi(ipi);
         self.count(GuestCounter::IpiFallback, 1);
         if let Attempt::NotHeard = attempt {
             self.ask_to_listen();
         }
+        false
     }
 
     /// Notes that nobody listened, and rings if that is worth it (`[BELL-6]`).
