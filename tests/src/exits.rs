@@ -3,25 +3,13 @@
 use coopvirt::account::model::{Counts, Phase};
 use coopvirt::account::report::ExitReport;
 
-use crate::files::Folder;
 use crate::micro::{MicroGuest, MicroRun};
+use crate::reported::Reported;
 
 /// Runs these tests, which have to pass; with the exit report.
 #[track_caller]
 pub fn run_with_report(guest: MicroGuest, tests: &str) -> (MicroRun, ExitReport) {
-    let folder = Folder::new();
-    let path = folder.path("exits.json");
-    let guest = guest.arguments(["--exits".into(), path.clone()]);
-    let run = guest.run_to_end(tests);
-    run.assert_passed();
-    eprintln!("{}", run.transcript);
-    let text = std::fs::read(path).expect("a report");
-    let report: ExitReport = serde_json::from_slice(&text).expect("the report reads back");
-    for phase in &report.phases {
-        eprintln!("{:#x}: {:?}", phase.work, phase.counts);
-    }
-    eprintln!("{:?}", report.coop);
-    assert_eq!(report.not_traced, None);
+    let Reported { run, report } = Reported::run(guest, tests);
     (run, report)
 }
 
