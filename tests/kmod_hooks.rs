@@ -155,6 +155,23 @@ fn what_is_switched_off_does_nothing() {
     }
 }
 
+/// A timer that is no TSC deadline cannot be a word; the other hooks do not mind.
+#[test]
+fn another_timer_is_refused_and_the_rest_goes_on() {
+    let words = "lapic=notscdeadline";
+    let run = run("timer=1,ipi=1", "pipe", "always", words, &[]);
+    assert_eq!(run.outcome.platform()["clockevent"], "lapic");
+    run.assert_says("timer refused -19");
+    run.assert_says("ipi on");
+    assert_eq!(run.counter("deadline_published"), 0);
+    assert!(run.counter("ipi_elided") + run.counter("ipi_fallback") > 0);
+    let log = run.module("loaded")["log"].to_string();
+    assert!(
+        log.contains("timer is off: a CPU's clock event device"),
+        "{log}"
+    );
+}
+
 /// Free memory is given back; when it is used again the module asks for it in whole blocks. The same without it
 /// shows what that spares.
 #[test]
