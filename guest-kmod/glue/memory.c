@@ -124,6 +124,9 @@ int coopvirt_glue_report_register(void)
 {
 	int result = -ENOMEM;
 
+	/* Such a kernel wants to find its pattern in free pages, and not zeroes. */
+	if (page_poisoning_enabled_static())
+		return -EOPNOTSUPP;
 	to_release = kmalloc(sizeof(*to_release), GFP_KERNEL);
 	to_populate = kmalloc(sizeof(*to_populate), GFP_KERNEL);
 	ahead = kmalloc(sizeof(*ahead), GFP_KERNEL);
