@@ -58,8 +58,19 @@ impl kernel::Module for Module {
         let life = Registration::life()?;
         let debugfs = Registration::debugfs()?;
         selftest::run(&params);
-        pr_info!("loaded: host {} offers {:?}; {}\n", offer.version, offer.features, Summary);
-        Ok(Self { _debugfs: debugfs, _life: life, _idle: idle, _cpus: cpus, marker })
+        pr_info!(
+            "loaded: host {} offers {:?}; {}\n",
+            offer.version,
+            offer.features,
+            Summary
+        );
+        Ok(Self {
+            _debugfs: debugfs,
+            _life: life,
+            _idle: idle,
+            _cpus: cpus,
+            marker,
+        })
     }
 }
 
