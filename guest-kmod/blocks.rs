@@ -55,13 +55,20 @@ impl Hooks {
         let nr_blocks = coopvirt_glue_nr_blocks();
         let len = Blocks::words(nr_blocks as usize);
         let words = coopvirt_glue_words_alloc(len);
-        let mut hooks = Self { words, has_report: false, has_reuse: false };
+        let mut hooks = Self {
+            words,
+            has_report: false,
+            has_reuse: false,
+        };
         let start = NonNull::new(words).ok_or(ENOMEM)?;
         // SAFETY: `len` zeroed words, which live until `drop`; C reads single ones, atomically.
         let all = unsafe { NonNull::slice_from_raw_parts(start, len).as_ref() };
         let blocks = Blocks::new(nr_blocks as usize, all, switches).ok_or(EINVAL)?;
         let watched = blocks.watched().as_ptr();
-        BLOCKS.store(KBox::into_raw(KBox::new(blocks, GFP_KERNEL)?), Ordering::Release);
+        BLOCKS.store(
+            KBox::into_raw(KBox::new(blocks, GFP_KERNEL)?),
+            Ordering::Release,
+        );
         if switches.populate {
             // SAFETY: the map has a bit for each block, and outlives the hook: see `drop`.
             to_result(unsafe { coopvirt_glue_reuse_register(watched, nr_blocks) })?;

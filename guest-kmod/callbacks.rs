@@ -67,7 +67,12 @@ extern "C" fn coopvirt_rs_send_ipi(
     mask_high: u64,
     vector: u8,
 ) -> bool {
-    ipi::send(&IpiArgs { first_apic_id, mask_low, mask_high, vector })
+    ipi::send(&IpiArgs {
+        first_apic_id,
+        mask_low,
+        mask_high,
+        vector,
+    })
 }
 
 /// The kernel offers a free block.

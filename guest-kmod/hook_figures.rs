@@ -13,7 +13,12 @@ use crate::{blocks, platform};
 pub(crate) fn write_cpu(to: &mut impl Write, cpu: u32, lateness: &Lateness) -> fmt::Result {
     writeln!(to, "cpu{cpu} ipi_skipped {}", platform::ipis_skipped(cpu))?;
     writeln!(to, "cpu{cpu} timer_lost {}", lateness.lost())?;
-    for (log2, &count) in lateness.bins().iter().enumerate().filter(|(_, &count)| count > 0) {
+    for (log2, &count) in lateness
+        .bins()
+        .iter()
+        .enumerate()
+        .filter(|(_, &count)| count > 0)
+    {
         writeln!(to, "cpu{cpu} timer_late_below_{}_ns {count}", ns(log2))?;
     }
     Ok(())
@@ -21,7 +26,9 @@ pub(crate) fn write_cpu(to: &mut impl Write, cpu: u32, lateness: &Lateness) -> f
 
 /// 2^log2 steps of the time stamp counter, in nanoseconds.
 fn ns(log2: usize) -> u64 {
-    ((1_u64 << log2.min(40)) * 1_000).checked_div(platform::tsc_steps_per_us()).unwrap_or(0)
+    ((1_u64 << log2.min(40)) * 1_000)
+        .checked_div(platform::tsc_steps_per_us())
+        .unwrap_or(0)
 }
 
 /// The whole machine's memory, in blocks of 2 MiB.
@@ -44,9 +51,11 @@ pub(crate) fn write_memory(to: &mut impl Write) -> fmt::Result {
 }
 
 fn write_lists(to: &mut impl Write, name: &str, counts: &Lists) -> fmt::Result {
-    for (what, value) in
-        [("lists", &counts.lists), ("pieces", &counts.pieces), ("failed", &counts.failed)]
-    {
+    for (what, value) in [
+        ("lists", &counts.lists),
+        ("pieces", &counts.pieces),
+        ("failed", &counts.failed),
+    ] {
         writeln!(to, "memory {name}_{what} {}", value.load(Relaxed))?;
     }
     Ok(())

@@ -17,8 +17,10 @@ const CALL_FUNCTION: u8 = 0xfc;
 const CALL_FUNCTION_SINGLE: u8 = 0xfb;
 
 /// What may be elided.
-pub(crate) const ELIDABLE: VectorSet =
-    VectorSet::new().with(RESCHEDULE).with(CALL_FUNCTION).with(CALL_FUNCTION_SINGLE);
+pub(crate) const ELIDABLE: VectorSet = VectorSet::new()
+    .with(RESCHEDULE)
+    .with(CALL_FUNCTION)
+    .with(CALL_FUNCTION_SINGLE);
 
 /// Whether the host takes this interrupt; the caller has to send it if not.
 pub(crate) fn send(ipi: &IpiArgs) -> bool {
@@ -33,6 +35,8 @@ pub(crate) struct Ipi {
 impl Ipi {
     /// Puts the hooks in. They pay without the host's help too, for targets that poll.
     pub(crate) fn register() -> Result<Self> {
-        Ok(Self { _registration: Registration::ipi()? })
+        Ok(Self {
+            _registration: Registration::ipi()?,
+        })
     }
 }

@@ -23,9 +23,9 @@ mod timer;
 use guest_shim::Marker;
 use kernel::prelude::*;
 
+use blocks::Hooks;
 use cpus::Cpus;
 use features::{Hook, Summary};
-use blocks::Hooks;
 use idle::Idle;
 use ipi::Ipi;
 use platform::{Bare, Registration};
@@ -72,7 +72,12 @@ impl kernel::Module for Module {
         let life = Registration::life()?;
         let debugfs = Registration::debugfs()?;
         selftest::run(&params);
-        pr_info!("loaded: host {} offers {:?}; {}\n", offer.version, offer.features, Summary);
+        pr_info!(
+            "loaded: host {} offers {:?}; {}\n",
+            offer.version,
+            offer.features,
+            Summary
+        );
         Ok(Self {
             _debugfs: debugfs,
             _life: life,

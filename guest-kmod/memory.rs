@@ -30,7 +30,11 @@ pub(crate) struct Lists {
 impl Lists {
     const fn new() -> Self {
         let [lists, pieces, failed] = [const { AtomicU64::new(0) }; 3];
-        Self { lists, pieces, failed }
+        Self {
+            lists,
+            pieces,
+            failed,
+        }
     }
 }
 
@@ -64,12 +68,16 @@ pub(crate) fn block_backed(block: u64) {
 
 /// Gives a list of ranges back.
 pub(crate) fn release(list_gpa: u64, nr_items: u32) -> Result {
-    run(list_gpa, nr_items, &RELEASED, |list| ReleaseArgs::from(list).submission(0))
+    run(list_gpa, nr_items, &RELEASED, |list| {
+        ReleaseArgs::from(list).submission(0)
+    })
 }
 
 /// Has a list of ranges backed.
 pub(crate) fn populate(list_gpa: u64, nr_items: u32) -> Result {
-    run(list_gpa, nr_items, &POPULATED, |list| PopulateArgs::from(list).submission(0))
+    run(list_gpa, nr_items, &POPULATED, |list| {
+        PopulateArgs::from(list).submission(0)
+    })
 }
 
 fn run(
@@ -78,7 +86,12 @@ fn run(
     counts: &Lists,
     call: impl Fn(RangeList) -> Submission,
 ) -> Result {
-    let mut list = RangeList { list_gpa, nr_items, first_item: 0, first_offset: 0 };
+    let mut list = RangeList {
+        list_gpa,
+        nr_items,
+        first_item: 0,
+        first_offset: 0,
+    };
     counts.lists.fetch_add(1, Relaxed);
     loop {
         // Interrupts are off for one piece, an exit; in between we may go to another CPU.

@@ -77,7 +77,13 @@ impl fmt::Display for Line {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let is_ok = HAS_FAILED.load(Ordering::Relaxed) & 1 << self.0 == 0;
         let name = TESTS.get(self.0).map_or("", |(name, _)| name);
-        write!(f, "{} {} {}", if is_ok { "ok" } else { "not ok" }, self.0 + 1, name)
+        write!(
+            f,
+            "{} {} {}",
+            if is_ok { "ok" } else { "not ok" },
+            self.0 + 1,
+            name
+        )
     }
 }
 
@@ -101,7 +107,8 @@ fn batches(cpu: &mut ThisCpu) -> bool {
         return false;
     }
     cpu.session.flush(Flush::Now);
-    let done = core::iter::from_fn(|| cpu.session.take()).filter(|done| done.status() == Status::OK);
+    let done =
+        core::iter::from_fn(|| cpu.session.take()).filter(|done| done.status() == Status::OK);
     done.count() == CALLS as usize && bells(cpu) == before + 1
 }
 

@@ -25,7 +25,9 @@ pub(crate) struct TimerCpu {
 impl TimerCpu {
     pub(crate) fn new() -> Self {
         let lost_after_tsc = platform::tsc_steps_per_us() * LOST_AFTER_US;
-        Self { lateness: Lateness::new(lost_after_tsc) }
+        Self {
+            lateness: Lateness::new(lost_after_tsc),
+        }
     }
 }
 
@@ -53,7 +55,11 @@ pub(crate) fn interrupt() {
 /// sees that it is late. Called where the CPU comes by anyway.
 pub(crate) fn rescue(cpu: &mut ThisCpu) {
     let now_tsc = platform::read_tsc();
-    if cpu.timer.lateness.is_lost(now_tsc, platform::is_timer_pending) {
+    if cpu
+        .timer
+        .lateness
+        .is_lost(now_tsc, platform::is_timer_pending)
+    {
         cpu.session.cpu().write_stock_deadline(now_tsc);
     }
 }
@@ -71,7 +77,9 @@ impl Timer {
             return Err(ENODEV);
         }
         match Registration::timer() {
-            Ok(registration) => Ok(Self { _registration: registration }),
+            Ok(registration) => Ok(Self {
+                _registration: registration,
+            }),
             Err(error) => {
                 if error == EINVAL {
                     pr_warn!("timer is off: the time stamp counter is not to be trusted\n");
