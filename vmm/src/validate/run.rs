@@ -168,6 +168,7 @@ fn config(options: &Options) -> MachineConfig {
         disable_hlt_exits: false,
         console: ConsoleKind::Serial,
         pin: options.pin.clone(),
+        balloon: false,
         pci_config_ports: false,
         debug_exit: true,
     }
