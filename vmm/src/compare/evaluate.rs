@@ -12,11 +12,19 @@ use super::launch::{End, Finished};
 use super::model::{Failure, Identity, Run, Sample, Skipped};
 use super::plan::Cell;
 use super::records::{self, Latency, Records};
+use super::setting::Backing;
 use crate::account::model::{Counts, Phase};
 use crate::account::stats_fd::Snapshot;
+use crate::coop::counters::CoopCounts;
 
 /// Lines of console and of messages that a failure keeps.
 const TAIL_LINES: usize = 12;
+
+/// The exit reason of a fault in the second stage, by vendor.
+const SECOND_STAGE_FAULTS: [&str; 2] = ["NPF", "EPT_VIOLATION"];
+/// So much of what a refill touches the host must have taken back before.
+const MIN_RETURNED_PERCENT: u64 = 90;
+const PAGE_BYTES: u64 = 4096;
 
 /// What is needed of the exit report that our VMM writes; unknown members are ignored.
 #[derive(Debug, Default, Deserialize)]
@@ -26,6 +34,8 @@ struct OwnCounts {
     vcpu_stats: Vec<Snapshot>,
     /// The VMM's own count of `KVM_RUN` returns, by kind.
     userspace_exits: BTreeMap<String, u64>,
+    /// What the host half of the cooperative interface has done.
+    coop: Option<CoopCounts>,
 }
 
 impl OwnCounts {
@@ -75,6 +85,17 @@ pub fn evaluate(cell: &Cell, cpus: u32, attempt: u32, command: Vec<String>, vm: 
             Err(_) => {}
         }
     }
+    let own = own_counts(&vm);
+    if cell.setting.backing == Backing::Returned {
+        let coop = own.as_ref().ok().and_then(|own| own.coop.as_ref());
+        samples.retain(|sample: &Sample| match returned(sample, coop) {
+            Ok(()) => true,
+            Err(problem) => {
+                problems.push(problem);
+                false
+            }
+        });
+    }
     // Figures of a guest that is not what the arm says would be figures of another arm.
     if is_other_arm {
         samples.clear();
@@ -87,7 +108,7 @@ pub fn evaluate(cell: &Cell, cpus: u32, attempt: u32, command: Vec<String>, vm: 
     let skipped = records.skipped.iter();
     Run {
         repetition: cell.repetition,
-        arm: cell.arm.name.into(),
+        arm: cell.arm.name.clone(),
         setting: cell.setting,
         attempt,
         seconds: vm.seconds,
@@ -101,7 +122,9 @@ pub fn evaluate(cell: &Cell, cpus: u32, attempt: u32, command: Vec<String>, vm: 
                 reason: reason.clone(),
             })
             .collect(),
-        identity: identity(cell, &vm),
+        identity: identity(cell, &vm, &own),
+        threads: vm.threads,
+        coop: own.ok().and_then(|own| own.coop),
         lost: vm.trace.lost,
         whole: vm.trace.whole,
     }
@@ -117,7 +140,7 @@ pub fn not_launched(
 ) -> Run {
     Run {
         repetition: cell.repetition,
-        arm: cell.arm.name.into(),
+        arm: cell.arm.name.clone(),
         setting: cell.setting,
         attempt,
         seconds: 0.0,
@@ -133,6 +156,8 @@ pub fn not_launched(
         whole: Counts::default(),
         lost: 0,
         identity: None,
+        threads: Vec::new(),
+        coop: None,
     }
 }
 
@@ -170,6 +195,33 @@ fn sample(work: Work, records: &Records, phase: Option<&Phase>) -> Result<Option
     )))
 }
 
+/// A refill of memory that the host had kept is another work. Without our interface each page that
+/// the host had taken back costs one fault of the second stage; with it the host counts what it took.
+fn returned(sample: &Sample, coop: Option<&CoopCounts>) -> Result<(), String> {
+    if sample.work != Work::Refill.name() {
+        return Ok(());
+    }
+    let (done, what) = match coop {
+        Some(coop) => {
+            let bytes = coop.events.get("released_bytes").copied().unwrap_or(0);
+            (bytes / PAGE_BYTES, "pages were released")
+        }
+        None => {
+            let faults = SECOND_STAGE_FAULTS
+                .iter()
+                .filter_map(|name| sample.counts.by_reason.get(*name));
+            (faults.sum(), "faults of the second stage")
+        }
+    };
+    match done >= sample.ops / 100 * MIN_RETURNED_PERCENT {
+        true => Ok(()),
+        false => Err(format!(
+            "refill: the host had not taken the memory back: {done} {what}, {} pages touched",
+            sample.ops
+        )),
+    }
+}
+
 fn unmarked(work: &str) -> String {
     format!("{work}: its marks were not seen")
 }
@@ -194,28 +246,24 @@ fn phases_by_work(phases: &[Phase]) -> BTreeMap<u8, Phase> {
 }
 
 /// Only our VMM counts by itself.
-fn identity(cell: &Cell, vm: &Finished) -> Option<Identity> {
+fn identity(cell: &Cell, vm: &Finished, own: &Result<OwnCounts, String>) -> Option<Identity> {
     let Vmm::Ours(_) = cell.arm.vmm else {
         return None;
     };
-    let (own, missing) = match vm.exits.as_deref().map(serde_json::from_slice::<OwnCounts>) {
-        Some(Ok(own)) => (own, None),
-        Some(Err(error)) => (
-            OwnCounts::default(),
-            Some(format!("the VMM's exit report is no such: {error}")),
-        ),
-        None => (
-            OwnCounts::default(),
-            Some("the VMM wrote no exit report".into()),
-        ),
-    };
     Some(Identity {
         traced_exits: vm.trace.whole.total,
-        stats_exits: own.exits(),
+        stats_exits: own.as_ref().ok().and_then(OwnCounts::exits),
         traced_userspace: vm.trace.whole.userspace,
-        own_userspace: own.returns(),
-        missing,
+        own_userspace: own.as_ref().ok().and_then(OwnCounts::returns),
+        missing: own.as_ref().err().cloned(),
     })
+}
+
+/// The report of our VMM, or why there is none.
+fn own_counts(vm: &Finished) -> Result<OwnCounts, String> {
+    let bytes = vm.exits.as_deref().ok_or("the VMM wrote no exit report")?;
+    serde_json::from_slice(bytes)
+        .map_err(|error| format!("the VMM's exit report is no such: {error}"))
 }
 
 fn tail(vm: &Finished) -> Vec<String> {
@@ -287,6 +335,7 @@ pub(super) mod tests {
                 whole: counts(2000, 100),
                 ..Trace::default()
             },
+            threads: Vec::new(),
             end: End::Success,
             seconds: 20.0,
         }
@@ -334,6 +383,35 @@ pub(super) mod tests {
         vm.trace.phases.pop();
         let run = run(&[Work::Boot, Work::Pipe], vm);
         assert_eq!(run.failure.unwrap().reason, "pipe: its marks were not seen");
+    }
+
+    #[test]
+    fn a_refill_counts_only_if_the_host_had_taken_the_memory_back() {
+        let refill = |faults: u64| Sample {
+            work: "refill".into(),
+            ops: 1000,
+            elapsed_ns: 1,
+            cpu_ns: 1,
+            latency_ns: None,
+            counts: Counts {
+                by_reason: [("NPF".to_string(), faults)].into(),
+                ..Counts::default()
+            },
+        };
+        assert_eq!(returned(&refill(900), None), Ok(()));
+        let error = returned(&refill(899), None).unwrap_err();
+        assert!(error.ends_with("899 faults of the second stage, 1000 pages touched"));
+        let coop = |pages: u64| CoopCounts {
+            events: [("released_bytes".to_string(), pages * 4096)].into(),
+            ..CoopCounts::default()
+        };
+        assert_eq!(returned(&refill(0), Some(&coop(900))), Ok(()));
+        assert!(returned(&refill(1000), Some(&coop(10))).is_err());
+        let other = Sample {
+            work: "pipe".into(),
+            ..refill(0)
+        };
+        assert_eq!(returned(&other, None), Ok(()));
     }
 
     #[test]

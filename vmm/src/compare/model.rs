@@ -5,10 +5,12 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::args::Console;
+use super::args::{Console, Refill};
+use super::pin::Thread;
 use super::records::{Latency, Platform};
 use super::setting::Setting;
 use crate::account::model::Counts;
+use crate::coop::counters::CoopCounts;
 
 /// Changes when a reader of the JSON file would have to change.
 pub const FORMAT: u32 = 1;
@@ -83,6 +85,12 @@ pub struct Params {
     pub scale: f64,
     /// Seed of order and bootstrap.
     pub seed: u64,
+    /// Seconds of the works that last, if not by the scale.
+    #[serde(default)]
+    pub seconds: Option<u32>,
+    /// What memory `refill` touches again.
+    #[serde(default)]
+    pub refill: Refill,
     /// How threads were pinned, or why not.
     pub pinning: String,
 }
@@ -94,6 +102,12 @@ pub struct ArmNote {
     pub name: String,
     /// What it is.
     pub description: String,
+    /// Whether it is one of those that the best stock arm is looked for among.
+    #[serde(default)]
+    pub is_stock: bool,
+    /// Why it was not run, if so.
+    #[serde(default)]
+    pub gap: Option<String>,
 }
 
 /// One boot of one arm.
@@ -126,6 +140,12 @@ pub struct Run {
     pub lost: u64,
     /// Whether independent counts agree, where there are some.
     pub identity: Option<Identity>,
+    /// Which host CPUs the VMM's threads were bound to.
+    #[serde(default)]
+    pub threads: Vec<Thread>,
+    /// What the host half of the cooperative interface has done, in that mode.
+    #[serde(default)]
+    pub coop: Option<CoopCounts>,
 }
 
 /// Why a run failed.

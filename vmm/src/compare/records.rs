@@ -36,6 +36,8 @@ pub struct Platform {
     pub hypervisor: String,
     /// Online vCPUs.
     pub cpus: u64,
+    /// State of our module: "none", "loaded", or why it is not.
+    pub module: String,
     /// Features of KVM's leaf, in hexadecimal, if the guest sees one.
     pub kvm_features: Option<String>,
     /// What the kernel's log says about paravirtual features.
@@ -151,6 +153,7 @@ impl Records {
                     &mut platform.apic,
                     &mut platform.idle,
                     &mut platform.hypervisor,
+                    &mut platform.module,
                 ] {
                     *text = clean(text);
                 }
