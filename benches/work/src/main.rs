@@ -22,6 +22,7 @@ mod options;
 mod platform;
 mod program;
 mod record;
+mod reported;
 mod runner;
 mod sys;
 mod works;

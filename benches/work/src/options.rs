@@ -19,6 +19,8 @@ As process 1 it takes its settings from the kernel command line (coopvirt.NAME=V
 
   --works LIST        names separated by commas, `all` or `none` (default all)
   --scale F           multiplies operations and durations (default 1.0)
+  --seconds N         what `idle` and `busy` last (default 2, times the scale)
+  --return-wait-s N   `refill` has 256 MiB, and waits so long for the host to take them back first
   --reps N            runs the list N times (default 1)
   --settle-ms N       quiet time before each work (default 300)
   --timeout-s N       time-out of one work (default 60, times the scale if that is above 1)
@@ -98,6 +100,10 @@ pub(crate) struct Options {
     pub(crate) works: Vec<Work>,
     /// Multiplies operations and durations.
     pub(crate) scale: Scale,
+    /// Length of the works that last, if not by the scale.
+    pub(crate) seconds: Option<u64>,
+    /// How long `refill` waits at most for the host to take memory back, if it does.
+    pub(crate) return_wait: Option<Duration>,
     /// How often the list is run.
     pub(crate) reps: u32,
     /// The quiet time before each begin mark.
@@ -121,6 +127,8 @@ impl Default for Options {
         Options {
             works: all_works(),
             scale: Scale(1000),
+            seconds: None,
+            return_wait: None,
             reps: 1,
             settle: Duration::from_millis(300),
             timeout: None,
@@ -196,6 +204,15 @@ impl Options {
                 self.scale = Scale::parse(value).ok_or_else(|| {
                     bad("a number from 0.001 to 1000 with at most three decimals")
                 })?;
+            }
+            "seconds" => {
+                let seconds: u64 = value.parse().map_err(|_| bad("a number of seconds"))?;
+                self.seconds = Some(seconds).filter(|n| (1..=100_000).contains(n));
+                self.seconds.ok_or_else(|| bad("1 to 100000 seconds"))?;
+            }
+            "return_wait_s" => {
+                let seconds: u32 = value.parse().map_err(|_| bad("a number of seconds"))?;
+                self.return_wait = Some(Duration::from_secs(u64::from(seconds)));
             }
             "reps" => {
                 self.reps = value

@@ -101,6 +101,17 @@ impl<'a> Bench<'a> {
         self.options.scale.apply(count)
     }
 
+    /// Whole seconds for a work that lasts.
+    pub(crate) fn seconds(&self, at_scale_1: u64) -> u64 {
+        let scaled = self.options.scale.apply(at_scale_1);
+        self.options.seconds.unwrap_or(scaled)
+    }
+
+    /// How long `refill` waits at most for the host to take memory back; `None` for not at all.
+    pub(crate) fn return_wait(&self) -> Option<Duration> {
+        self.options.return_wait
+    }
+
     /// The CPUs in ascending order.
     pub(crate) fn cpus(&self) -> &[usize] {
         &self.cpus
