@@ -117,7 +117,7 @@ fn load_modules() -> Vec<String> {
     paths.sort();
     let mut notes = Vec::new();
     for path in paths {
-        let loaded = File::open(&path).and_then(|file| boot::load_module(&file));
+        let loaded = File::open(&path).and_then(|file| boot::load_module(&file, ""));
         if let Err(error) = loaded.or_else(ignore_needless) {
             notes.push(format!("cannot load {}: {error}", path.display()));
         }

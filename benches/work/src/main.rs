@@ -18,6 +18,7 @@ mod helper;
 mod init;
 mod latency;
 mod marks;
+mod module;
 mod options;
 mod platform;
 mod program;

@@ -29,6 +29,8 @@ As process 1 it takes its settings from the kernel command line (coopvirt.NAME=V
   --marks on|off      whether to write marks to the port (default on)
   --no-marks          the same as --marks off
   --console NAME      terminal for records, such as hvc0 (process 1 only)
+  --module PARAMS     load /lib/coopvirt/coopvirt.ko with these parameters, separated by commas or
+                      none, before the works, and unload it behind them (default: leave it alone)
   --end HOW           poweroff, reboot, halt, panic, triple, hang or exit (process 1 only)
 
 Exit status: 0 if each work that was not skipped is ok (and not all were skipped), 1 otherwise,
@@ -118,6 +120,8 @@ pub(crate) struct Options {
     pub(crate) has_marks: bool,
     /// The terminal for records, if one is asked for.
     pub(crate) console: Option<String>,
+    /// Parameters of the kernel module, separated by commas, if it is to be loaded.
+    pub(crate) module: Option<String>,
     /// How init ends.
     pub(crate) end: End,
 }
@@ -136,6 +140,7 @@ impl Default for Options {
             disk: PathBuf::from("/dev/vda"),
             has_marks: true,
             console: None,
+            module: None,
             end: End::PowerOff,
         }
     }
@@ -249,6 +254,7 @@ impl Options {
                     .as_ref()
                     .ok_or_else(|| bad("the name of a terminal"))?;
             }
+            "module" => self.module = Some(value.to_string()),
             "end" => self.end = parse_end(value).ok_or_else(|| bad("a way to end"))?,
             _ => return Err(OptionsError::UnknownSetting(name.to_string())),
         }

@@ -45,11 +45,7 @@ impl Platform {
             clocksource: first_line(&cpu.join("clocksource/clocksource0/current_clocksource")),
             clockevent: first_line(&cpu.join("clockevents/clockevent0/current_device")),
             apic: log.as_deref().map_or_else(unknown, apic_driver),
-            idle: format!(
-                "{}/{}",
-                first_line(&cpu.join("cpu/cpuidle/current_driver")),
-                first_line(&cpu.join("cpu/cpuidle/current_governor"))
-            ),
+            idle: idle_driver(),
             hypervisor: log.as_deref().map_or_else(unknown, hypervisor),
             cpus,
             has_x2apic: has_flag(&cpuinfo, "x2apic"),
@@ -61,6 +57,16 @@ impl Platform {
             rng: first_line(Path::new("/sys/class/misc/hw_random/rng_current")),
         }
     }
+}
+
+/// The idle driver and governor, as `driver/governor`.
+pub(crate) fn idle_driver() -> String {
+    let folder = Path::new("/sys/devices/system/cpu/cpuidle");
+    format!(
+        "{}/{}",
+        first_line(&folder.join("current_driver")),
+        first_line(&folder.join("current_governor"))
+    )
 }
 
 /// The driver named last; the kernel says nothing if it stays with the one that it began with.

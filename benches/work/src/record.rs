@@ -7,8 +7,8 @@ use coopvirt_spec::record::PREFIX;
 use coopvirt_spec::work::Work;
 use serde_json::{json, Value};
 
-/// What the guest really runs on.
-pub(crate) fn platform(platform: &Platform) -> String {
+/// What the guest really runs on; `module` is what became of the guest's kernel module.
+pub(crate) fn platform(platform: &Platform, module: &str) -> String {
     line(&json!({
         "type": "platform",
         "kernel": platform.kernel,
@@ -23,7 +23,13 @@ pub(crate) fn platform(platform: &Platform) -> String {
         "kvm_log": platform.kvm_log,
         "memory_kib": platform.memory_kib,
         "rng": platform.rng,
+        "module": module,
     }))
+}
+
+/// What the guest's kernel module did, as `module` puts it.
+pub(crate) fn module(record: &Value) -> String {
+    line(record)
 }
 
 /// What one repetition of a work did. `rep` counts from zero.

@@ -2,6 +2,7 @@
 
 use crate::console::Console;
 use crate::marks::Marks;
+use crate::module::Module;
 use crate::options::Options;
 use crate::platform::Platform;
 use crate::record;
@@ -25,7 +26,12 @@ pub(crate) fn run(
     console: &mut Console,
 ) -> io::Result<Verdict> {
     let cpus = cpu::allowed_cpus()?;
-    console.line(&record::platform(&Platform::read(cpus.len())))?;
+    let module = Module::load(options.module.as_deref());
+    let platform = Platform::read(cpus.len());
+    console.line(&record::platform(&platform, &module.state.text()))?;
+    if let Some(loaded) = module.loaded_record() {
+        console.line(&record::module(&loaded))?;
+    }
     memory::lock_present();
     let mut bench = Bench::new(options, marks, cpus);
     let mut reported = 0u64;
@@ -52,6 +58,13 @@ pub(crate) fn run(
     if reported == 0 && !options.works.is_empty() {
         // Only skips: that is no success, however good each reason is.
         verdict = Verdict::SomeFailed;
+    }
+    // Before the `done` record: a guest that dies of unloading has not succeeded.
+    if let Some((unloaded, is_well)) = module.unload() {
+        console.line(&record::module(&unloaded))?;
+        if !is_well {
+            verdict = Verdict::SomeFailed;
+        }
     }
     console.line(&record::done(reported))?;
     console.drain();

@@ -74,6 +74,14 @@ pub fn evaluate(cell: &Cell, cpus: u32, attempt: u32, command: Vec<String>, vm: 
             .as_ref()
             .is_some_and(|p| p.cpus == u64::from(cpus));
     problems.extend(wrong_platform);
+    for module in &records.modules {
+        if let Some(line) = module.trouble.first() {
+            problems.push(format!("the guest's kernel complained: {line}"));
+        }
+        if module.state.starts_with("stuck") {
+            problems.push(format!("the guest's module is {}", module.state));
+        }
+    }
 
     let phases = phases_by_work(&vm.trace.phases);
     let mut samples = Vec::new();
@@ -125,6 +133,7 @@ pub fn evaluate(cell: &Cell, cpus: u32, attempt: u32, command: Vec<String>, vm: 
         identity: identity(cell, &vm, &own),
         threads: vm.threads,
         coop: own.ok().and_then(|own| own.coop),
+        modules: records.modules.clone(),
         lost: vm.trace.lost,
         whole: vm.trace.whole,
     }
@@ -158,6 +167,7 @@ pub fn not_launched(
         identity: None,
         threads: Vec::new(),
         coop: None,
+        modules: Vec::new(),
     }
 }
 
@@ -383,6 +393,22 @@ pub(super) mod tests {
         vm.trace.phases.pop();
         let run = run(&[Work::Boot, Work::Pipe], vm);
         assert_eq!(run.failure.unwrap().reason, "pipe: its marks were not seen");
+    }
+
+    #[test]
+    fn a_module_that_makes_trouble_or_does_not_go_away_fails_the_run() {
+        let mut vm = finished();
+        let module = concat!(
+            r#"@coopvirt {"type":"module","state":"stuck: 11","trouble":["BUG: x"]}"#,
+            "\n"
+        );
+        vm.console.extend_from_slice(module.as_bytes());
+        let failure = run(&[Work::Boot, Work::Pipe], vm).failure.unwrap();
+        assert_eq!(
+            failure.reason,
+            "the guest's kernel complained: BUG: x; the guest's module is stuck: 11"
+        );
+        assert!(!failure.is_final);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::args::{Console, Refill};
 use super::pin::Thread;
-use super::records::{Latency, Platform};
+use super::records::{Latency, ModuleRecord, Platform};
 use super::setting::Setting;
 use crate::account::model::Counts;
 use crate::coop::counters::CoopCounts;
@@ -146,6 +146,9 @@ pub struct Run {
     /// What the host half of the cooperative interface has done, in that mode.
     #[serde(default)]
     pub coop: Option<CoopCounts>,
+    /// What the guest said of our module, when it had loaded it and when it had unloaded it.
+    #[serde(default)]
+    pub modules: Vec<ModuleRecord>,
 }
 
 /// Why a run failed.

@@ -378,6 +378,7 @@ pub(super) mod tests {
             identity: None,
             threads: Vec::new(),
             coop: None,
+            modules: Vec::new(),
         }
     }
 

@@ -3,7 +3,7 @@
 // UNSAFETY: mount, finit_module, klogctl, tcdrain and reboot have no safe wrappers.
 
 use super::check;
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
@@ -23,10 +23,25 @@ pub(crate) fn mount(kind: &CStr, target: &CStr) -> io::Result<()> {
     Ok(())
 }
 
-/// Loads an uncompressed kernel module, without parameters.
-pub(crate) fn load_module(module: &File) -> io::Result<()> {
+/// Loads an uncompressed kernel module with parameters separated by spaces.
+pub(crate) fn load_module(module: &File, params: &str) -> io::Result<()> {
+    let params = CString::new(params)?;
     // SAFETY: the descriptor is open and the parameter string is terminated.
-    check(unsafe { libc::syscall(libc::SYS_finit_module, module.as_raw_fd(), c"".as_ptr(), 0) })?;
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_finit_module,
+            module.as_raw_fd(),
+            params.as_ptr(),
+            0,
+        )
+    })?;
+    Ok(())
+}
+
+/// Unloads a kernel module that nobody uses.
+pub(crate) fn unload_module(name: &CStr) -> io::Result<()> {
+    // SAFETY: the name is terminated.
+    check(unsafe { libc::syscall(libc::SYS_delete_module, name.as_ptr(), libc::O_NONBLOCK) })?;
     Ok(())
 }
 
