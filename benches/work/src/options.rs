@@ -20,6 +20,8 @@ As process 1 it takes its settings from the kernel command line (coopvirt.NAME=V
   --works LIST        names separated by commas, `all` or `none` (default all)
   --scale F           multiplies operations and durations (default 1.0)
   --seconds N         what `idle` and `busy` last (default 2, times the scale)
+  --first LIST        works to do before the others, such as `cycles`
+  --cycle-params P    parameters of the module in `cycles` (default none)
   --return-wait-s N   `refill` has 256 MiB, and waits so long for the host to take them back first
   --reps N            runs the list N times (default 1)
   --settle-ms N       quiet time before each work (default 300)
@@ -102,6 +104,10 @@ pub(crate) struct Options {
     pub(crate) works: Vec<Work>,
     /// Multiplies operations and durations.
     pub(crate) scale: Scale,
+    /// The works that come before those, once.
+    pub(crate) first: Vec<Work>,
+    /// Parameters of the kernel module, separated by commas, where a work loads it itself.
+    pub(crate) cycle_params: String,
     /// Length of the works that last, if not by the scale.
     pub(crate) seconds: Option<u64>,
     /// How long `refill` waits at most for the host to take memory back, if it does.
@@ -131,6 +137,8 @@ impl Default for Options {
         Options {
             works: all_works(),
             scale: Scale(1000),
+            first: Vec::new(),
+            cycle_params: String::new(),
             seconds: None,
             return_wait: None,
             reps: 1,
@@ -205,6 +213,8 @@ impl Options {
         };
         match name {
             "works" => self.works = parse_works(value).ok_or_else(|| bad("a list of works"))?,
+            "first" => self.first = parse_works(value).ok_or_else(|| bad("a list of works"))?,
+            "cycle_params" => self.cycle_params = value.to_string(),
             "scale" => {
                 self.scale = Scale::parse(value).ok_or_else(|| {
                     bad("a number from 0.001 to 1000 with at most three decimals")

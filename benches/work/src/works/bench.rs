@@ -6,6 +6,7 @@ use crate::options::Options;
 use crate::sys::alarm::Alarm;
 use crate::sys::{cpu, time};
 use coopvirt_spec::work::Work;
+use serde_json::Value;
 use std::io;
 use std::path::Path;
 use std::time::Duration;
@@ -43,6 +44,8 @@ pub(crate) struct Measured {
     pub(crate) check: Result<(), String>,
     /// What a reader has to know beside that.
     pub(crate) note: Option<String>,
+    /// Figures that only this work has.
+    pub(crate) detail: Option<Value>,
 }
 
 impl Measured {
@@ -54,6 +57,7 @@ impl Measured {
             latency: None,
             check: Ok(()),
             note: None,
+            detail: None,
         }
     }
 
@@ -120,6 +124,16 @@ impl<'a> Bench<'a> {
     /// The most threads that `tlb` may spin.
     pub(crate) fn tlb_threads(&self) -> usize {
         self.options.tlb_threads.unwrap_or(usize::MAX)
+    }
+
+    /// Makes a point mark, outside of any phase.
+    pub(crate) fn point(&mut self, work: Work) {
+        self.marks.point(work);
+    }
+
+    /// Parameters of the module where a work loads it itself.
+    pub(crate) fn cycle_params(&self) -> &str {
+        &self.options.cycle_params
     }
 
     /// The disk for the reads.
