@@ -36,6 +36,15 @@ pub(crate) fn with_this<R>(f: impl FnOnce(&mut ThisCpu) -> R) -> Option<R> {
     CPUS.with(f)
 }
 
+/// Calls `f` on every CPU that is online, with what belongs to it.
+pub(crate) fn for_all(f: impl Fn(&mut ThisCpu) + Sync) {
+    platform::with_cpus_locked(|| {
+        platform::call_all(|| {
+            let _ = with_this(&f);
+        });
+    });
+}
+
 /// Opens this CPU's session.
 pub(crate) fn open_this() {
     if IS_ENDING.load(Ordering::Relaxed) {
@@ -44,9 +53,7 @@ pub(crate) fn open_this() {
     let result = with_this(|cpu| {
         let result = cpu.session.open();
         cpu.opened = Some(result);
-        if result.is_ok() {
-            cpu.idle.start(cpu.session.cpu());
-        }
+        cpu.idle.start(cpu.session.cpu());
         result
     });
     if let Some(Err(error)) = result {
@@ -56,16 +63,18 @@ pub(crate) fn open_this() {
 
 /// Closes this CPU's session.
 pub(crate) fn close_this() {
-    let _ = with_this(|cpu| {
-        cpu.idle.stop(cpu.session.cpu());
-        cpu.session.close();
-    });
+    let _ = with_this(close);
+}
+
+fn close(cpu: &mut ThisCpu) {
+    cpu.idle.stop(cpu.session.cpu());
+    cpu.session.close();
 }
 
 /// Closes all sessions for good. The hooks stay, and take the stock path.
 pub(crate) fn shut_down() {
     IS_ENDING.store(true, Ordering::Relaxed);
-    platform::with_cpus_locked(|| platform::call_all(close_this));
+    for_all(close);
 }
 
 /// All sessions, from load to unload.

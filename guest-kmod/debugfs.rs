@@ -65,14 +65,30 @@ fn write_params(to: &mut Show) -> fmt::Result {
 struct Copy {
     guest: [u64; 16],
     host: [u64; 16],
+    idle: [(&'static str, u64); 9],
 }
 
 impl Copy {
     fn of(cpu: &ThisCpu) -> Self {
-        let mut copy = Self { guest: [0; 16], host: [0; 16] };
-        copy.guest = *cpu.session.counters().values();
-        cpu.session.cpu().area().read_words(at::HOST_COUNTERS, &mut copy.host);
-        copy
+        let mut host = [0; 16];
+        cpu.session.cpu().area().read_words(at::HOST_COUNTERS, &mut host);
+        let policy = &cpu.idle.policy;
+        let idle = policy.counters();
+        Self {
+            guest: *cpu.session.counters().values(),
+            host,
+            idle: [
+                ("idle_polls", idle.polls),
+                ("idle_hits", idle.hits),
+                ("idle_halts", idle.halts),
+                ("idle_contended", idle.contended),
+                ("idle_polled_tsc", idle.polled_tsc),
+                ("idle_vain_tsc", idle.vain_tsc),
+                ("idle_halt_cost_tsc", policy.halt_cost_tsc()),
+                ("idle_window_tsc", policy.window_tsc()),
+                ("idle_host_polls", u64::from(cpu.idle.does_host_poll())),
+            ],
+        }
     }
 }
 
@@ -87,6 +103,9 @@ fn write_counters(to: &mut Show) -> fmt::Result {
         }
         for (&(_, name), value) in HOST_COUNTERS.iter().zip(copy.host) {
             writeln!(to, "cpu{cpu} host_{name} {value}")?;
+        }
+        for (name, value) in copy.idle {
+            writeln!(to, "cpu{cpu} {name} {value}")?;
         }
     }
     Ok(())

@@ -119,9 +119,9 @@ pub(crate) fn read_tsc() -> u64 {
     u64::from(high) << 32 | u64::from(low)
 }
 
-/// How many steps the time stamp counter makes in a millisecond.
-pub(crate) fn tsc_khz() -> u32 {
-    coopvirt_glue_tsc_khz()
+/// How many steps the time stamp counter makes in a nanosecond, times 2^32.
+pub(crate) fn tsc_steps_per_ns_32() -> u64 {
+    (u64::from(coopvirt_glue_tsc_khz()) << 32) / 1_000_000
 }
 
 /// The memory of one area: whole pages that the host may write at any time.
@@ -377,18 +377,17 @@ pub(crate) fn call_on<R: Send, F: FnOnce() -> R + Send>(cpu: u32, f: F) -> Optio
     call.result.take()
 }
 
-extern "C" fn run_plain(argument: *mut c_void) {
-    // SAFETY: `call_all` passes a pointer to a function pointer that lives until all calls returned.
-    let f = unsafe { *argument.cast::<fn()>() };
+extern "C" fn run_shared<F: Fn()>(argument: *mut c_void) {
+    // SAFETY: `call_all` passes a function of this type that lives until all calls have returned.
+    let f = unsafe { &*argument.cast::<F>() };
     f();
 }
 
-/// Runs `f` on every online CPU, with interrupts off, and waits.
-pub(crate) fn call_all(f: fn()) {
-    let mut f = f;
-    let argument: *mut fn() = &mut f;
-    // SAFETY: waits for all CPUs, which only read it.
-    unsafe { coopvirt_glue_call_all(run_plain, argument.cast()) };
+/// Runs `f` on every online CPU at once, with interrupts off, and waits.
+pub(crate) fn call_all<F: Fn() + Sync>(f: F) {
+    let argument: *const F = &f;
+    // SAFETY: waits for all CPUs; they only share it, which its type allows.
+    unsafe { coopvirt_glue_call_all(run_shared::<F>, argument.cast_mut().cast()) };
 }
 
 /// No CPU comes or goes while `f` runs.

@@ -6,6 +6,7 @@
 //! - [`session`]: finds the host, negotiates, registers and unregisters one vCPU's area;
 //! - [`batch`]: calls in batches, synchronous and asynchronous, and lists of ranges;
 //! - [`timer`], [`ipi`]: what is elided, and the stock path when it cannot be;
+//! - [`idle`]: whether to poll before a halt;
 //! - [`counters`]: what was done and what was saved, in the area for the host's report.
 //!
 //! One rule holds everywhere (`[LEVEL-1]`): whatever the host does or is not, the guest ends up with
@@ -15,6 +16,7 @@
 
 pub mod batch;
 pub mod counters;
+pub mod idle;
 pub mod ipi;
 mod marker;
 mod platform;
