@@ -32,8 +32,8 @@ pub struct Arm {
     pub cmdline: Vec<String>,
     /// Whether the guest finds no hypervisor it knows and has to be told its TSC's frequency.
     pub needs_tsc_khz: bool,
-    /// Whether the guest loads our module.
-    pub needs_module: bool,
+    /// What the guest does with our module.
+    pub module: Module,
     /// Whether the boot is also measured with the kernel's log on either console.
     pub has_log_boots: bool,
     /// Whether it is run when nobody names arms.
@@ -64,6 +64,17 @@ impl Group {
             _ => None,
         }
     }
+}
+
+/// What a guest does with our module.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Module {
+    /// Nothing.
+    Absent,
+    /// Has it loaded during all works.
+    Loaded,
+    /// Has loaded and unloaded it many times before the works.
+    Cycled,
 }
 
 /// The VMM of an arm and the options that make the arm.
@@ -132,9 +143,9 @@ impl Arm {
             .iter()
             .filter_map(|expect| expect.check(platform).err())
             .collect();
-        let wanted = match self.needs_module {
-            true => LOADED,
-            false => NONE,
+        let wanted = match self.module {
+            Module::Loaded => LOADED,
+            Module::Absent | Module::Cycled => NONE,
         };
         let module = match platform.module.as_str() {
             "" => NONE,

@@ -8,6 +8,7 @@ use coopvirt_spec::work::Work;
 use serde::Deserialize;
 
 use super::arm::Vmm;
+use super::detail::{self, Figures};
 use super::launch::{End, Finished};
 use super::model::{Failure, Identity, Run, Sample, Skipped};
 use super::plan::Cell;
@@ -83,10 +84,27 @@ pub fn evaluate(cell: &Cell, cpus: u32, attempt: u32, command: Vec<String>, vm: 
         }
     }
 
+    // What an arm has its guest do beside the works of the cell is no sample, but it must be well.
+    for (work, record) in &records.works {
+        if !cell.works.contains(work) && !record.ok {
+            let error = record.error.as_deref().unwrap_or("its own check failed");
+            problems.push(format!("{}: {error}", work.name()));
+        }
+    }
+    for (work, reason) in &records.skipped {
+        if !cell.works.contains(work) {
+            problems.push(format!("{}: {reason}", work.name()));
+        }
+    }
     let phases = phases_by_work(&vm.trace.phases);
     let mut samples = Vec::new();
     for &work in &cell.works {
-        match sample(work, &records, phases.get(&work.code())) {
+        let phase = phases.get(&work.code());
+        let sample = sample(work, &records, phase).and_then(|sample| match (work, sample) {
+            (Work::Clock, Some(sample)) => clock(sample, &records, &vm.trace.phases).map(Some),
+            (_, sample) => Ok(sample),
+        });
+        match sample {
             Ok(sample) => samples.extend(sample),
             // A guest that ended early has said so; a list of what it did not reach adds nothing.
             Err(problem) if records.done.is_some() => problems.push(problem),
@@ -197,12 +215,30 @@ fn sample(work: Work, records: &Records, phase: Option<&Phase>) -> Result<Option
     let Some(phase) = phase else {
         return Err(unmarked(name));
     };
-    Ok(Some(of_phase(
-        name,
-        record.ops,
-        record.latency_ns.clone(),
-        phase,
-    )))
+    let sample = of_phase(name, record.ops, record.latency_ns.clone(), phase);
+    Ok(Some(Sample {
+        detail: detail::numbers(record.detail.as_ref()),
+        ..sample
+    }))
+}
+
+/// The clock's marks are points, all of which count from the VM's start.
+fn clock(sample: Sample, records: &Records, phases: &[Phase]) -> Result<Sample, String> {
+    let points: Vec<&Phase> = phases
+        .iter()
+        .filter(|phase| phase.work == Work::Clock.code())
+        .collect();
+    let record = records.works.get(&Work::Clock);
+    let drift = detail::drift(record.and_then(|record| record.detail.as_ref()), &points);
+    let (Some(drift), Some(phase)) = (drift, detail::between(&points)) else {
+        return Err("clock: the guest's marks are not those that the host has seen".into());
+    };
+    let mut detail = sample.detail;
+    detail.extend(drift);
+    Ok(Sample {
+        detail,
+        ..of_phase(&sample.work, sample.ops, None, &phase)
+    })
 }
 
 /// A refill of memory that the host had kept is another work. Without our interface each page that
@@ -243,6 +279,7 @@ fn of_phase(work: &str, ops: u64, latency_ns: Option<Latency>, phase: &Phase) ->
         elapsed_ns: phase.elapsed_ns,
         cpu_ns: phase.cpu_ns,
         latency_ns,
+        detail: Figures::new(),
         counts: phase.counts.clone(),
     }
 }
@@ -412,6 +449,49 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn what_a_guest_did_beside_the_works_must_be_well() {
+        let mut vm = finished();
+        let text = String::from_utf8(vm.console.clone()).unwrap();
+        let cycles = r#"@coopvirt {"type":"work","work":"cycles","ops":9,"ok":false,"error":"x"}"#;
+        let text = text.replace("\"works\":1", "\"works\":2");
+        vm.console = format!("{cycles}\n{text}").into();
+        let run1 = run(&[Work::Boot, Work::Pipe], vm.clone());
+        assert_eq!(run1.failure.unwrap().reason, "cycles: x");
+        assert_eq!(run1.samples.len(), 2);
+        let text = String::from_utf8(vm.console).unwrap();
+        vm.console = text.replace("false", "true").into();
+        assert_eq!(run(&[Work::Boot, Work::Pipe], vm).failure, None);
+    }
+
+    #[test]
+    fn a_clock_is_held_against_the_times_of_its_marks() {
+        let mut vm = finished();
+        let text = String::from_utf8(vm.console.clone()).unwrap();
+        let clock = concat!(
+            r#"@coopvirt {"type":"work","work":"clock","ops":1,"ok":true,"#,
+            r#""detail":{"steps_back":0,"marks":[[0,2000,5],[1000000,1002000,6]]}}"#
+        );
+        let text = text.replace("\"works\":1", "\"works\":2");
+        vm.console = format!("{clock}\n{text}").into();
+        let without_marks = run(&[Work::Pipe, Work::Clock], vm.clone());
+        let reason = without_marks.failure.unwrap().reason;
+        assert_eq!(reason, "clock: its marks were not seen");
+        for elapsed_ns in [5_000_000, 6_007_000] {
+            vm.trace.phases.push(Phase {
+                work: Work::Clock.code(),
+                elapsed_ns,
+                ..Phase::default()
+            });
+        }
+        let run = run(&[Work::Pipe, Work::Clock], vm);
+        assert_eq!(run.failure, None);
+        let clock = &run.samples[1];
+        assert_eq!(clock.elapsed_ns, 1_007_000);
+        assert_eq!(clock.detail["drift_worst_us"], 7.0);
+        assert_eq!(clock.detail["steps_back"], 0.0);
+    }
+
+    #[test]
     fn a_refill_counts_only_if_the_host_had_taken_the_memory_back() {
         let refill = |faults: u64| Sample {
             work: "refill".into(),
@@ -419,6 +499,7 @@ pub(super) mod tests {
             elapsed_ns: 1,
             cpu_ns: 1,
             latency_ns: None,
+            detail: Figures::new(),
             counts: Counts {
                 by_reason: [("NPF".to_string(), faults)].into(),
                 ..Counts::default()

@@ -3,7 +3,7 @@
 //! Called by [`super::session`] before anything starts. A gap is never filled by something else.
 
 use super::args::Choice;
-use super::arm::Arm;
+use super::arm::{Arm, Module};
 
 /// The module's place in the initramfs, as its archive writes names.
 const MODULE: &[u8] = b"lib/coopvirt/coopvirt.ko\0";
@@ -22,7 +22,7 @@ pub fn take(choice: &mut Choice, initrd: &[u8]) -> Vec<Gap> {
     let has_module = has_module(initrd);
     let mut gaps = Vec::new();
     choice.arms.retain(|&arm| {
-        let is_missing = arm.needs_module && !has_module;
+        let is_missing = arm.module != Module::Absent && !has_module;
         if is_missing {
             let reason = "the initramfs holds no lib/coopvirt/coopvirt.ko (an archive that is \
                           not packed; scripts/guest-initrd --module puts it in)";

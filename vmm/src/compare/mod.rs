@@ -12,6 +12,7 @@ pub mod args;
 pub mod arm;
 pub mod child;
 pub mod cmdline;
+pub mod detail;
 pub mod disk;
 pub mod evaluate;
 pub mod gaps;

@@ -6,6 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::args::{Console, Refill};
+use super::detail::Figures;
 use super::pin::Thread;
 use super::records::{Latency, ModuleRecord, Platform};
 use super::setting::Setting;
@@ -175,6 +176,9 @@ pub struct Sample {
     pub cpu_ns: u64,
     /// Latency of an operation as the guest measured it.
     pub latency_ns: Option<Latency>,
+    /// Figures that only this work has.
+    #[serde(default)]
+    pub detail: Figures,
     /// Exits between the marks.
     pub counts: Counts,
 }

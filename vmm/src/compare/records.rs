@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use coopvirt_spec::record;
 use coopvirt_spec::work::Work;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 /// A longer line is no record.
 const MAX_LINE_BYTES: usize = 16 << 10;
@@ -74,6 +75,8 @@ pub struct WorkRecord {
     pub elapsed_ns: u64,
     /// Latency per operation, where it is known.
     pub latency_ns: Option<Latency>,
+    /// Figures that only this work has.
+    pub detail: Option<Value>,
 }
 
 /// What a guest says of our module when it has loaded or unloaded it.

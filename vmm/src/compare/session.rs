@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::{bail, ensure, Context, Result};
 
 use super::args::{Args, Choice};
-use super::arm::{Arm, Group, Vmm};
+use super::arm::{Arm, Group, Module, Vmm};
 use super::child::ChildLauncher;
 use super::cmdline::Amount;
 use super::disk::{self, TempFolder};
@@ -318,7 +318,7 @@ fn run_once(
         memory_bytes: args.memory,
         console: cell.setting.console,
         // The module reports free pages by itself, and the kernel has one reporter at most.
-        has_balloon: is_returned && !cell.arm.needs_module,
+        has_balloon: is_returned && cell.arm.module != Module::Loaded,
         exits_file: setup.exits_file.clone(),
         pinning: setup.pinning,
     };

@@ -103,7 +103,7 @@ fn figures_or_problem<S: Serializer>(
 pub fn groups(report: &Report) -> Vec<Group> {
     let runs: Vec<&Run> = report.counted_runs().collect();
     let mut groups = Vec::new();
-    for work in Work::ALL {
+    for work in Work::every() {
         if !report.params.works.iter().any(|name| name == work.name()) {
             continue;
         }
@@ -338,6 +338,7 @@ pub(super) mod tests {
             elapsed_ns: 7_000_000_000,
             cpu_ns: 1_000_000,
             latency_ns,
+            detail: Default::default(),
             counts: Counts {
                 total: exits,
                 host_tick: 5,

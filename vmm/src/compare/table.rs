@@ -213,6 +213,7 @@ pub fn footer(report: &Report) -> Vec<(&'static str, Vec<String>)> {
         ("arms", arms(report)),
         ("where threads ran (host CPUs)", places(report)),
         ("what the guests found", platforms(report)),
+        ("figures of single works", details(report)),
         ("counts that must agree", identities(report)),
         ("gaps", gaps(report)),
         ("failures", failures(report)),
@@ -319,6 +320,24 @@ fn identities(report: &Report) -> Vec<String> {
     lines
 }
 
+/// What only one work has, run by run.
+fn details(report: &Report) -> Vec<String> {
+    let mut lines = Vec::new();
+    for run in report.counted_runs() {
+        for sample in run
+            .samples
+            .iter()
+            .filter(|sample| !sample.detail.is_empty())
+        {
+            let figures = sample.detail.iter();
+            let figures = figures.map(|(name, value)| format!("{name} {}", number(*value)));
+            let figures = figures.collect::<Vec<_>>().join(", ");
+            lines.push(format!("{}: {}: {figures}", name(run), sample.work));
+        }
+    }
+    lines
+}
+
 /// Arms that could not be run here.
 fn gaps(report: &Report) -> Vec<String> {
     let gap = |arm: &ArmNote| Some(format!("{}: {}", arm.name, arm.gap.as_ref()?));
@@ -391,6 +410,7 @@ mod tests {
         let mut report = report();
         report.host.is_emulated = true;
         report.runs[1].lost = 3;
+        report.runs[1].samples[1].detail = [("worst_ns".to_string(), 1234.0)].into();
         report.runs[1].threads = [("vcpu0", "1"), ("io", "0"), ("signals", "0")]
             .map(|(name, cpus)| Thread {
                 name: name.into(),
@@ -429,6 +449,7 @@ mod tests {
             "hvm (virtio): 1 of 4 repetitions",
             "kvm: 0: io, signals; 1: vcpu0",
             "coop: no module",
+            "kvm (repetition 1, virtio): pipe: worst_ns 1,234",
             "gap: no module",
         ] {
             assert!(text.contains(part), "{part} is not in\n{text}");

@@ -13,6 +13,8 @@ use std::time::Duration;
 
 /// The time-out of one phase, at scale 1 and below; grows with the scale.
 const PHASE_TIMEOUT_SECONDS: u64 = 60;
+/// The same of works that test.
+const TEST_TIMEOUT_SECONDS: u64 = 600;
 
 /// Why a work has no result.
 #[derive(Debug, thiserror::Error)]
@@ -162,7 +164,7 @@ impl<'a> Bench<'a> {
         body: impl FnOnce() -> Result<T, String>,
     ) -> Result<(T, Span), Failure> {
         time::sleep(self.options.settle).map_err(|error| format!("cannot settle: {error}"))?;
-        let _alarm = Alarm::arm(self.timeout());
+        let _alarm = Alarm::arm(self.timeout(work));
         // The clock is read outside the marks, because reading it may cost exits.
         let start = Moment::now();
         let result = self.marks.phase(work, body);
@@ -170,10 +172,12 @@ impl<'a> Bench<'a> {
         Ok((result?, span))
     }
 
-    fn timeout(&self) -> Duration {
-        let seconds = self
-            .scaled(PHASE_TIMEOUT_SECONDS)
-            .max(PHASE_TIMEOUT_SECONDS);
+    fn timeout(&self, work: Work) -> Duration {
+        let at_scale_1 = match Work::TESTS.contains(&work) {
+            true => TEST_TIMEOUT_SECONDS,
+            false => PHASE_TIMEOUT_SECONDS,
+        };
+        let seconds = self.scaled(at_scale_1).max(at_scale_1);
         self.options.timeout.unwrap_or(Duration::from_secs(seconds))
     }
 }

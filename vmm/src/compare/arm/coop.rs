@@ -4,7 +4,7 @@
 //! ablations follow. Features are switched in the guest (the module's parameters); the host offers
 //! all of them in every arm.
 
-use super::{Arm, Expect, Group, Place, Sidecore, Vmm};
+use super::{Arm, Expect, Group, Module, Place, Sidecore, Vmm};
 
 /// The module's features, by the names of its parameters.
 pub(super) const FEATURES: [&str; 5] = ["idle", "timer", "ipi", "populate", "release"];
@@ -57,6 +57,24 @@ pub(super) fn arms() -> Vec<Arm> {
         group: Group::Single,
         ..arm(overcommitted, &FEATURES)
     });
+    for (name, module, words, cmdline) in [
+        ("unloaded", Module::Absent, "never loaded", None),
+        (
+            "cycled",
+            Module::Cycled,
+            "loaded and unloaded under load before the works",
+            Some("coopvirt.first=cycles".to_string()),
+        ),
+    ] {
+        arms.push(Arm {
+            name: name.into(),
+            description: format!("as coop+sidecore, but the module was {words}"),
+            group: Group::Single,
+            cmdline: cmdline.into_iter().collect(),
+            module,
+            ..arm(sidecore("adaptive"), &[])
+        });
+    }
     for (base, policy, _, group) in POLICIES {
         for feature in FEATURES {
             let others: Vec<&str> = FEATURES.into_iter().filter(|f| *f != feature).collect();
@@ -99,7 +117,7 @@ fn arm(sidecore: Sidecore, features: &[&str]) -> Arm {
         sidecore: Some(sidecore),
         cmdline: vec![format!("coopvirt.module={}", parameters(features))],
         needs_tsc_khz: false,
-        needs_module: true,
+        module: Module::Loaded,
         has_log_boots: false,
         is_default: false,
         expect,
@@ -123,7 +141,7 @@ mod tests {
         let of = |group| arms.iter().filter(|arm| arm.group == group).count();
         assert_eq!(of(Group::Coop), 3);
         assert_eq!(of(Group::Ablation), 2 * 2 * FEATURES.len());
-        assert_eq!(of(Group::Single), 1 + 2 * FEATURES.len());
+        assert_eq!(of(Group::Single), 3 + 2 * FEATURES.len());
         let words = |name: &str| {
             let arm = arms.iter().find(|arm| arm.name == name).unwrap();
             arm.cmdline.join(" ")

@@ -2,7 +2,7 @@
 //!
 //! Whoever adds one adds a line to [`TABLE`] and nothing else.
 
-use super::{Arm, Expect, Group, Transport, Vmm};
+use super::{Arm, Expect, Group, Module, Transport, Vmm};
 
 /// A stock arm as the table spells it.
 struct Line {
@@ -113,7 +113,7 @@ pub(super) fn arms() -> Vec<Arm> {
             sidecore: None,
             cmdline: words(line.cmdline),
             needs_tsc_khz: line.needs_tsc_khz,
-            needs_module: false,
+            module: Module::Absent,
             has_log_boots: line.has_log_boots,
             is_default: line.is_default,
             expect: line.expect.to_vec(),
