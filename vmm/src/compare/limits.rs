@@ -75,7 +75,7 @@ pub const OFF_ARM: &str = "coop";
 /// The same with a polling thread.
 pub const ADAPTIVE_ARM: &str = "coop+sidecore";
 
-/// No row may have more exits than the best stock arm.
+/// No work may have more exits than the best stock arm.
 pub const NEVER_MORE_EXITS: f64 = 1.0;
 /// Latency or CPU time above this share of the best stock arm's makes a row a worse one.
 pub const WORSE: f64 = 1.05;
