@@ -23,8 +23,9 @@ const TAIL_LINES: usize = 12;
 
 /// The exit reason of a fault in the second stage, by vendor.
 const SECOND_STAGE_FAULTS: [&str; 2] = ["NPF", "EPT_VIOLATION"];
-/// So much of what a refill touches the host must have taken back before.
-const MIN_RETURNED_PERCENT: u64 = 90;
+/// So much of what a refill touches the host must have taken back before. Linux reports blocks of
+/// 2 MiB and more; what is free in smaller pieces is used first (12 % in a guest of 512 MiB).
+const MIN_RETURNED_PERCENT: u64 = 80;
 const PAGE_BYTES: u64 = 4096;
 
 /// What is needed of the exit report that our VMM writes; unknown members are ignored.
@@ -505,14 +506,14 @@ pub(super) mod tests {
                 ..Counts::default()
             },
         };
-        assert_eq!(returned(&refill(900), None), Ok(()));
-        let error = returned(&refill(899), None).unwrap_err();
-        assert!(error.ends_with("899 faults of the second stage, 1000 pages touched"));
+        assert_eq!(returned(&refill(800), None), Ok(()));
+        let error = returned(&refill(799), None).unwrap_err();
+        assert!(error.ends_with("799 faults of the second stage, 1000 pages touched"));
         let coop = |pages: u64| CoopCounts {
             events: [("released_bytes".to_string(), pages * 4096)].into(),
             ..CoopCounts::default()
         };
-        assert_eq!(returned(&refill(0), Some(&coop(900))), Ok(()));
+        assert_eq!(returned(&refill(0), Some(&coop(800))), Ok(()));
         assert!(returned(&refill(1000), Some(&coop(10))).is_err());
         let other = Sample {
             work: "pipe".into(),

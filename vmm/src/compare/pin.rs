@@ -123,6 +123,8 @@ pub fn threads(pid: u32) -> Vec<Thread> {
         let status = entry.and_then(|entry| fs::read_to_string(entry.path().join("status")));
         threads.extend(status.ok().as_deref().and_then(thread_of));
     }
+    // KVM's own, in every VMM, wherever it was made; it sleeps for hours.
+    threads.retain(|thread| !thread.name.starts_with("kvm-nx-lpage"));
     threads.sort_by(|a, b| (&a.name, &a.cpus).cmp(&(&b.name, &b.cpus)));
     threads.dedup();
     threads
