@@ -232,9 +232,10 @@ fn gain(groups: &[Group], work: Work, arm: &str) -> Option<f64> {
     Some(gain.min(limits::MEAN_CAP))
 }
 
-/// All that is measured between marks; a boot is over before the module is there.
+/// All that measures; a boot is over before the module is there.
 fn works(groups: &[Group]) -> impl Iterator<Item = &Group> {
-    groups.iter().filter(|group| group.work != Work::Boot)
+    let measures = |work| work != Work::Boot && Work::ALL.contains(&work);
+    groups.iter().filter(move |group| measures(group.work))
 }
 
 fn figures_of<'a>(
