@@ -14,6 +14,7 @@ use coopvirt_spec::ring::GuestRing;
 use coopvirt_spec::setup::{AreaRequest, SetupState, AREA_OFFSET, FEATURES_OFFSET, STATUS_OFFSET};
 use coopvirt_spec::version::Features;
 
+use crate::asking::Asking;
 use crate::counters::Counters;
 use crate::platform::Cpu;
 
@@ -106,6 +107,7 @@ pub struct Session<C> {
     /// The deadline that is wanted, zero if none.
     pub(crate) deadline_tsc: u64,
     pub(crate) next_tag: u64,
+    pub(crate) asking: Asking,
 }
 
 impl<C: Cpu> Session<C> {
@@ -118,6 +120,7 @@ impl<C: Cpu> Session<C> {
             counters: Counters::new(),
             deadline_tsc: 0,
             next_tag: 1,
+            asking: Asking::new(),
         }
     }
 
