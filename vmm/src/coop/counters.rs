@@ -47,6 +47,16 @@ events! {
     Naps = "naps",
     /// Wake-ups by the timer for armed deadlines.
     TimerWakes = "timer_wakes",
+    /// Predicted deadlines that were published without a stock write, and served.
+    PredictedHit = "predicted_hit",
+    /// Looks at a predicted time that came before any deadline.
+    PredictedEarly = "predicted_early",
+    /// Predictions before which the guest made a stock write.
+    PredictedMissed = "predicted_missed",
+    /// Times that the polling thread made no turn for longer than a lease.
+    Gaps = "gaps",
+    /// How long these turns came late beyond the lease, in microseconds altogether.
+    GapMicros = "gap_us",
     /// Bytes populated.
     PopulatedBytes = "populated_bytes",
     /// Bytes whose second-stage mapping KVM has made ahead.

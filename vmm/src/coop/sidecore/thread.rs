@@ -159,24 +159,16 @@ impl<'a> Poller<'a> {
                 self.coop.shared.totals.event(Event::LastLookHits, 1);
                 continue;
             }
-            let nap = self.nap(last.is_work);
+            let nap = self.nap();
             self.sleep(last.next_host_tsc, nap);
         }
     }
 
-    /// How long to sleep at most; as long as nobody comes, if there is nothing to come for.
-    ///
-    /// Without polling, whoever has just been served a deadline will soon publish the next one: a
-    /// short nap, for whose end the thread is armed, spares that one its stock write.
-    fn nap(&mut self, was_work: bool) -> Option<Duration> {
-        if !self.any(|served| served.can_lease() || served.can_time()) {
-            return None;
-        }
-        if was_work {
-            self.window.worked(Duration::ZERO);
-            return Some(self.window.polling());
-        }
-        Some(self.window.nap())
+    /// How long to sleep at most; as long as nobody comes, if there is no lease to give: deadlines
+    /// have alarms of their own, and a guest that misses them rings (`[TIMER-11]`).
+    fn nap(&mut self) -> Option<Duration> {
+        let may_poll = self.coop.options.sidecore.policy != SidecorePolicy::Off;
+        (may_poll && self.any(Served::can_lease)).then(|| self.window.nap())
     }
 
     /// Looks at all areas under leases until there was no work for a window.
@@ -188,12 +180,14 @@ impl<'a> Poller<'a> {
         self.pulse.start();
         self.coop.tell_worker(Message::Watch);
         let mut last_work = Instant::now();
-        let mut turns = 0;
+        let (mut last_turn, mut turns) = (last_work, 0);
         while !self.stop.load(Ordering::Acquire) {
             self.pulse.beat();
             turns += 1;
             let pass = self.turn();
             let now = Instant::now();
+            self.note_gap(now.saturating_duration_since(last_turn));
+            last_turn = now;
             let idle = now.saturating_duration_since(last_work);
             if pass.is_work {
                 self.window.worked(idle);
@@ -205,6 +199,18 @@ impl<'a> Poller<'a> {
             }
         }
         self.coop.shared.totals.event(Event::PollTurns, turns);
+    }
+
+    /// A thread that was not let run for a lease's time has kept guests waiting, or sent them to their
+    /// stock path.
+    fn note_gap(&self, between: Duration) {
+        let beyond = between.saturating_sub(LEASE);
+        if !beyond.is_zero() {
+            let totals = &self.coop.shared.totals;
+            totals.event(Event::Gaps, 1);
+            let micros = u64::try_from(beyond.as_micros()).unwrap_or(u64::MAX);
+            totals.event(Event::GapMicros, micros);
+        }
     }
 
     fn turn(&self) -> Pass {
@@ -227,13 +233,16 @@ impl<'a> Poller<'a> {
         pass
     }
 
-    /// Ends all leases, each with a last look (`[LEASE-4]`). Here it waits for others, but by then
-    /// it serves nobody any more.
+    /// Ends all leases, each with a last look (`[LEASE-4]`), and promises the next ones. Here it
+    /// waits for others, but by then it serves nobody any more.
     fn retire(&self) -> Pass {
         let mut pass = Pass::default();
         for (vcpu, station) in (0..).zip(&self.coop.stations) {
             let found = match station.seat.lock().as_mut() {
-                Some(served) => served.retire(&self.coop.shared),
+                Some(served) => {
+                    served.set_wake_up(self.window.wake_up());
+                    served.retire(&self.coop.shared)
+                }
                 None => continue,
             };
             if found.taken > 0 && found.has_deferred {
@@ -262,8 +271,8 @@ impl<'a> Poller<'a> {
             // Cannot fail for a valid time; without a timer there is no sleep.
             return;
         };
-        // Only now that the timer is set (`[TIMER-6]`). The end of a nap is a promise as well.
-        if let Some(alarm) = alarm {
+        // The end of a nap is a promise as well, for whom there is none.
+        if let Some(alarm) = alarm.filter(|alarm| alarm.wake == Wake::Nap) {
             for station in &self.coop.stations {
                 if let Some(served) = station.seat.lock().as_mut() {
                     served.arm(alarm.host_tsc);

@@ -58,6 +58,11 @@ impl Window {
         self.nap
     }
 
+    /// How long a wake-up takes.
+    pub(super) fn wake_up(&self) -> Duration {
+        self.wake_up
+    }
+
     /// A timer came so late: that is what a wake-up costs here.
     pub(super) fn measured(&mut self, late: Duration) {
         // One long preemption must not make an hour of it.

@@ -7,6 +7,7 @@ mod coop_hostile;
 mod coop_memory;
 mod coop_setup;
 mod coop_sidecore;
+mod coop_timer;
 mod cpuid;
 mod end;
 mod experiments;
