@@ -57,6 +57,10 @@ events! {
     Gaps = "gaps",
     /// How long these turns came late beyond the lease, in microseconds altogether.
     GapMicros = "gap_us",
+    /// Looks that found a vCPU polling in its idle loop where the look before had not.
+    IdlePolls = "idle_polls",
+    /// The same for a vCPU about to halt.
+    IdleHalts = "idle_halts",
     /// Bytes populated.
     PopulatedBytes = "populated_bytes",
     /// Bytes whose second-stage mapping KVM has made ahead.

@@ -1,5 +1,6 @@
 //! The interface of one machine: set-up registers and doorbells, as vCPU threads call them.
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -18,7 +19,7 @@ use super::effects::Effects;
 use super::pages;
 use super::seat::{Found, Seat, Served, Timing};
 use super::serve::{Prefault, Server, Shared};
-use super::sidecore::Message;
+use super::sidecore::{own_task, Message};
 use super::CoopOptions;
 use crate::kvm::tsc::MSR_TSC;
 use crate::mem::GuestRam;
@@ -37,6 +38,8 @@ pub(super) struct Station {
     pub(super) seat: Seat,
     /// Held by the worker while it carries out one of this vCPU's calls outside the seat's lock.
     pub(super) in_hand: Mutex<()>,
+    /// The vCPU thread's folder in /proc, from its first registration on.
+    pub(super) thread: OnceLock<String>,
 }
 
 /// The host half of a machine.
@@ -62,6 +65,7 @@ impl Coop {
             setup: Mutex::new(VcpuSetup::new(options.offered(), AreaLayout::DEFAULT)),
             seat: Seat::default(),
             in_hand: Mutex::new(()),
+            thread: OnceLock::new(),
         };
         Ok(Self {
             shared: Shared {
@@ -69,6 +73,7 @@ impl Coop {
                 nr_vcpus,
                 areas: Areas::default(),
                 totals: Totals::default(),
+                io_in_flight: AtomicU32::new(0),
                 effects,
             },
             stations: (0..nr_vcpus).map(station).collect(),
@@ -146,6 +151,32 @@ impl Coop {
         let _ = self.wake.write(1);
     }
 
+    /// A device has taken a request.
+    pub fn io_begins(&self) {
+        self.shared.io_in_flight.fetch_add(1, Ordering::Relaxed);
+        self.hint_io();
+    }
+
+    /// A device is about to answer a request.
+    pub fn io_ends(&self) {
+        self.shared.io_in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.hint_io();
+    }
+
+    /// Who holds a seat meanwhile sees to it when it looks next; a hint may be stale.
+    fn hint_io(&self) {
+        for station in &self.stations {
+            if let Some(served) = station
+                .seat
+                .try_lock()
+                .as_mut()
+                .and_then(|seat| seat.as_mut())
+            {
+                served.hint_io(&self.shared);
+            }
+        }
+    }
+
     /// All counters; those of areas that are still registered are read now.
     pub fn counts(&self) -> CoopCounts {
         for station in &self.stations {
@@ -189,6 +220,12 @@ impl Coop {
         let timing = self.timing(own);
         *station.seat.lock() = Some(Served::new(vcpu, area, features, timing));
         self.shared.totals.event(Event::Registered, 1);
+        if features.contains(Features::HINTS) {
+            if let Some(task) = own_task() {
+                let _ = station.thread.set(task);
+            }
+            self.tell_worker(Message::Hints);
+        }
         // A thread that sleeps has not looked at this area yet.
         self.ring_async();
         Ok(())

@@ -110,7 +110,7 @@ impl Prediction {
     fn guess(&self, now_tsc: u64, wake_up: u64, published: Option<u64>) -> Option<u64> {
         // The first promise may lie as close as can be: whatever the guest publishes is behind it.
         let soonest_tsc = now_tsc.saturating_add(match self.promises {
-            0 => wake_up / 2,
+            0 => wake_up / 4,
             _ => wake_up.saturating_mul(2),
         });
         let Some(deadline_tsc) = published else {

@@ -6,6 +6,7 @@
 //! under the lock is all that unregistering needs (`[LIFE-2]`).
 
 use std::collections::VecDeque;
+use std::sync::atomic::Ordering;
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
@@ -29,6 +30,9 @@ use super::serve::{carry_out, Context, Outcome, Server, Shared};
 
 /// Deadlines served later than this are counted as late.
 const LATE: Duration = Duration::from_millis(1);
+/// Values of the idle word (`[PAGE-5]`).
+const IDLE_POLLS: u32 = 1;
+const IDLE_HALTS: u32 = 2;
 
 /// What time means to an area: only with it can a lease be given or a deadline be served.
 #[derive(Clone, Copy, Debug)]
@@ -48,6 +52,9 @@ pub struct Served {
     prediction: Prediction,
     /// Whether a lease was given and not ended.
     is_leased: bool,
+    /// What the guest was told last of requests in flight, and what it said last of its vCPU.
+    io_told: u32,
+    idle_seen: u32,
     /// How long the thread that serves deadlines takes to wake up.
     wake_up: Duration,
     counts: [u64; HOST_COUNTERS.len()],
@@ -92,6 +99,8 @@ impl Served {
             timing,
             prediction: Prediction::default(),
             is_leased: false,
+            io_told: 0,
+            idle_seen: 0,
             wake_up: Duration::ZERO,
             counts: [0; HOST_COUNTERS.len()],
             log: LogLimit::new(Instant::now()),
@@ -277,6 +286,43 @@ impl Served {
         }
     }
 
+    /// Tells the guest how many requests devices have in hand, if that has changed.
+    pub fn hint_io(&mut self, shared: &Shared) {
+        let now = shared.io_in_flight.load(Ordering::Relaxed);
+        if now == self.io_told || !self.features.contains(Features::HINTS) {
+            return;
+        }
+        if self.broken().is_none() {
+            self.area.store_u32(at::IO_IN_FLIGHT, now, Store::Relaxed);
+            self.io_told = now;
+        }
+    }
+
+    /// Looks at what the guest says that its vCPU does (`[PAGE-5]`).
+    fn look_at_idle(&mut self, shared: &Shared) {
+        if !self.features.contains(Features::IDLE) {
+            return;
+        }
+        let idle = self.area.load_u32(at::IDLE, Load::Relaxed);
+        if idle == self.idle_seen {
+            return;
+        }
+        self.idle_seen = idle;
+        match idle {
+            IDLE_POLLS => shared.totals.event(Event::IdlePolls, 1),
+            IDLE_HALTS => shared.totals.event(Event::IdleHalts, 1),
+            _ => {}
+        }
+    }
+
+    /// Tells the guest how contended its CPU is, in parts per thousand.
+    pub fn hint_contention(&mut self, permille: u32) {
+        if self.features.contains(Features::HINTS) && self.broken().is_none() {
+            self.area
+                .store_u32(at::CONTENTION, permille, Store::Relaxed);
+        }
+    }
+
     /// The guest's TSC was rewritten (`[TIMER-9]`): the lease is over, deadlines are read anew.
     pub fn reclock(&mut self, shared: &Shared, timing: Option<Timing>) -> Found {
         self.timing = timing;
@@ -296,6 +342,8 @@ impl Served {
     }
 
     fn look_at_ring(&mut self, shared: &Shared) -> Found {
+        self.hint_io(shared);
+        self.look_at_idle(shared);
         let mut found = Found::default();
         // Without `SIDECORE` only the vCPU's own doorbell drains its ring (`[BELL-1]`).
         if self.features.contains(Features::SIDECORE) {

@@ -4,12 +4,14 @@
 //! soon ([`thread`]). [`window`] decides how long it polls without work and how long it sleeps. The
 //! [`worker`] carries out calls that may take long, and takes over if the polling thread is late.
 
+mod hints;
 #[cfg(test)]
 mod tests;
 mod thread;
 mod window;
 mod worker;
 
+pub(super) use hints::own_task;
 pub use thread::Sidecore;
 pub(super) use worker::Message;
 

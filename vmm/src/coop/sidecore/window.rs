@@ -5,12 +5,15 @@
 //! costs more than it saves.
 //!
 //! Sleeping guests ring the doorbell for calls, but not for what they can do by their stock path.
-//! So a sleeping thread also wakes by itself now and then and polls for one window: a *nap*.
+//! So a sleeping thread also wakes by itself now and then and polls for one window: a *nap*. How long
+//! it lasts follows from what it costs.
 
 use std::time::Duration;
 
-const SHORTEST_NAP: Duration = Duration::from_millis(4);
-const LONGEST_NAP: Duration = Duration::from_millis(128);
+/// A nap lasts from so many times of what a wake-up and the shortest window take ...
+const SHORTEST_NAP: u32 = 64;
+/// ... to so many: without work they take a thousandth of a CPU.
+const LONGEST_NAP: u32 = 1024;
 /// A window is from this many wake-up times ...
 const FEWEST: u32 = 2;
 /// ... to this many.
@@ -32,7 +35,8 @@ pub(super) enum Wake {
 pub(super) struct Window {
     wake_up: Duration,
     window: Duration,
-    nap: Duration,
+    /// In wake-ups with their shortest windows.
+    nap: u32,
     is_probe: bool,
 }
 
@@ -55,7 +59,7 @@ impl Window {
 
     /// How long to sleep at most.
     pub(super) fn nap(&self) -> Duration {
-        self.nap
+        self.wake_up * (1 + FEWEST) * self.nap
     }
 
     /// How long a wake-up takes.
@@ -120,7 +124,8 @@ mod tests {
         for _ in 0..20 {
             window.slept(window.nap(), Wake::Nap);
         }
-        assert_eq!(window.nap(), LONGEST_NAP);
+        let cost = window.polling() + window.wake_up;
+        assert_eq!(window.nap(), cost * LONGEST_NAP);
         assert_eq!(window.polling(), window.wake_up * FEWEST);
     }
 
@@ -135,10 +140,10 @@ mod tests {
             window.slept(window.polling() * 10, Wake::Bell);
         }
         assert_eq!(window.polling(), window.wake_up * FEWEST);
-        window.slept(SHORTEST_NAP, Wake::Nap);
+        window.slept(window.nap(), Wake::Nap);
         window.worked(MICRO);
         assert!(window.polling() > window.wake_up * FEWEST);
-        assert_eq!(window.nap(), SHORTEST_NAP);
+        assert_eq!(window.nap, SHORTEST_NAP);
     }
 
     #[test]
