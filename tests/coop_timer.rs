@@ -96,7 +96,8 @@ impl Run {
         let events = coop.events.iter().filter(|(_, count)| **count > 0);
         eprintln!("  events {:?}", events.collect::<Vec<_>>());
         eprintln!("  late, below us {:?}", coop.late_below_us);
-        eprintln!("  CPU time, ns {:?}", coop.thread_cpu_ns);
+        let (cpu, wait) = (&coop.thread_cpu_ns, &coop.thread_wait_ns);
+        eprintln!("  CPU time, ns {cpu:?}, waited for a CPU {wait:?}");
     }
 
     /// None lost, and none early but for what a stock write explains (`[TIMER-8]`).

@@ -49,7 +49,8 @@ pub struct Coop {
     pub(super) options: CoopOptions,
     pub(super) wake: EventFd,
     pub(super) worker: OnceLock<Sender<Message>>,
-    pub(super) thread_cpu: Mutex<Vec<(&'static str, u64)>>,
+    /// Name, CPU time and time spent waiting for a CPU of each thread that has ended.
+    pub(super) thread_times: Mutex<Vec<(&'static str, [u64; 2])>>,
     no_timing: OnceLock<String>,
 }
 
@@ -80,7 +81,7 @@ impl Coop {
             options,
             wake: EventFd::new(libc::EFD_NONBLOCK)?,
             worker: OnceLock::new(),
-            thread_cpu: Mutex::default(),
+            thread_times: Mutex::default(),
             no_timing: OnceLock::new(),
         })
     }
@@ -184,9 +185,15 @@ impl Coop {
                 served.collect(&self.shared);
             }
         }
-        let cpu = lock(&self.thread_cpu);
+        let times = lock(&self.thread_times);
+        let nanos = |which: usize| {
+            let each = times.iter();
+            each.map(|(name, times)| ((*name).into(), times[which]))
+                .collect()
+        };
         CoopCounts {
-            thread_cpu_ns: cpu.iter().map(|(name, ns)| ((*name).into(), *ns)).collect(),
+            thread_cpu_ns: nanos(0),
+            thread_wait_ns: nanos(1),
             no_timing: self.no_timing.get().cloned(),
             ..self.shared.totals.snapshot()
         }

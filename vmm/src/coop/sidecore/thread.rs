@@ -104,11 +104,12 @@ fn start(
         })
 }
 
-/// Notes the calling thread's CPU time, the first number of its `schedstat`.
+/// Notes the calling thread's CPU time and run delay, the first numbers of its `schedstat`.
 fn account(coop: &Coop, name: &'static str) {
     let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
-    let nanos = text.split_whitespace().next().and_then(|n| n.parse().ok());
-    lock(&coop.thread_cpu).push((name, nanos.unwrap_or(0)));
+    let mut numbers = text.split_whitespace().map(|n| n.parse().unwrap_or(0));
+    let times = [(); 2].map(|()| numbers.next().unwrap_or(0));
+    lock(&coop.thread_times).push((name, times));
 }
 
 struct Poller<'a> {
@@ -207,9 +208,10 @@ impl<'a> Poller<'a> {
         let beyond = between.saturating_sub(LEASE);
         if !beyond.is_zero() {
             let totals = &self.coop.shared.totals;
+            let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
             totals.event(Event::Gaps, 1);
-            let micros = u64::try_from(beyond.as_micros()).unwrap_or(u64::MAX);
-            totals.event(Event::GapMicros, micros);
+            totals.event(Event::GapMicros, micros(beyond));
+            totals.event_max(Event::LongestTurn, micros(between));
         }
     }
 

@@ -3,6 +3,7 @@
 //! `high_` with much memory; `end_` end otherwise than a test should.
 
 mod coop_batch;
+mod coop_hints;
 mod coop_hostile;
 mod coop_memory;
 mod coop_setup;
