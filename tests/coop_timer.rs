@@ -100,6 +100,27 @@ impl Run {
         eprintln!("  CPU time, ns {cpu:?}, waited for a CPU {wait:?}");
     }
 
+    /// Stock writes at most 20 for each CPU's thousand deadlines, and those that fall into times in which
+    /// the machine did not let the polling thread run.
+    #[track_caller]
+    fn assert_elided(&self, cpus: u32, period_us: u64) {
+        assert!(self.event("sleeps") > 0);
+        let explained = self.event("gaps") + self.event("gap_us") / period_us;
+        let allowed = (20 + explained) * u64::from(cpus);
+        let writes = self.deadline_writes(WORK_DEADLINES);
+        eprintln!("  {writes} stock writes, allowed 20 and {explained} explained, for each CPU");
+        assert!(writes <= allowed, "{writes} of {allowed}");
+    }
+
+    /// On a machine that is not busy less than one in twenty needs a stock write. Where nothing runs
+    /// when it should, predictions fail; still most must not.
+    #[track_caller]
+    fn assert_predicted(&self, cpus: u32) {
+        let (writes, deadlines) = (self.value("fallback"), DEADLINES * u64::from(cpus));
+        eprintln!("  {writes} of {deadlines} deadlines needed a stock write");
+        assert!(writes < deadlines / 2, "{writes} of {deadlines}");
+    }
+
     /// None lost, and none early but for what a stock write explains (`[TIMER-8]`).
     #[track_caller]
     fn assert_kept(&self, cpus: u32) {
@@ -122,13 +143,16 @@ fn predicted_ticks() {
     for cpus in [1, 2] {
         let tick = run("off", cpus, TICK, &[("deadlines", DEADLINES)]);
         tick.assert_kept(cpus);
+        tick.assert_predicted(cpus);
     }
 }
 
 #[test]
 fn predicted_sleeps() {
     let parameters = [("deadlines", DEADLINES), ("period_us", 1_050)];
-    run("off", 1, SLEEPS, &parameters).assert_kept(1);
+    let sleeps = run("off", 1, SLEEPS, &parameters);
+    sleeps.assert_kept(1);
+    sleeps.assert_predicted(1);
 }
 
 #[test]
@@ -137,7 +161,7 @@ fn polled_ticks() {
         let parameters = [("deadlines", DEADLINES), ("period_us", 1_000)];
         let tick = run("adaptive", cpus, TICK, &parameters);
         tick.assert_kept(cpus);
-        assert!(tick.event("sleeps") > 0);
+        tick.assert_elided(cpus, 1_000);
     }
 }
 
@@ -146,14 +170,19 @@ fn polled_random_deadlines() {
     for cpus in [1, 2] {
         let random = run("adaptive", cpus, RANDOM, &[("deadlines", DEADLINES)]);
         random.assert_kept(cpus);
-        assert!(random.event("sleeps") > 0);
+        // Some lie so near that a gap can have many of them.
+        random.assert_elided(cpus, 100);
     }
 }
 
 #[test]
 fn moved_deadlines() {
     let moved = run("adaptive", 1, MOVED, &[("moves", 10_000)]);
-    eprintln!("  own exits {}", moved.own_exits(WORK_REARM));
+    let exits = moved.own_exits(WORK_REARM);
+    // Five times 10,000; a gap's beginning, until the worker stands in, has about a hundred moves.
+    let allowed = 50 + moved.event("gaps") * 100;
+    eprintln!("  {exits} exits for five times 10,000 moves, allowed {allowed}");
+    assert!(exits <= allowed);
 }
 
 #[test]

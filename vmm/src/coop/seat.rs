@@ -52,6 +52,7 @@ pub struct Served {
     prediction: Prediction,
     /// Whether a lease was given and not ended.
     is_leased: bool,
+    has_missed: bool,
     /// What the guest was told last of requests in flight, and what it said last of its vCPU.
     io_told: u32,
     idle_seen: u32,
@@ -74,6 +75,8 @@ pub struct Found {
     pub raised: bool,
     /// When the next look is promised, in the host's TSC.
     pub next_host_tsc: Option<u64>,
+    /// Whether the guest made a stock write for a deadline that was predicted later.
+    pub has_missed: bool,
     /// Whether calls were left to the memory worker.
     pub has_deferred: bool,
 }
@@ -99,6 +102,7 @@ impl Served {
             timing,
             prediction: Prediction::default(),
             is_leased: false,
+            has_missed: false,
             io_told: 0,
             idle_seen: 0,
             wake_up: Duration::ZERO,
@@ -240,8 +244,12 @@ impl Served {
         if let Some(timing) = self.timing.filter(|_| self.has_timer()) {
             let seen = self.look_at_deadline(shared, timing);
             found.raised = matches!(seen, Seen::Served(_));
-            if found.raised {
-                self.raise_timer(shared, timing, seen);
+            match seen {
+                Seen::Served(_) => self.raise_timer(shared, timing, seen),
+                // If this thread is kept from looking, the lease ends, but the promise stays, and
+                // the worker keeps it: a later deadline needs no stock write.
+                Seen::Later(deadline_tsc) => self.timer.arm(&self.area, deadline_tsc),
+                Seen::Nothing => {}
             }
         }
         found
@@ -266,6 +274,7 @@ impl Served {
         });
         Found {
             raised: found.raised || last.raised,
+            has_missed: found.has_missed || last.has_missed,
             ..last
         }
     }
@@ -377,6 +386,7 @@ impl Served {
             // Published under the lease, before a promise that is older.
             self.timer.arm(&self.area, deadline_tsc);
         }
+        found.has_missed = std::mem::take(&mut self.has_missed);
         found.raised = matches!(seen, Seen::Served(_));
         if found.raised {
             self.raise_timer(shared, timing, seen);
@@ -404,6 +414,7 @@ impl Served {
             Look::Due { deadline_tsc } => Seen::Served(deadline_tsc),
         };
         let looked = self.prediction.looked(seen, is_promised);
+        self.has_missed |= stock.is_some();
         for fate in [stock, looked].into_iter().flatten() {
             shared.totals.event(
                 match fate {

@@ -124,12 +124,15 @@ struct Poller<'a> {
 #[derive(Default)]
 struct Pass {
     is_work: bool,
+    /// Whether it was work that polling would have spared the guest an exit for.
+    wants_polling: bool,
     next_host_tsc: Option<u64>,
 }
 
 impl Pass {
     fn add(&mut self, found: Found) {
         self.is_work |= found.is_work();
+        self.wants_polling |= found.taken > 0 || found.has_missed;
         self.next_host_tsc = match (self.next_host_tsc, found.next_host_tsc) {
             (Some(a), Some(b)) => Some(a.min(b)),
             (a, b) => a.or(b),
@@ -151,17 +154,22 @@ impl<'a> Poller<'a> {
 
     fn run(mut self) {
         let policy = self.coop.options.sidecore.policy;
+        let may_poll = policy != SidecorePolicy::Off;
+        let mut polls = may_poll;
         while !self.stop.load(Ordering::Acquire) {
-            if policy != SidecorePolicy::Off {
+            if polls {
                 self.poll(policy);
             }
             let last = self.retire();
-            if last.is_work && policy != SidecorePolicy::Off {
+            // For deadlines that are predicted well, polling would spare nothing.
+            if may_poll && (last.wants_polling || polls && last.is_work) {
                 self.coop.shared.totals.event(Event::LastLookHits, 1);
+                polls = true;
                 continue;
             }
             let nap = self.nap();
-            self.sleep(last.next_host_tsc, nap);
+            let wake = self.sleep(last.next_host_tsc, nap);
+            polls = may_poll && wake != Wake::Deadline;
         }
     }
 
@@ -264,14 +272,14 @@ impl<'a> Poller<'a> {
         })
     }
 
-    /// Sleeps until a doorbell, the next deadline or the end of the nap.
-    fn sleep(&mut self, next_host_tsc: Option<u64>, nap: Option<Duration>) {
+    /// Sleeps until a doorbell, the next deadline or the end of the nap; says which it was.
+    fn sleep(&mut self, next_host_tsc: Option<u64>, nap: Option<Duration>) -> Wake {
         let totals = &self.coop.shared.totals;
         totals.event(Event::Sleeps, 1);
         let asleep = Instant::now();
         let Ok(alarm) = self.sleeper.set(next_host_tsc, nap) else {
             // Cannot fail for a valid time; without a timer there is no sleep.
-            return;
+            return Wake::Deadline;
         };
         // The end of a nap is a promise as well, for whom there is none.
         if let Some(alarm) = alarm.filter(|alarm| alarm.wake == Wake::Nap) {
@@ -296,6 +304,7 @@ impl<'a> Poller<'a> {
             Wake::Nap => totals.event(Event::Naps, 1),
         }
         self.window.slept(slept, wake);
+        wake
     }
 }
 

@@ -38,6 +38,8 @@ pub(super) struct Window {
     /// In wake-ups with their shortest windows.
     nap: u32,
     is_probe: bool,
+    /// Whether the last sleep was a nap: what comes after it is a glance.
+    is_nap: bool,
 }
 
 impl Window {
@@ -49,12 +51,16 @@ impl Window {
             window: wake_up * 8,
             nap: SHORTEST_NAP,
             is_probe: false,
+            is_nap: false,
         }
     }
 
     /// How long to poll after the last work.
     pub(super) fn polling(&self) -> Duration {
-        self.window
+        match self.is_nap {
+            true => self.wake_up * FEWEST,
+            false => self.window,
+        }
     }
 
     /// How long to sleep at most.
@@ -85,6 +91,7 @@ impl Window {
             self.clamp();
         }
         self.is_probe = false;
+        self.is_nap = false;
     }
 
     /// The thread has slept so long.
@@ -101,7 +108,8 @@ impl Window {
                 self.window /= 2;
             }
         }
-        self.is_probe = wake == Wake::Nap;
+        self.is_nap = wake == Wake::Nap;
+        self.is_probe = self.is_nap;
         self.clamp();
     }
 
