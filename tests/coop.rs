@@ -1,19 +1,13 @@
 //! The cooperative interface (`spec/SPEC.md`), as a guest without operating system uses it.
 //!
 //! The tests themselves are in `guests/micro/src/tests/coop_*.rs`; here is on which machines they
-//! run, and what only the host can see: which exits there were, and how much memory is in use.
+//! run, and what only the host can see: which exits there were. Memory is `coop_memory.rs`'s.
 
-use coopvirt::account::model::{Counts, Phase};
-use coopvirt::account::report::ExitReport;
-use coopvirt_tests::files::Folder;
-use coopvirt_tests::micro::MicroRun;
+use coopvirt_tests::exits::{causes, own_exits, phase, run_with_report};
 use coopvirt_tests::MicroGuest;
 
 /// Works of the guest's tests.
 const WORK_BATCH: u8 = 0xe4;
-const WORK_TOUCH_PLAIN: u8 = 0xe5;
-const WORK_POPULATE: u8 = 0xe6;
-const WORK_TOUCH_POPULATED: u8 = 0xe7;
 const WORK_CALLS: u8 = 0xe8;
 const WORK_IPIS: u8 = 0xe9;
 
@@ -23,47 +17,6 @@ fn guest() -> MicroGuest {
 
 fn with_sidecore(policy: &str) -> MicroGuest {
     guest().arguments(["--sidecore", policy])
-}
-
-/// Runs these tests, which have to pass; with the exit report.
-#[track_caller]
-fn run_with_report(guest: MicroGuest, tests: &str) -> (MicroRun, ExitReport) {
-    let folder = Folder::new();
-    let path = folder.path("exits.json");
-    let guest = guest.arguments(["--exits".into(), path.clone()]);
-    let run = guest.run_to_end(tests);
-    run.assert_passed();
-    eprintln!("{}", run.transcript);
-    let text = std::fs::read(path).expect("a report");
-    let report: ExitReport = serde_json::from_slice(&text).expect("the report reads back");
-    for phase in &report.phases {
-        eprintln!("{:#x}: {:?}", phase.work, phase.counts);
-    }
-    eprintln!("{:?}", report.coop);
-    assert_eq!(report.not_traced, None);
-    (run, report)
-}
-
-#[track_caller]
-fn phase(report: &ExitReport, work: u8) -> &Phase {
-    let found = report.phases.iter().find(|phase| phase.work == work);
-    found.unwrap_or_else(|| panic!("no phase of work {work:#x}"))
-}
-
-fn reason(counts: &Counts, name: &str) -> u64 {
-    counts.by_reason.get(name).copied().unwrap_or(0)
-}
-
-fn causes(counts: &Counts, beginning: &str) -> u64 {
-    let causes = counts.by_cause.iter();
-    let matching = causes.filter(|(cause, _)| cause.starts_with(beginning));
-    matching.map(|(_, count)| count).sum()
-}
-
-/// Exits that the guest's own instructions made: all but the host's interrupts, which come whatever
-/// the guest does.
-fn own_exits(counts: &Counts) -> u64 {
-    counts.total - reason(counts, "INTR")
 }
 
 #[test]
@@ -103,41 +56,6 @@ fn hostile_guests_get_answers() {
         let guest = with_sidecore(policy).cpus(2);
         guest.run("coop_hostile_*,coop_register_*,coop_batch_*");
     }
-}
-
-#[test]
-fn populated_memory_is_touched_without_exits() {
-    let mib = 8;
-    let guest = with_sidecore("off")
-        .memory_mib(64)
-        .param("batch_mib", mib)
-        .arguments(["--no-huge-pages"]);
-    let (run, report) = run_with_report(guest, "coop_populate_*");
-    let pages = run.value("coop_populate_spares_first_touches", "pages");
-    let [plain, batch, touch] = [WORK_TOUCH_PLAIN, WORK_POPULATE, WORK_TOUCH_POPULATED]
-        .map(|work| &phase(&report, work).counts);
-    assert!(reason(plain, "NPF") >= pages, "{plain:?}");
-    assert!(reason(touch, "NPF") <= pages / 100, "{touch:?}");
-    // Nor has the batch itself cost so many: it ends at least once for each 2 MiB, or 1 ms.
-    assert!(batch.total < pages / 10, "{batch:?}");
-}
-
-#[test]
-fn released_memory_is_the_hosts_again() {
-    let mib = 16;
-    let guest = with_sidecore("off")
-        .memory_mib(64)
-        .param("batch_mib", mib)
-        .arguments(["--no-huge-pages"]);
-    let mut running = guest.start("coop_release_*");
-    running.wait_for("in_use");
-    let in_use = running.resident_kib();
-    running.wait_for("released");
-    let released = running.resident_kib();
-    MicroRun::new(running.finish()).assert_passed();
-    eprintln!("{in_use} KiB in use, {released} KiB after {mib} MiB were released");
-    let given_back = in_use.saturating_sub(released);
-    assert!(given_back >= (mib << 10) * 99 / 100, "{given_back} KiB");
 }
 
 /// While the host listens a call costs no exit; where it had fallen asleep, one doorbell for a

@@ -187,6 +187,47 @@ fn trust_6_a_guest_that_drains_no_completions_only_stops_itself() {
     assert!(matches!(host.take(mem), Taken::Submission(_)));
 }
 
+// [RING-7], [RING-9]: a turn takes what lay there when it began and has room for its completion,
+// and shows both at its end.
+#[test]
+fn ring_7_a_turn_is_one_look() {
+    let memory = area(LAYOUT);
+    let mem = &AtomicWords(&memory);
+    let (mut guest, mut host) = (GuestRing::new(LAYOUT), HostRing::new(LAYOUT));
+    let publish = |guest: &mut GuestRing, tags: std::ops::Range<u64>| {
+        for tag in tags {
+            guest.stage(mem, &NopArgs {}.submission(tag)).expect("room");
+        }
+        guest.publish(mem);
+    };
+    let done = |tag| coopvirt_spec::entry::Completion::new(tag, coopvirt_spec::code::Status::OK, 0);
+    publish(&mut guest, 0..3);
+    let mut turn = host.turn(mem);
+    let first = turn.take().expect("published");
+    publish(&mut guest, 3..4);
+    turn.finish(&first, done(first.tag));
+    assert_eq!(mem.load_u32(at::COMPLETION_TAIL, Load::Relaxed), 0);
+    let late = turn.take().expect("published");
+    assert!(turn.take().is_some() && turn.take().is_none());
+    drop(turn);
+    assert_eq!(mem.load_u32(at::SUBMISSION_HEAD, Load::Relaxed), 3);
+    assert_eq!(mem.load_u32(at::COMPLETION_TAIL, Load::Relaxed), 1);
+    assert_eq!(host.in_flight(), 2);
+    host.finish(mem, &late, done(late.tag));
+    assert_eq!(mem.load_u32(at::COMPLETION_TAIL, Load::Relaxed), 2);
+    // One in flight, two not drained: 29 of 32 have room.
+    publish(&mut guest, 4..33);
+    let mut turn = host.turn(mem);
+    let taken = std::iter::from_fn(|| turn.take()).count();
+    drop(turn);
+    assert_eq!((taken, host.in_flight()), (29, 30));
+    assert!(host.turn(mem).take().is_none() && host.has_work(mem));
+    // A tail that cannot be ends it for good.
+    mem.store_u32(at::SUBMISSION_TAIL, 3, Store::Release);
+    assert!(host.turn(mem).take().is_none());
+    assert_eq!(host.broken(), Some(BrokenReason::SUBMISSION_TAIL));
+}
+
 // [OP-3], [OP-4]: out of order, and not at all for a quiet success.
 #[test]
 fn ring_9_room_is_kept_for_what_is_in_flight() {

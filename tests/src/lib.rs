@@ -2,9 +2,10 @@
 //!
 //! `lab` finds kernels and programs, `guest` builds and runs a guest with a time limit, `outcome`
 //! is what came of it (and keeps the evidence if a test fails), `pty` runs it on a terminal,
-//! `files` makes files for it. `micro` runs the bare-metal guest and reads its records. Tests panic;
-//! nothing here is for other uses.
+//! `files` makes files for it. `micro` runs the bare-metal guest and reads its records,
+//! `exits` its exit report. Tests panic; nothing here is for other uses.
 
+pub mod exits;
 pub mod files;
 pub mod guest;
 #[path = "../../vmm/tests/support/kernels.rs"]

@@ -13,6 +13,7 @@ pub mod accounting;
 pub mod boot;
 pub mod bus;
 pub mod cli;
+pub mod code_guest;
 pub mod compare;
 pub mod config;
 pub mod console;

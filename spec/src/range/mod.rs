@@ -2,7 +2,7 @@
 
 mod walk;
 
-pub use walk::{walk, Progress, RangeWork};
+pub use walk::{walk, RangeWork, PIECE_BYTES};
 
 use crate::code::Status;
 use crate::describe::shared_struct;

@@ -1,88 +1,101 @@
-//! How a host works through a list of ranges, a bounded piece per call (`[MMU-3]`, `[MMU-4]`).
+//! How a host works through a list of ranges, a bounded piece per call (`[MMU-2]` to `[MMU-4]`).
 //!
-//! Pure: where items come from and what is done to memory is behind [`RangeWork`]. The same code
-//! serves populate, release and whatever else takes a list.
+//! Pure: where items come from, what is done to memory and how much of it may be done is behind
+//! [`RangeWork`]. The same code serves populate, release and whatever else takes a list.
 
 use super::{Range, RangeList};
 use crate::code::Status;
-use crate::entry::Completion;
+use crate::op::Answer;
 use crate::page::PAGE_BYTES;
+
+/// Most bytes of one piece of work. A piece ends at a multiple of it: one huge page, so that none
+/// is split where the range covers it.
+pub const PIECE_BYTES: u64 = 2 << 20;
 
 /// What a walk needs from the machine.
 pub trait RangeWork {
     /// Fetches one item from guest memory, each of its words once; `None` outside memory.
     fn fetch(&mut self, item_gpa: u64) -> Option<Range>;
-    /// Says whether a well-formed range is ordinary memory that no area overlaps.
+    /// Says whether these bytes are ordinary memory that no area overlaps.
     fn is_allowed(&mut self, gpa: u64, len_bytes: u64) -> bool;
-    /// Does the work for whole pages that were allowed.
+    /// Says how many bytes may be worked on from now on, by whatever bounds the call: none ends the
+    /// walk. Asked before each piece, and before each item, as fetching costs too; the first piece
+    /// has one page at least, so that a guest that goes on where a call ended gets to the end.
+    fn allowance(&mut self) -> u64;
+    /// Does the work for whole pages that were allowed, [`PIECE_BYTES`] at most.
     fn work(&mut self, gpa: u64, len_bytes: u64) -> Result<(), Status>;
 }
 
-/// How far a walk has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Progress {
-    /// `OK`, `PARTIAL`, or the error of the item that is not done.
-    pub status: Status,
-    /// Items done, counted from the start of the list.
-    pub items_done: u32,
-    /// Bytes done of the first item that is not.
-    pub offset: u64,
-}
-
-impl Progress {
-    /// The completion that says so.
-    pub const fn completion(self, tag: u64) -> Completion {
-        let mut done = Completion::new(tag, self.status, self.offset);
-        done.items_done = self.items_done;
-        done
-    }
-}
-
-/// Works through a list that [`RangeList::check`] has accepted, at most `max_bytes` of it and at
-/// least one page.
-pub fn walk(list: &RangeList, max_bytes: u64, machine: &mut impl RangeWork) -> Progress {
-    let mut left = max_bytes.max(PAGE_BYTES) & !(PAGE_BYTES - 1);
-    let mut progress = Progress {
+/// Works through a list of at most `max_items` until it ends, an item is bad, or no more may be
+/// done. The answer says how far it has come: items from the start of the list, and as its result
+/// the bytes done of the first item that is not.
+pub fn walk(list: &RangeList, max_items: u32, machine: &mut impl RangeWork) -> Answer {
+    let mut answer = Answer {
         status: Status::OK,
-        items_done: list.first_item,
-        offset: list.first_offset,
+        items_done: 0,
+        result: 0,
     };
-    while let Some(item_gpa) = list.item_gpa(progress.items_done) {
-        if let Err(status) = item(item_gpa, &mut progress.offset, &mut left, machine) {
-            progress.status = status;
-            return progress;
-        }
-        progress.items_done += 1;
-        progress.offset = 0;
+    if let Err(status) = check(list, max_items, machine) {
+        answer.status = status;
+        return answer;
     }
-    progress
+    answer.items_done = list.first_item;
+    answer.result = list.first_offset;
+    let mut least_bytes = PAGE_BYTES;
+    while let Some(item_gpa) = list.item_gpa(answer.items_done) {
+        if let Err(status) = item(item_gpa, &mut answer.result, &mut least_bytes, machine) {
+            answer.status = status;
+            return answer;
+        }
+        answer.items_done += 1;
+        answer.result = 0;
+    }
+    answer
 }
 
-/// Does the rest of one item; `Err(PARTIAL)` if `left` ends first.
+/// Checks the list as a piece of memory (`[MMU-2]`).
+fn check(list: &RangeList, max_items: u32, machine: &mut impl RangeWork) -> Result<(), Status> {
+    let end = list.check(max_items)?;
+    if !machine.is_allowed(list.list_gpa, end - list.list_gpa) {
+        return Err(Status::BAD_ADDRESS);
+    }
+    Ok(())
+}
+
+/// Does the rest of one item; `Err(PARTIAL)` if no more may be done before its end.
 fn item(
     item_gpa: u64,
     offset: &mut u64,
-    left: &mut u64,
+    least_bytes: &mut u64,
     machine: &mut impl RangeWork,
 ) -> Result<(), Status> {
-    // Fetching costs too: without this, a list of bad or tiny items would be free.
-    if *left == 0 {
-        return Err(Status::PARTIAL);
-    }
+    let mut left = next_allowance(least_bytes, machine)?;
+    // Fetched once; what is checked is what is used.
     let range = machine.fetch(item_gpa).ok_or(Status::BAD_ADDRESS)?;
     range.check()?;
     if *offset >= range.len_bytes || !machine.is_allowed(range.gpa, range.len_bytes) {
         return Err(Status::BAD_RANGE);
     }
-    let rest = range.len_bytes - *offset;
-    let len_bytes = rest.min(*left);
-    machine.work(range.gpa + *offset, len_bytes)?;
-    *left -= len_bytes;
-    if len_bytes < rest {
-        *offset += len_bytes;
-        return Err(Status::PARTIAL);
+    loop {
+        let at = range.gpa + *offset;
+        let to_boundary = PIECE_BYTES - at % PIECE_BYTES;
+        let piece = (range.len_bytes - *offset).min(left).min(to_boundary);
+        machine.work(at, piece)?;
+        *least_bytes = 0;
+        *offset += piece;
+        if *offset == range.len_bytes {
+            return Ok(());
+        }
+        left = next_allowance(least_bytes, machine)?;
     }
-    Ok(())
+}
+
+/// Whole pages that may be worked on, at least `least_bytes`; `Err(PARTIAL)` if there are none.
+fn next_allowance(least_bytes: &u64, machine: &mut impl RangeWork) -> Result<u64, Status> {
+    match machine.allowance().max(*least_bytes) & !(PAGE_BYTES - 1) {
+        0 => Err(Status::PARTIAL),
+        bytes => Ok(bytes),
+    }
 }
 
 #[cfg(test)]
@@ -94,6 +107,7 @@ mod tests {
     /// 64 pages of memory, with an area in page 9, and a list at zero.
     struct Machine {
         items: Vec<Range>,
+        left: u64,
         fetched: Vec<u64>,
         worked: Vec<(u64, u64)>,
     }
@@ -110,7 +124,11 @@ mod tests {
             let end = gpa + len_bytes;
             end <= 64 * PAGE && (end <= 9 * PAGE || gpa > 9 * PAGE)
         }
+        fn allowance(&mut self) -> u64 {
+            self.left
+        }
         fn work(&mut self, gpa: u64, len_bytes: u64) -> Result<(), Status> {
+            self.left = self.left.saturating_sub(len_bytes);
             self.worked.push((gpa / PAGE, len_bytes / PAGE));
             Ok(())
         }
@@ -123,6 +141,7 @@ mod tests {
         };
         let machine = Machine {
             items: pages.iter().map(range).collect(),
+            left: 0,
             fetched: Vec::new(),
             worked: Vec::new(),
         };
@@ -135,12 +154,18 @@ mod tests {
         (machine, list)
     }
 
-    fn progress(status: Status, items_done: u32, pages: u64) -> Progress {
-        Progress {
+    fn progress(status: Status, items_done: u32, pages: u64) -> Answer {
+        Answer {
             status,
             items_done,
-            offset: pages * PAGE,
+            result: pages * PAGE,
         }
+    }
+
+    /// One call that may do so many bytes.
+    fn call(list: &RangeList, max_bytes: u64, machine: &mut Machine) -> Answer {
+        machine.left = max_bytes;
+        walk(list, 4, machine)
     }
 
     #[test]
@@ -148,14 +173,13 @@ mod tests {
         let (mut machine, mut list) = machine(&[(1, 3), (20, 10), (40, 1), (50, 4)]);
         let mut steps = Vec::new();
         loop {
-            assert!(list.check(4).is_ok());
-            let step = walk(&list, 4 * PAGE, &mut machine);
+            let step = call(&list, 4 * PAGE, &mut machine);
             steps.push(step);
             if step.status != Status::PARTIAL {
                 break;
             }
             list.first_item = step.items_done;
-            list.first_offset = step.offset;
+            list.first_offset = step.result;
         }
         let expected = [
             progress(Status::PARTIAL, 1, 1),
@@ -174,10 +198,10 @@ mod tests {
     fn mmu_4_a_limit_below_a_page_still_makes_progress() {
         let (mut machine, list) = machine(&[(1, 2)]);
         assert_eq!(
-            walk(&list, 0, &mut machine),
+            call(&list, 0, &mut machine),
             progress(Status::PARTIAL, 0, 1)
         );
-        let all = walk(&list, u64::MAX, &mut machine);
+        let all = call(&list, u64::MAX, &mut machine);
         assert_eq!(all, progress(Status::OK, 1, 0));
     }
 
@@ -192,7 +216,7 @@ mod tests {
             (1, (1 << 52) - 1),
         ] {
             let (mut machine, list) = machine(&[(1, 1), (2, 1), bad, (3, 1)]);
-            let ended = walk(&list, 100 * PAGE, &mut machine);
+            let ended = call(&list, 100 * PAGE, &mut machine);
             assert_eq!(ended, progress(Status::BAD_RANGE, 2, 0), "{bad:?}");
             assert_eq!(machine.worked, [(1, 1), (2, 1)]);
             assert_eq!(machine.fetched, [0, 16, 32]);
@@ -203,10 +227,10 @@ mod tests {
     fn mmu_4_an_offset_behind_the_item_is_refused() {
         let (mut machine, mut list) = machine(&[(1, 2)]);
         list.first_offset = 2 * PAGE;
-        assert_eq!(walk(&list, PAGE, &mut machine).status, Status::BAD_RANGE);
+        assert_eq!(call(&list, PAGE, &mut machine).status, Status::BAD_RANGE);
         list.nr_items = 2;
         list.first_item = 1;
-        assert_eq!(walk(&list, PAGE, &mut machine).status, Status::BAD_ADDRESS);
+        assert_eq!(call(&list, PAGE, &mut machine).status, Status::BAD_ADDRESS);
         assert!(machine.worked.is_empty());
     }
 }

@@ -44,6 +44,40 @@ pub enum Taken {
     Broken(BrokenReason),
 }
 
+/// One look at a ring (`[RING-7]`): fetches both indices of the guest once, when it begins, and
+/// stores both of the host once, when it is dropped. Each access to a line that the other side has
+/// just written costs about as much as serving an entry.
+#[derive(Debug)]
+pub struct Turn<'a, M: SharedMem> {
+    ring: &'a mut HostRing,
+    mem: &'a M,
+    left: u32,
+}
+
+impl<M: SharedMem> Turn<'_, M> {
+    /// Takes the next submission of those that lay there. It is finished by [`Turn::finish`], or
+    /// later by [`HostRing::finish`], once.
+    pub fn take(&mut self) -> Option<Submission> {
+        self.left = self.left.checked_sub(1)?;
+        let words = self.ring.submissions.take(self.mem).ok().flatten()?;
+        self.ring.in_flight += 1;
+        Some(Submission::from_words(words))
+    }
+
+    /// Finishes a submission; the guest sees it when the turn ends.
+    pub fn finish(&mut self, submission: &Submission, done: Completion) {
+        self.ring.stage(self.mem, submission, done);
+    }
+}
+
+impl<M: SharedMem> Drop for Turn<'_, M> {
+    fn drop(&mut self) {
+        // The head first: a guest that sees its completions finds the slots given back as well.
+        self.ring.submissions.release(self.mem);
+        self.ring.completions.publish_staged(self.mem);
+    }
+}
+
 impl HostRing {
     /// Starts on a freshly registered area.
     pub const fn new(layout: AreaLayout) -> Self {
@@ -121,13 +155,48 @@ impl HostRing {
         }
     }
 
+    /// Begins one look, which takes no more than lies there now and than completions have room for.
+    pub fn turn<'a, M: SharedMem>(&'a mut self, mem: &'a M) -> Turn<'a, M> {
+        let there = if self.broken.is_some() {
+            0
+        } else {
+            self.look(mem)
+        };
+        let room = match there {
+            0 => 0,
+            _ => self.room(mem),
+        };
+        Turn {
+            ring: self,
+            mem,
+            left: there.min(room),
+        }
+    }
+
+    /// For how many more submissions there is room to finish them (`[RING-9]`).
+    fn room<M: SharedMem>(&mut self, mem: &M) -> u32 {
+        match self.completions.free(mem) {
+            Ok(free) => free.saturating_sub(self.in_flight),
+            Err(corrupt) => {
+                self.latch(mem, BrokenReason::COMPLETION_HEAD, corrupt);
+                0
+            }
+        }
+    }
+
     /// Finishes a submission: gives its completion, unless it was quiet and succeeded (`[OP-4]`).
     pub fn finish<M: SharedMem>(&mut self, mem: &M, submission: &Submission, done: Completion) {
+        self.stage(mem, submission, done);
+        self.completions.publish_staged(mem);
+    }
+
+    /// Finishes a submission as far as the guest does not see it.
+    fn stage<M: SharedMem>(&mut self, mem: &M, submission: &Submission, done: Completion) {
         self.in_flight = self.in_flight.saturating_sub(1);
         if submission.is_quiet() && done.status() == Status::OK {
             return;
         }
-        match self.completions.push(mem, &done.to_words()) {
+        match self.completions.stage(mem, &done.to_words()) {
             Ok(()) => {}
             Err(PushError::Corrupt(corrupt)) => {
                 self.latch(mem, BrokenReason::COMPLETION_HEAD, corrupt);

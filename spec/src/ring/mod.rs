@@ -15,7 +15,7 @@ mod producer;
 
 pub use consumer::{Consumer, Drained};
 pub use guest::{CallError, GuestRing};
-pub use host::{HostRing, SavedRing, Taken};
+pub use host::{HostRing, SavedRing, Taken, Turn};
 pub use index::RingSize;
 pub use producer::{Producer, PushError};
 

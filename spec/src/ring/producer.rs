@@ -132,6 +132,13 @@ impl<const W: usize> Producer<W> {
         self.published = self.tail;
     }
 
+    /// Makes staged entries visible, if there are any.
+    pub(super) fn publish_staged<M: SharedMem>(&mut self, mem: &M) {
+        if self.staged() > 0 {
+            self.publish(mem);
+        }
+    }
+
     /// Stages and publishes one entry.
     pub fn push<M: SharedMem>(&mut self, mem: &M, words: &[u64; W]) -> Result<(), PushError> {
         self.stage(mem, words)?;

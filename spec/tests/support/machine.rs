@@ -12,10 +12,10 @@ use coopvirt_spec::code::{BrokenReason, SetupStatus, Status};
 use coopvirt_spec::discover::Offer;
 use coopvirt_spec::entry::{Completion, Submission};
 use coopvirt_spec::mem::{AtomicWords, Load, SharedMem};
-use coopvirt_spec::op::{ExperimentalArgs, IpiArgs, LogArgs, Request};
+use coopvirt_spec::op::{Answer, ExperimentalArgs, IpiArgs, LogArgs, Request};
 use coopvirt_spec::page::{self, AreaLayout};
 use coopvirt_spec::range::{walk, Range, RangeList, RangeWork};
-use coopvirt_spec::ring::{HostRing, Taken};
+use coopvirt_spec::ring::HostRing;
 use coopvirt_spec::setup::{Effect, Places, SetupState, VcpuSetup};
 use coopvirt_spec::timer::{self, HostTimer, Look};
 use coopvirt_spec::version::Features;
@@ -85,6 +85,7 @@ struct Walker<'a> {
     ram: &'a [AtomicU64],
     areas: Vec<u64>,
     worked: &'a mut Vec<(u64, u64)>,
+    left_bytes: u64,
 }
 
 impl RangeWork for Walker<'_> {
@@ -100,7 +101,11 @@ impl RangeWork for Walker<'_> {
     fn is_allowed(&mut self, gpa: u64, len_bytes: u64) -> bool {
         is_ram(gpa, len_bytes) && !overlaps(&self.areas, gpa, len_bytes)
     }
+    fn allowance(&mut self) -> u64 {
+        self.left_bytes
+    }
     fn work(&mut self, gpa: u64, len_bytes: u64) -> Result<(), Status> {
+        self.left_bytes = self.left_bytes.saturating_sub(len_bytes);
         assert!(
             is_ram(gpa, len_bytes) && len_bytes > 0,
             "work outside memory"
@@ -305,18 +310,28 @@ impl Machine {
 
     /// One look at a ring, with a budget.
     fn look_at_ring(&mut self, cpu: usize) {
+        let Some(gpa) = self.vcpus[cpu].setup.area_gpa() else {
+            return;
+        };
+        // What serves a call needs the machine, and what drains the ring the memory.
+        let ram = Arc::clone(&self.ram);
+        let first = usize::try_from(gpa / 8).expect("in memory");
+        let mem = AtomicWords(&ram[first..first + 512]);
+        let mut ring = self.vcpus[cpu].ring.clone();
+        let mut turn = ring.turn(&mem);
         for _ in 0..BUDGET {
-            let Some(mem) = self.area(cpu) else {
-                return;
+            let Some(call) = turn.take() else {
+                break;
             };
-            let mut ring = self.vcpus[cpu].ring.clone();
-            let taken = ring.take(&mem);
-            self.vcpus[cpu].ring = ring;
-            match taken {
-                Taken::Submission(call) => self.serve(cpu, &call),
-                Taken::Broken(reason) => return self.is_broken(cpu, reason),
-                Taken::Empty | Taken::Blocked => return,
-            }
+            let done = self.serve(cpu, &call);
+            turn.finish(&call, done);
+        }
+        drop(turn);
+        assert_ne!(ring.broken(), Some(BrokenReason::HOST), "no room was kept");
+        let broken = ring.broken();
+        self.vcpus[cpu].ring = ring;
+        if let Some(reason) = broken {
+            self.is_broken(cpu, reason);
         }
     }
 
@@ -331,18 +346,13 @@ impl Machine {
         }
     }
 
-    fn serve(&mut self, cpu: usize, call: &Submission) {
+    fn serve(&mut self, cpu: usize, call: &Submission) -> Completion {
         self.submissions_taken += 1;
         let features = self.vcpus[cpu].setup.negotiated();
-        let done = match Request::decode(call, features) {
+        match Request::decode(call, features) {
             Ok(request) => self.carry_out(request, call.tag),
             Err(status) => Completion::new(call.tag, status, 0),
-        };
-        let mut ring = self.vcpus[cpu].ring.clone();
-        let mem = self.area(cpu).expect("it was taken from there");
-        ring.finish(&mem, call, done);
-        assert_ne!(ring.broken(), Some(BrokenReason::HOST), "no room was kept");
-        self.vcpus[cpu].ring = ring;
+        }
     }
 
     fn carry_out(&mut self, request: Request, tag: u64) -> Completion {
@@ -374,23 +384,16 @@ impl Machine {
     }
 
     fn ranges(&mut self, list: &RangeList, tag: u64) -> Completion {
-        let areas = self.areas();
-        let len_bytes = u64::from(list.nr_items) * 16;
-        let is_reachable =
-            |_| is_ram(list.list_gpa, len_bytes) && !overlaps(&areas, list.list_gpa, len_bytes);
-        match list.check(self.offer.max_list_items).map(is_reachable) {
-            Ok(true) => {}
-            Ok(false) => return Completion::new(tag, Status::BAD_ADDRESS, 0),
-            Err(status) => return Completion::new(tag, status, 0),
-        }
         let max_bytes = u64::from(self.offer.max_step_bytes);
         let before = self.worked.len();
         let mut walker = Walker {
+            areas: self.areas(),
             ram: &self.ram,
-            areas,
             worked: &mut self.worked,
+            left_bytes: max_bytes,
         };
-        let done = walk(list, max_bytes, &mut walker).completion(tag);
+        let done = walk(list, self.offer.max_list_items, &mut walker);
+        let done = Answer::completion(Ok(done), tag);
         let pages: u64 = self.worked[before..].iter().map(|(_, pages)| pages).sum();
         assert!(pages * 4096 <= max_bytes, "more work than a call may cost");
         assert!(

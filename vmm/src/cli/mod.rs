@@ -1,5 +1,6 @@
 //! The command line: arguments, errors, exit statuses. No policy of its own.
 
+mod arena;
 mod doors;
 mod hypercalls;
 mod run;
@@ -51,6 +52,7 @@ enum Command {
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
+    arena::share();
     let cli = Cli::try_parse().unwrap_or_else(|error| refuse(&error));
     let result = match cli.command {
         Command::Run(args) => run::run(&args),

@@ -1,15 +1,13 @@
-//! Walks a guest's list of ranges in bounded, restartable steps (`[MMU-1]` to `[MMU-4]`).
+//! Works through a guest's list of ranges within an exit's budget: the spec's walk, bounded by time
+//! as well (`[MMU-1]` to `[MMU-4]`).
 //!
 //! Pure: what is done with a piece of memory is the caller's; what memory there is, is asked.
 
 use coopvirt_spec::code::Status;
 use coopvirt_spec::op::Answer;
-use coopvirt_spec::range::{Range, RangeList};
+use coopvirt_spec::range::{self, Range, RangeList, RangeWork, PIECE_BYTES};
 
 use super::budget::Budget;
-
-/// Bytes that are worked on between two looks at the clock. One huge page, so that none is split.
-pub const PIECE_BYTES: u64 = 2 << 20;
 
 /// What the walk needs to know about the machine.
 pub trait Ground {
@@ -21,109 +19,56 @@ pub trait Ground {
     fn fetch(&self, gpa: u64) -> Option<[u64; 2]>;
 }
 
-/// How far a walk has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Progress {
-    /// How it ended.
-    pub status: Status,
-    /// Items done, from the start of the list.
-    pub items_done: u32,
-    /// Bytes done of the first item that is not.
-    pub bytes_done: u64,
-}
-
-impl Progress {
-    /// The answer that says so.
-    pub fn answer(self) -> Answer {
-        Answer {
-            status: self.status,
-            items_done: self.items_done,
-            result: self.bytes_done,
-        }
-    }
-}
-
-/// Walks the list until it ends or the budget does. At least one piece is done in each call, so a
-/// guest that goes on where the last call stopped gets to the end.
-///
-/// `act` works on one piece and says how many bytes of it are done.
+/// Works through the list until it ends or the budget does; `act` does it to one piece. At least
+/// one whole piece is done in each call.
 pub fn walk(
     list: RangeList,
     max_items: u32,
     ground: &impl Ground,
     budget: &mut Budget,
-    mut act: impl FnMut(u64, u64) -> Result<u64, Status>,
-) -> Progress {
-    let mut done = Progress {
-        status: Status::OK,
-        items_done: 0,
-        bytes_done: 0,
+    act: impl FnMut(u64, u64) -> Result<(), Status>,
+) -> Answer {
+    let mut work = Work {
+        ground,
+        budget,
+        act,
+        is_first: true,
     };
-    let stop = |done: Progress, status| Progress { status, ..done };
-    let end = match list.check(max_items) {
-        Ok(end) => end,
-        Err(status) => return stop(done, status),
-    };
-    let list_bytes = end - list.list_gpa;
-    if !ground.is_ram(list.list_gpa, list_bytes) || ground.overlaps_area(list.list_gpa, list_bytes)
-    {
-        return stop(done, Status::BAD_ADDRESS);
-    }
-    done.items_done = list.first_item;
-    done.bytes_done = list.first_offset;
-    let mut is_first_piece = true;
-    for item in list.first_item..list.nr_items {
-        // Fetched once; what is checked is what is used (`[MMU-3]`).
-        let fetched = list.item_gpa(item).and_then(|gpa| ground.fetch(gpa));
-        let Some([gpa, len_bytes]) = fetched else {
-            return stop(done, Status::BAD_ADDRESS);
-        };
-        if let Err(status) = check(Range { gpa, len_bytes }, ground) {
-            return stop(done, status);
-        }
-        if done.bytes_done >= len_bytes {
-            return stop(done, Status::BAD_RANGE);
-        }
-        while done.bytes_done < len_bytes {
-            let left = match budget.bytes_left() {
-                // One piece is bounded by its size, however late it is.
-                0 if is_first_piece => PIECE_BYTES,
-                0 => return stop(done, Status::PARTIAL),
-                left => left & !0xfff,
-            };
-            is_first_piece = false;
-            // Pieces end at multiples of their size, whole huge pages where the range allows.
-            let at = gpa + done.bytes_done;
-            let to_boundary = PIECE_BYTES - at % PIECE_BYTES;
-            let piece = (len_bytes - done.bytes_done)
-                .min(to_boundary)
-                .min(left.max(4096));
-            match act(at, piece) {
-                Ok(bytes) => {
-                    let bytes = bytes.min(piece) & !0xfff;
-                    budget.spend(piece);
-                    done.bytes_done += bytes;
-                    if bytes < piece {
-                        return stop(done, Status::PARTIAL);
-                    }
-                }
-                Err(status) => return stop(done, status),
-            }
-        }
-        done.items_done += 1;
-        done.bytes_done = 0;
-    }
-    done
+    range::walk(&list, max_items, &mut work)
 }
 
-fn check(range: Range, ground: &impl Ground) -> Result<(), Status> {
-    range.check()?;
-    if !ground.is_ram(range.gpa, range.len_bytes)
-        || ground.overlaps_area(range.gpa, range.len_bytes)
-    {
-        return Err(Status::BAD_RANGE);
+struct Work<'a, G, A> {
+    ground: &'a G,
+    budget: &'a mut Budget,
+    act: A,
+    /// No piece is done yet.
+    is_first: bool,
+}
+
+impl<G: Ground, A: FnMut(u64, u64) -> Result<(), Status>> RangeWork for Work<'_, G, A> {
+    fn fetch(&mut self, item_gpa: u64) -> Option<Range> {
+        let [gpa, len_bytes] = self.ground.fetch(item_gpa)?;
+        Some(Range { gpa, len_bytes })
     }
-    Ok(())
+
+    fn is_allowed(&mut self, gpa: u64, len_bytes: u64) -> bool {
+        self.ground.is_ram(gpa, len_bytes) && !self.ground.overlaps_area(gpa, len_bytes)
+    }
+
+    fn allowance(&mut self) -> u64 {
+        match self.budget.bytes_left() {
+            // One piece is bounded by its size, however late it is.
+            0 if self.is_first => PIECE_BYTES,
+            left => left,
+        }
+    }
+
+    fn work(&mut self, gpa: u64, len_bytes: u64) -> Result<(), Status> {
+        self.is_first = false;
+        (self.act)(gpa, len_bytes)?;
+        self.budget.spend(len_bytes);
+        Ok(())
+    }
 }
 
 #[cfg(test)]
@@ -163,9 +108,13 @@ mod tests {
     }
 
     fn status_of(item: [u64; 2]) -> Status {
-        walk(list(1), 512, &Fake(vec![item]), &mut plenty(), |_, len| {
-            Ok(len)
-        })
+        walk(
+            list(1),
+            512,
+            &Fake(vec![item]),
+            &mut plenty(),
+            |_, _| Ok(()),
+        )
         .status
     }
 
@@ -189,7 +138,7 @@ mod tests {
     #[test]
     fn mmu_2_bad_lists_are_refused() {
         let fake = Fake(vec![[0x10_0000, 0x1000]; 4]);
-        let status = |list| walk(list, 4, &fake, &mut plenty(), |_, len| Ok(len)).status;
+        let status = |list| walk(list, 4, &fake, &mut plenty(), |_, _| Ok(())).status;
         assert_eq!(status(list(0)), Status::BAD_LIST);
         assert_eq!(status(list(5)), Status::BAD_LIST);
         assert_eq!(status(list(u32::MAX)), Status::BAD_LIST);
@@ -221,7 +170,7 @@ mod tests {
             let mut budget = Budget::new(32, 0x18_0000, Duration::from_secs(60));
             let done = walk(call, 512, &fake, &mut budget, |gpa, len| {
                 seen.push((gpa, len));
-                Ok(len)
+                Ok(())
             });
             calls += 1;
             match done.status {
@@ -229,13 +178,17 @@ mod tests {
                 status => assert_eq!(status, Status::PARTIAL),
             }
             call.first_item = done.items_done;
-            call.first_offset = done.bytes_done;
+            call.first_offset = done.result;
             assert!(calls < 20);
         }
         assert_eq!(seen.iter().map(|(_, len)| len).sum::<u64>(), total);
         assert!(seen
             .windows(2)
             .all(|pair| pair[0].0 + pair[0].1 <= pair[1].0));
+        let pieces = |gpa| gpa / PIECE_BYTES;
+        assert!(seen
+            .iter()
+            .all(|(gpa, len)| pieces(*gpa) == pieces(gpa + len - 1)));
         assert!(calls >= 3, "{calls}");
     }
 
@@ -243,17 +196,14 @@ mod tests {
     fn mmu_4_a_used_up_budget_still_makes_progress() {
         let fake = Fake(vec![[0x20_0000, 0x40_0000]]);
         let mut budget = Budget::new(1, 0, Duration::ZERO);
-        let done = walk(list(1), 512, &fake, &mut budget, |_, len| Ok(len));
-        assert_eq!(
-            (done.status, done.bytes_done),
-            (Status::PARTIAL, PIECE_BYTES)
-        );
+        let done = walk(list(1), 512, &fake, &mut budget, |_, _| Ok(()));
+        assert_eq!((done.status, done.result), (Status::PARTIAL, PIECE_BYTES));
     }
 
     #[test]
     fn mmu_3_what_fails_says_how_far_it_came() {
         let fake = Fake(vec![[0x20_0000, 0x1000], [0, 0]]);
-        let done = walk(list(2), 512, &fake, &mut plenty(), |_, len| Ok(len));
+        let done = walk(list(2), 512, &fake, &mut plenty(), |_, _| Ok(()));
         assert_eq!((done.status, done.items_done), (Status::BAD_RANGE, 1));
         let done = walk(list(2), 512, &fake, &mut plenty(), |_, _| {
             Err(Status::HOST_FAILED)

@@ -16,7 +16,7 @@ use coopvirt_spec::entry::{Completion, Submission};
 use coopvirt_spec::lease;
 use coopvirt_spec::mem::{Load, SharedMem, Store};
 use coopvirt_spec::page::{at, write_header, AreaLayout};
-use coopvirt_spec::ring::{HostRing, Taken};
+use coopvirt_spec::ring::HostRing;
 use coopvirt_spec::timer::{self, HostTimer, Look, NONE};
 use coopvirt_spec::version::Features;
 
@@ -159,18 +159,32 @@ impl Served {
         shared.totals.host(counter, more);
     }
 
-    /// Takes and carries out submissions until there are none, or the budget ends.
+    /// Takes and carries out what submissions there are, until the budget ends. Their completions
+    /// become visible together.
     pub fn drain(&mut self, shared: &Shared, budget: &mut Budget, server: Server<'_>) -> u32 {
         let (mut taken, mut refused) = (0, 0);
-        while budget.take_entry() {
-            match self.ring.take(&self.area) {
-                Taken::Submission(submission) => {
-                    taken += 1;
-                    refused += u64::from(self.serve(&submission, shared, budget, server));
+        let mut context = Context {
+            shared,
+            vcpu: self.vcpu,
+            log: &mut self.log,
+            budget,
+            server,
+        };
+        let mut turn = self.ring.turn(&self.area);
+        while context.budget.take_entry() {
+            let Some(submission) = turn.take() else {
+                break;
+            };
+            taken += 1;
+            match carry_out(&submission, self.features, &mut context) {
+                Outcome::Done(done) => {
+                    refused += u64::from(done.status().is_error());
+                    turn.finish(&submission, done);
                 }
-                Taken::Empty | Taken::Blocked | Taken::Broken(_) => break,
+                Outcome::Later => self.deferred.push_back(submission),
             }
         }
+        drop(turn);
         self.wake_if_broken(shared);
         if taken > 0 {
             let counter = match server {
@@ -181,33 +195,6 @@ impl Served {
             self.count(shared, HostCounter::Refused, refused);
         }
         taken
-    }
-
-    /// Says whether the call was refused.
-    fn serve(
-        &mut self,
-        submission: &Submission,
-        shared: &Shared,
-        budget: &mut Budget,
-        server: Server<'_>,
-    ) -> bool {
-        let mut context = Context {
-            shared,
-            vcpu: self.vcpu,
-            log: &mut self.log,
-            budget,
-            server,
-        };
-        match carry_out(submission, self.features, &mut context) {
-            Outcome::Done(done) => {
-                self.finish(submission, done);
-                done.status().is_error()
-            }
-            Outcome::Later => {
-                self.deferred.push_back(*submission);
-                false
-            }
-        }
     }
 
     /// Gives the completion of a call that was taken earlier.
@@ -223,9 +210,24 @@ impl Served {
 
     /// Carries out calls that were left to others.
     pub fn drain_deferred(&mut self, shared: &Shared, budget: &mut Budget, server: Server<'_>) {
-        while !self.deferred.is_empty() && budget.take_entry() {
-            if let Some(submission) = self.deferred.pop_front() {
-                self.serve(&submission, shared, budget, server);
+        let mut context = Context {
+            shared,
+            vcpu: self.vcpu,
+            log: &mut self.log,
+            budget,
+            server,
+        };
+        // As many as there are now: who cannot carry one out puts it back.
+        for _ in 0..self.deferred.len() {
+            if !context.budget.take_entry() {
+                return;
+            }
+            let Some(submission) = self.deferred.pop_front() else {
+                return;
+            };
+            match carry_out(&submission, self.features, &mut context) {
+                Outcome::Done(done) => self.ring.finish(&self.area, &submission, done),
+                Outcome::Later => self.deferred.push_back(submission),
             }
         }
     }

@@ -192,10 +192,10 @@ impl Serve for Context<'_> {
                     let mapped = vcpu.prefault(gpa, len);
                     shared.totals.event(Event::PrefaultedBytes, mapped);
                 }
-                Ok(len)
+                Ok(())
             },
         );
-        Ok(done.answer())
+        Ok(done)
     }
 
     fn release(&mut self, args: ReleaseArgs) -> Result<Answer, Status> {
@@ -209,10 +209,10 @@ impl Serve for Context<'_> {
             |gpa, len| {
                 pages::release(&shared.ram, gpa, len).map_err(|_| Status::HOST_FAILED)?;
                 shared.totals.event(Event::ReleasedBytes, len);
-                Ok(len)
+                Ok(())
             },
         );
-        Ok(done.answer())
+        Ok(done)
     }
 
     // Never offered, so never negotiated.

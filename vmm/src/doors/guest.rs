@@ -13,10 +13,8 @@ use coopvirt_spec::page::{at, AreaLayout};
 use coopvirt_spec::version::Features;
 use coopvirt_spec::{doorbell, mark, setup};
 
-/// Where the guest is loaded and starts.
-pub const LOAD_ADDRESS: u64 = 0x10_0000;
-/// Where it finds its [`Parameters`].
-pub const PARAMETERS: u64 = 0x8000;
+use crate::code_guest::{code_between, timed_halt, timer_handler, timer_set_up};
+
 /// Where it writes down facts: TSC frequency in kHz, status of features and of area.
 pub const FACTS: u64 = 0x20_0000;
 /// Where the doors' results begin, a page each: iterations per block, one once it is done, then at
@@ -75,7 +73,7 @@ impl Parameters {
     }
 }
 
-// Parameters lie at 0x8000; 0x8040 holds the submission tail. Driver's registers: r8 = work << 16,
+// `Parameters` lie at 0x8000; 0x8040 holds the submission tail. Driver's registers: r8 = work << 16,
 // rbp = results, r12 = blocks done, r13 = iterations, r14 = door, r15 = iterations left (the door
 // counts it down). A door may use all others.
 global_asm!(
@@ -112,30 +110,9 @@ coopvirt_doors_start:
     cpuid
     mov [rbp], rbx
 
-    # An IDT with one gate, x2APIC on, its timer in TSC-deadline mode.
-    lea rax, [rip + doors_interrupt]
-    mov rbx, 0x6000
-    mov word ptr [rbx + 0x40 * 16], ax
-    mov word ptr [rbx + 0x40 * 16 + 2], 0x10
-    mov word ptr [rbx + 0x40 * 16 + 4], 0x8e00
-    shr rax, 16
-    mov word ptr [rbx + 0x40 * 16 + 6], ax
-    mov qword ptr [rbx + 0x40 * 16 + 8], 0
-    mov word ptr [0x5ff0], 0x40 * 16 + 15
-    mov qword ptr [0x5ff2], rbx
-    lidt [0x5ff0]
-    mov ecx, 0x1b
-    rdmsr
-    or eax, 0xc00
-    wrmsr
-    xor edx, edx
-    mov ecx, 0x80f
-    mov eax, 0x1ff
-    wrmsr
-    mov ecx, 0x832
-    mov eax, 0x40040
-    wrmsr
-
+    "##,
+    timer_set_up!("doors_interrupt"),
+    r##"
     # Features, then the area; the memory is fresh, hence zero [REG-5].
     mov ecx, {FEATURES_MSR}
     mov eax, [0x8028]
@@ -237,9 +214,9 @@ doors_block:
     DOOR doors_vmcall, "mov eax, 0xffff; vmcall"
     DOOR doors_vmmcall, "mov eax, 0xffff; vmmcall"
     DOOR doors_cpuid, "xor eax, eax; cpuid"
-    # Entered with the timer armed and interrupts off until the instruction before HLT: whenever the
-    # timer fires, HLT exits first and the pending interrupt then wakes it.
-    DOOR doors_halt, "rdtsc; shl rdx, 32; or rax, rdx; add rax, {HALT_CYCLES}; mov rdx, rax; shr rdx, 32; mov ecx, 0x6e0; wrmsr; sti; hlt; cli"
+    "##,
+    concat!("DOOR doors_halt, \"", timed_halt!("{HALT_CYCLES}"), "\""),
+    r##"
 doors_hypercall:
     cmp qword ptr [0x8000], 0
     jne doors_vmmcall
@@ -320,29 +297,9 @@ doors_table:
     .long doors_polled_8 - doors_table
     .long doors_polled_32 - doors_table
 
-    .balign 16
-doors_interrupt:
-    push rax
-    push rcx
-    push rdx
-    # Before its HLT and not in it: on hardware the STI shadow rules this out, but an emulator may
-    # forget the shadow when it leaves the guest there. The HLT to come needs a timer of its own.
-    mov rax, [rsp + 24]
-    cmp byte ptr [rax], 0xf4
-    jne 56f
-    rdtsc
-    add eax, {HALT_CYCLES}
-    adc edx, 0
-    mov ecx, 0x6e0
-    wrmsr
-56: mov ecx, 0x80b
-    xor eax, eax
-    xor edx, edx
-    wrmsr
-    pop rdx
-    pop rcx
-    pop rax
-    iretq
+    "##,
+    timer_handler!("doors_interrupt", "{HALT_CYCLES}"),
+    r##"
 coopvirt_doors_end:
     .popsection
     "##,
@@ -370,20 +327,7 @@ coopvirt_doors_end:
     SIDECORE = const Features::SIDECORE.0,
 );
 
-unsafe extern "C" {
-    static coopvirt_doors_start: u8;
-    static coopvirt_doors_end: u8;
-}
-
-/// The guest's machine code.
-pub fn code() -> &'static [u8] {
-    let start = &raw const coopvirt_doors_start;
-    let end = &raw const coopvirt_doors_end;
-    let len = end as usize - start as usize;
-    // SAFETY: both symbols bound one read-only section of this program, start before end, made by
-    // the assembler block above; it lives as long as the program.
-    unsafe { std::slice::from_raw_parts(start, len) }
-}
+code_between!(coopvirt_doors_start, coopvirt_doors_end);
 
 #[cfg(test)]
 mod tests {

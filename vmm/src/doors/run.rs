@@ -1,7 +1,5 @@
 //! Runs the guest on both machines, each once for counts and once for times, and makes the rows.
 
-use std::num::NonZeroU8;
-use std::sync::Arc;
 use std::time::Duration;
 
 use coopvirt_spec::mark::MarkKind;
@@ -12,13 +10,11 @@ use super::figures::{self, Overhead, Samples, Time};
 use super::guest::{self, Parameters};
 use super::table::{self, Door, Machine as Place};
 use crate::account::backend::Backend;
-use crate::account::model::Trace;
-use crate::accounting::{host_kernel, Accounting};
-use crate::config::{ConsoleKind, Kernel, MachineConfig, Mode};
+use crate::accounting::host_kernel;
+use crate::code_guest::{self, Tracing};
+use crate::config::{MachineConfig, Mode};
 use crate::coop::{CoopOptions, SidecoreOptions, SidecorePolicy};
-use crate::machine::{BuildError, ConsoleEnds, Machine};
-use crate::mark_log::{MarkEntry, MarkLog};
-use crate::mem::{Backing, GuestRam};
+use crate::machine::BuildError;
 use crate::stop::StopReason;
 use crate::validate::kinds::is_own;
 
@@ -114,7 +110,7 @@ pub fn run(options: &Options) -> Result<DoorsReport, DoorsError> {
         if place == Place::Quiet {
             report.tsc_khz = timed.tsc_khz()?;
             report.empty_loop_cycles = empty.unwrap_or(0.0);
-            report.not_traced.clone_from(&counted.not_traced);
+            report.not_traced.clone_from(&counted.0.report.not_traced);
         }
         for door in table::ALL.iter().filter(|door| door.machine == place) {
             let mut row = Row {
@@ -163,38 +159,18 @@ enum Pass {
 }
 
 /// What is left of one run of the guest.
-struct Finished {
-    ram: GuestRam,
-    entries: Vec<MarkEntry>,
-    trace: Option<Trace>,
-    not_traced: Option<String>,
-}
+struct Finished(code_guest::Finished);
 
 fn go(options: &Options, place: Place, pass: Pass) -> Result<Finished, DoorsError> {
     let config = config(options, place, pass);
-    let accounting = Accounting::start(pass == Pass::Count);
-    let console = ConsoleEnds {
-        output: Box::new(std::io::sink()),
-        stdin: false,
+    let tracing = match pass {
+        Pass::Count => Tracing::On,
+        Pass::Time => Tracing::Off,
     };
-    let mut log = None;
-    let machine = Machine::build(&config, console, |gauges| {
-        let marks = Arc::new(MarkLog::new(gauges));
-        log = Some(Arc::clone(&marks));
-        marks
-    })?;
-    accounting.name_devices(machine.gauges());
-    machine.resume();
-    let reason = machine.wait(Some(options.limit));
-    machine.pause();
-    let gauges = machine.gauges().clone();
-    let ram = machine.ram();
-    machine.shut_down();
-    let (report, trace) = accounting.finish(&gauges, config.mode.name());
-    let entries = log.map(|log| log.entries()).unwrap_or_default();
-    match reason {
+    let run = code_guest::run(&config, options.limit, tracing)?;
+    match run.reason {
         None => {
-            let work = entries.last().map(|entry| entry.mark.work);
+            let work = run.entries.last().map(|entry| entry.mark.work);
             let at = |door: &Door| work == work_of(door);
             let (limit, door) = (options.limit, table::on(place).find(at));
             let door = door.map(|door| door.name);
@@ -204,12 +180,7 @@ fn go(options: &Options, place: Place, pass: Pass) -> Result<Finished, DoorsErro
         Some(StopReason::GuestExit(guest::REFUSED)) => return Err(DoorsError::Refused),
         Some(reason) => return Err(DoorsError::Ended(reason)),
     }
-    Ok(Finished {
-        ram,
-        entries,
-        trace,
-        not_traced: report.not_traced,
-    })
+    Ok(Finished(run))
 }
 
 fn work_of(door: &Door) -> Option<u8> {
@@ -220,19 +191,16 @@ impl Finished {
     /// Exits between the door's marks, less the host's interrupts.
     fn exits(&self, door: &Door) -> Option<u64> {
         let work = work_of(door)?;
-        let phases = &self.trace.as_ref()?.phases;
+        let phases = &self.0.trace.as_ref()?.phases;
         let phase = phases.iter().find(|phase| phase.work == work)?;
-        let is_host = |reason: &str| matches!(reason, "INTR" | "EXTERNAL_INTERRUPT" | "NMI");
-        let reasons = phase.counts.by_reason.iter();
-        let own = reasons.filter(|(reason, _)| !is_host(reason));
-        Some(own.map(|(_, count)| count).sum())
+        Some(code_guest::own_exits(&phase.counts))
     }
 
     /// Returns to userspace between the door's marks, less those of the marks and of signals.
     fn returns(&self, door: &Door) -> Option<u64> {
         let work = work_of(door)?;
         let total = |kind| {
-            let mut entries = self.entries.iter();
+            let mut entries = self.0.entries.iter();
             let entry = entries.find(|entry| entry.mark.work == work && entry.mark.kind == kind)?;
             let counted = entry.returns.iter().filter(|(kind, _)| !is_own(**kind));
             Some(counted.map(|(_, count)| count).sum::<u64>())
@@ -241,7 +209,7 @@ impl Finished {
     }
 
     fn tsc_khz(&self) -> Result<u32, DoorsError> {
-        Ok(self.ram.read_obj(GuestAddress(guest::FACTS))?)
+        Ok(self.0.ram.read_obj(GuestAddress(guest::FACTS))?)
     }
 
     /// What the guest wrote down; `None` if it did not come to the end of this door.
@@ -250,7 +218,7 @@ impl Finished {
             return Ok(None);
         };
         let page = guest::RESULTS + u64::from(index) * guest::RESULT_BYTES;
-        let word = |offset| self.ram.read_obj::<u64>(GuestAddress(page + offset));
+        let word = |offset| self.0.ram.read_obj::<u64>(GuestAddress(page + offset));
         if word(8)? != 1 {
             return Ok(None);
         }
@@ -268,45 +236,21 @@ fn config(options: &Options, place: Place, pass: Pass) -> MachineConfig {
         Place::Polled => SidecorePolicy::Always,
     };
     let parameters = parameters(options, place, pass);
-    MachineConfig {
-        kernel: Kernel::Code {
-            pieces: vec![
-                (guest::LOAD_ADDRESS, guest::code().to_vec()),
-                (guest::PARAMETERS, parameters.to_bytes()),
-            ],
+    let bytes = guest::MEMORY_BYTES;
+    let mut config = code_guest::machine(guest::code(), parameters.to_bytes(), bytes, &options.pin);
+    config.backing.prefault = true;
+    config.mode = Mode::Coop;
+    config.coop = CoopOptions {
+        features: place.features(),
+        sidecore: SidecoreOptions {
+            policy,
+            host_cpu: None,
         },
-        initrd: None,
-        cmdline: String::new(),
-        vcpus: NonZeroU8::MIN,
-        memory_bytes: guest::MEMORY_BYTES,
-        backing: Backing {
-            huge_pages: false,
-            prefault: true,
-            overcommit: false,
-        },
-        disks: Vec::new(),
-        mode: Mode::Coop,
-        coop: CoopOptions {
-            features: place.features(),
-            sidecore: SidecoreOptions {
-                policy,
-                host_cpu: None,
-            },
-        },
-        x2apic: true,
-        kvm_features: 0,
-        halt_poll_ns: None,
-        disable_hlt_exits: false,
-        console: ConsoleKind::Serial,
-        pin: options.pin.clone(),
-        pci_config_ports: false,
-        debug_exit: true,
-    }
+    };
+    config
 }
 
 fn parameters(options: &Options, place: Place, pass: Pass) -> Parameters {
-    let is_amd =
-        std::fs::read_to_string("/proc/cpuinfo").is_ok_and(|text| text.contains("AuthenticAMD"));
     let doors = table::on(place).filter_map(|door| door.index);
     let doors = doors.fold(0, |doors, index| doors | 1 << index);
     let features = place.features().0;
@@ -315,7 +259,7 @@ fn parameters(options: &Options, place: Place, pass: Pass) -> Parameters {
         Pass::Time => (1, BLOCKS, block_cycles(options.duration)),
     };
     Parameters {
-        is_amd,
+        is_amd: code_guest::is_amd(),
         iterations,
         block_cycles,
         blocks,

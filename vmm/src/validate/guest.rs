@@ -9,10 +9,8 @@
 
 use std::arch::global_asm;
 
-/// Where the guest is loaded and starts.
-pub const LOAD_ADDRESS: u64 = 0x10_0000;
-/// Where it finds its parameters: count (u64), hypercall (u64, 0 VMCALL, 1 VMMCALL).
-pub const PARAMETERS: u64 = 0x8000;
+use crate::code_guest::{code_between, timed_halt, timer_handler, timer_set_up};
+
 /// Fresh memory for the first-touch kind.
 pub const TOUCH_ADDRESS: u64 = 0x0400_0000;
 /// Guest memory the guest needs for `count` first touches.
@@ -21,7 +19,7 @@ pub const fn memory_bytes(count: u64) -> u64 {
     wanted.next_multiple_of(2 << 20)
 }
 
-// Registers kept throughout: r12 = count, r13 = sequence number of the mark, r14 = hypercall kind.
+// Parameters: count (u64), hypercall (u64, 0 VMCALL, 1 VMMCALL). Registers kept throughout: r12 = count, r13 = sequence number of the mark, r14 = hypercall kind.
 // A mark is `kind << 24 | work << 16 | sequence`; this guest's works are 0x80 + kind.
 global_asm!(
     r##"
@@ -84,79 +82,25 @@ coopvirt_validate_start:
     jnz 4b
     MARK 2, 0x8c
 
-    # HLT with wake-up: an IDT with one gate, x2APIC on, the timer in TSC-deadline mode.
-    lea rax, [rip + 9f]
-    mov rbx, 0x6000
-    mov word ptr [rbx + 0x40 * 16], ax
-    mov word ptr [rbx + 0x40 * 16 + 2], 0x10
-    mov word ptr [rbx + 0x40 * 16 + 4], 0x8e00
-    shr rax, 16
-    mov word ptr [rbx + 0x40 * 16 + 6], ax
-    mov qword ptr [rbx + 0x40 * 16 + 8], 0
-    mov word ptr [0x5ff0], 0x40 * 16 + 15
-    mov qword ptr [0x5ff2], rbx
-    lidt [0x5ff0]
-    mov ecx, 0x1b
-    rdmsr
-    or eax, 0xc00
-    wrmsr
-    xor edx, edx
-    mov ecx, 0x80f
-    mov eax, 0x1ff
-    wrmsr
-    mov ecx, 0x832
-    mov eax, 0x40040
-    wrmsr
-    # Each HLT is entered with its timer armed and interrupts off until the instruction before it:
-    # whenever the timer fires, HLT exits first and the pending interrupt then wakes it.
-    MEASURE 0x8d, "rdtsc; shl rdx, 32; or rax, rdx; add rax, 200000; mov rdx, rax; shr rdx, 32; mov ecx, 0x6e0; wrmsr; sti; hlt; cli"
-
+    # HLT with wake-up.
+    "##,
+    timer_set_up!("validate_interrupt"),
+    concat!("MEASURE 0x8d, \"", timed_halt!("200000"), "\""),
+    r##"
     mov al, 0
     mov edx, 0xf4
     out dx, al
 1:  jmp 1b
 
-    .balign 16
-9:  push rax
-    push rcx
-    push rdx
-    # Before its HLT and not in it: on hardware the STI shadow rules this out, but an emulator may
-    # forget the shadow when it leaves the guest there. The HLT to come needs a timer of its own.
-    mov rax, [rsp + 24]
-    cmp byte ptr [rax], 0xf4
-    jne 8f
-    rdtsc
-    add eax, 200000
-    adc edx, 0
-    mov ecx, 0x6e0
-    wrmsr
-8:  mov ecx, 0x80b
-    xor eax, eax
-    xor edx, edx
-    wrmsr
-    pop rdx
-    pop rcx
-    pop rax
-    iretq
+    "##,
+    timer_handler!("validate_interrupt", "200000"),
+    r##"
 coopvirt_validate_end:
     .popsection
     "##
 );
 
-unsafe extern "C" {
-    static coopvirt_validate_start: u8;
-    static coopvirt_validate_end: u8;
-}
-
-/// The guest's machine code.
-pub fn code() -> &'static [u8] {
-    let start = &raw const coopvirt_validate_start;
-    let end = &raw const coopvirt_validate_end;
-    let len = end as usize - start as usize;
-    // SAFETY: both symbols bound one read-only section of this program, start before end, made by
-    // the assembler block above; it lives as long as the program.
-    unsafe { std::slice::from_raw_parts(start, len) }
-}
+code_between!(coopvirt_validate_start, coopvirt_validate_end);
 
 #[cfg(test)]
 mod tests {

@@ -1,8 +1,6 @@
 //! Runs the validation guest and compares every counter with N.
 
 use std::collections::BTreeMap;
-use std::num::NonZeroU8;
-use std::sync::Arc;
 use std::time::Duration;
 
 use coopvirt_spec::mark::{Mark, MarkKind};
@@ -11,12 +9,9 @@ use serde::Serialize;
 use super::{guest, kinds};
 use crate::account::model::{Phase, Trace};
 use crate::account::report::ExitReport;
-use crate::accounting::Accounting;
-use crate::config::{ConsoleKind, Kernel, MachineConfig, Mode};
-use crate::coop::CoopOptions;
-use crate::machine::{BuildError, ConsoleEnds, Machine};
-use crate::mark_log::{MarkEntry, MarkLog};
-use crate::mem::Backing;
+use crate::code_guest::{self, Tracing};
+use crate::machine::BuildError;
+use crate::mark_log::MarkEntry;
 use crate::stop::StopReason;
 use crate::vcpu::tally::Kind as Return;
 
@@ -84,27 +79,13 @@ impl Validation {
 
 /// Runs the guest.
 pub fn run(options: &Options) -> Result<Validation, ValidateError> {
-    let config = config(options);
-    let accounting = Accounting::start(true);
-    let console = ConsoleEnds {
-        output: Box::new(std::io::sink()),
-        stdin: false,
-    };
-    let mut log = None;
-    let machine = Machine::build(&config, console, |gauges| {
-        let marks = Arc::new(MarkLog::new(gauges));
-        log = Some(Arc::clone(&marks));
-        marks
-    })?;
-    accounting.name_devices(machine.gauges());
-    machine.resume();
-    let reason = machine.wait(Some(options.limit));
-    machine.pause();
-    let gauges = machine.gauges().clone();
-    machine.shut_down();
-    let (report, trace) = accounting.finish(&gauges, config.mode.name());
-    let entries = log.map(|log| log.entries()).unwrap_or_default();
-    match reason {
+    let parameters = [options.count, u64::from(code_guest::is_amd())];
+    let parameters = parameters.map(u64::to_le_bytes).concat();
+    let bytes = guest::memory_bytes(options.count);
+    let config = code_guest::machine(guest::code(), parameters, bytes, &options.pin);
+    let run = code_guest::run(&config, options.limit, Tracing::On)?;
+    let entries = run.entries;
+    match run.reason {
         None => {
             let last = entries.last().map(|entry| entry.mark);
             return Err(ValidateError::Timeout {
@@ -115,62 +96,18 @@ pub fn run(options: &Options) -> Result<Validation, ValidateError> {
         Some(StopReason::GuestExit(0)) => {}
         Some(reason) => return Err(ValidateError::Ended(reason)),
     }
-    let trace = trace.as_ref();
+    let trace = run.trace.as_ref();
     let results = kinds::ALL
         .iter()
         .map(|kind| result(kind, options.count, &entries, trace))
         .collect();
-    let empty_phase = find_phase(trace, kinds::EMPTY_WORK).map(|phase| {
-        let is_host = |reason: &str| matches!(reason, "INTR" | "EXTERNAL_INTERRUPT" | "NMI");
-        let own = phase
-            .counts
-            .by_reason
-            .iter()
-            .filter(|(reason, _)| !is_host(reason));
-        own.map(|(_, count)| count).sum()
-    });
+    let empty_phase = find_phase(trace, kinds::EMPTY_WORK);
+    let empty_phase = empty_phase.map(|phase| code_guest::own_exits(&phase.counts));
     Ok(Validation {
         kinds: results,
         empty_phase,
-        report,
+        report: run.report,
     })
-}
-
-fn config(options: &Options) -> MachineConfig {
-    let amd =
-        std::fs::read_to_string("/proc/cpuinfo").is_ok_and(|text| text.contains("AuthenticAMD"));
-    let parameters = [options.count, u64::from(amd)]
-        .map(u64::to_le_bytes)
-        .concat();
-    MachineConfig {
-        kernel: Kernel::Code {
-            pieces: vec![
-                (guest::LOAD_ADDRESS, guest::code().to_vec()),
-                (guest::PARAMETERS, parameters),
-            ],
-        },
-        initrd: None,
-        cmdline: String::new(),
-        vcpus: NonZeroU8::MIN,
-        memory_bytes: guest::memory_bytes(options.count),
-        // Small pages, so that each first touch is an exit of its own.
-        backing: Backing {
-            huge_pages: false,
-            prefault: false,
-            overcommit: false,
-        },
-        disks: Vec::new(),
-        mode: Mode::Kvm,
-        coop: CoopOptions::default(),
-        x2apic: true,
-        kvm_features: 0,
-        halt_poll_ns: None,
-        disable_hlt_exits: false,
-        console: ConsoleKind::Serial,
-        pin: options.pin.clone(),
-        pci_config_ports: false,
-        debug_exit: true,
-    }
 }
 
 fn find_phase(trace: Option<&Trace>, work: u8) -> Option<&Phase> {

@@ -2,6 +2,7 @@
 //!
 //! The host's test looks for the phases in the exit report, and at the VMM's memory between them.
 
+use core::cell::Cell;
 use core::sync::atomic::Ordering::Relaxed;
 
 use coopvirt_spec::counter::GuestCounter;
@@ -39,20 +40,50 @@ fn touch(pages: &Pages) {
     }
 }
 
+/// What the calls that worked through a list came to.
+#[derive(Default)]
+struct Calls {
+    /// How many there were.
+    count: Cell<u64>,
+    /// Most bytes that one of them did.
+    largest_bytes: Cell<u64>,
+    /// Longest time from one to the next, in ticks: its exit, and little else.
+    longest_ticks: Cell<u64>,
+    /// Time and place of the last one.
+    last: Cell<Option<(u64, u64)>>,
+}
+
+impl Calls {
+    /// A call begins, or the list has ended, with so many bytes of it done.
+    fn step(&self, done_bytes: u64) {
+        let now = tsc::now();
+        if let Some((then, before)) = self.last.replace(Some((now, done_bytes))) {
+            let largest = self.largest_bytes.get().max(done_bytes - before);
+            let longest = self.longest_ticks.get().max(now - then);
+            self.count.set(self.count.get() + 1);
+            self.largest_bytes.set(largest);
+            self.longest_ticks.set(longest);
+        }
+    }
+
+    fn report(&self) {
+        value("calls", self.count.get());
+        value("largest_call_bytes", self.largest_bytes.get());
+        let ns = u128::from(self.longest_ticks.get()) * 1_000_000_000 / u128::from(tsc::hz());
+        value("longest_call_ns", u64::try_from(ns).unwrap_or(u64::MAX));
+    }
+}
+
 /// Works through the pages as a list of ranges, whatever number of calls that takes.
 #[track_caller]
-fn run(session: &mut Session<Vcpu>, pages: &Pages, call: fn(RangeList) -> Submission) {
+fn run(session: &mut Session<Vcpu>, pages: &Pages, call: fn(RangeList) -> Submission) -> Calls {
     let list = memory::pages(1);
     let nr_pages = pages.words().len() as u64 / 512;
-    let mut next = 0;
+    let start_of = |range| nr_pages * range / RANGES * PAGE_BYTES;
     for (range, words) in (0..RANGES).zip(list.words().chunks_exact(2)) {
-        let end = match range + 1 {
-            RANGES => nr_pages,
-            part => nr_pages * part / RANGES,
-        };
-        words[0].store(pages.start() + next * PAGE_BYTES, Relaxed);
-        words[1].store((end - next) * PAGE_BYTES, Relaxed);
-        next = end;
+        let (start, end) = (start_of(range), start_of(range + 1));
+        words[0].store(pages.start() + start, Relaxed);
+        words[1].store(end - start, Relaxed);
     }
     let list = RangeList {
         list_gpa: list.start(),
@@ -60,8 +91,15 @@ fn run(session: &mut Session<Vcpu>, pages: &Pages, call: fn(RangeList) -> Submis
         first_item: 0,
         first_offset: 0,
     };
-    let done = session.run_list(list, call, |other| panic!("{other:?}"));
+    let calls = Calls::default();
+    let step = |list: RangeList| {
+        calls.step(start_of(list.first_item.into()) + list.first_offset);
+        call(list)
+    };
+    let done = session.run_list(list, step, |other| panic!("{other:?}"));
+    calls.step(nr_pages * PAGE_BYTES);
     assert_eq!(done, Ok(list.nr_items));
+    calls
 }
 
 guest_test!(
@@ -76,9 +114,10 @@ fn populate() -> Ran {
     let plain = memory::untouched_large(wanted_pages());
     let batched = memory::untouched_large(wanted_pages());
     let mut marker = Marker::new(Bare);
+    let mut calls = Calls::default();
     marker.phase(WORK_PLAIN, || touch(&plain));
     marker.phase(WORK_BATCH, || {
-        run(&mut session, &batched, |list| {
+        calls = run(&mut session, &batched, |list| {
             PopulateArgs::from(list).submission(0)
         });
     });
@@ -95,6 +134,7 @@ fn populate() -> Ran {
     }
     value("pages", wanted_pages());
     value("bells", session.counters().get(GuestCounter::SyncBell));
+    calls.report();
     session.close();
     Ok(())
 }
@@ -116,10 +156,11 @@ fn release() -> Ran {
     after.words()[0].store(78, Relaxed);
     value("in_use", wanted_pages());
     tsc::wait_us(PAUSE_US);
-    run(&mut session, &pages, |list| {
+    let calls = run(&mut session, &pages, |list| {
         ReleaseArgs::from(list).submission(0)
     });
     value("released", wanted_pages());
+    calls.report();
     tsc::wait_us(PAUSE_US);
     // What is given back reads as zero here, and can be written again; its neighbours are whole.
     for page in pages.words().chunks_exact(512) {
