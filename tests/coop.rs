@@ -82,7 +82,8 @@ fn calls_without_exits() {
 #[test]
 fn interrupts_without_exits_of_the_sender() {
     for policy in ["adaptive", "always"] {
-        let guest = with_sidecore(policy).cpus(2).param("ipis", 1_000);
+        let guest = with_sidecore(policy).cpus(2).param("ipis", 300);
+        let guest = guest.pinned(2);
         let (run, report) = run_with_report(guest, "coop_sidecore_smp_ipis");
         let value = |name| run.value("coop_sidecore_smp_ipis", name);
         let counts = &phase(&report, WORK_IPIS).counts;

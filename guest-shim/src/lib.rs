@@ -13,6 +13,7 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+mod asking;
 pub mod batch;
 pub mod counters;
 pub mod ipi;

@@ -14,6 +14,7 @@ use coopvirt_spec::ring::GuestRing;
 use coopvirt_spec::setup::{AreaRequest, SetupState, AREA_OFFSET, FEATURES_OFFSET, STATUS_OFFSET};
 use coopvirt_spec::version::Features;
 
+use crate::asking::Asking;
 use crate::counters::Counters;
 use crate::platform::Cpu;
 use crate::timer::StockRow;
@@ -108,6 +109,7 @@ pub struct Session<C> {
     pub(crate) deadline_tsc: u64,
     pub(crate) stock_row: StockRow,
     pub(crate) next_tag: u64,
+    pub(crate) asking: Asking,
 }
 
 impl<C: Cpu> Session<C> {
@@ -121,6 +123,7 @@ impl<C: Cpu> Session<C> {
             deadline_tsc: 0,
             stock_row: StockRow::new(),
             next_tag: 1,
+            asking: Asking::new(),
         }
     }
 

@@ -4,15 +4,34 @@ use coopvirt::account::model::{Counts, Phase};
 use coopvirt::account::report::ExitReport;
 
 use crate::files::Folder;
+use crate::guest::Running;
 use crate::micro::{MicroGuest, MicroRun};
+use crate::Outcome;
 
 /// Runs these tests, which have to pass; with the exit report.
 #[track_caller]
 pub fn run_with_report(guest: MicroGuest, tests: &str) -> (MicroRun, ExitReport) {
+    with_report(guest, |guest| guest.run_to_end(tests))
+}
+
+/// The same; `end` brings the running guest to its end.
+#[track_caller]
+pub fn end_with_report(
+    guest: MicroGuest,
+    tests: &str,
+    end: impl FnOnce(Running) -> Outcome,
+) -> (MicroRun, ExitReport) {
+    with_report(guest, |guest| MicroRun::new(end(guest.start(tests))))
+}
+
+#[track_caller]
+fn with_report(
+    guest: MicroGuest,
+    run: impl FnOnce(MicroGuest) -> MicroRun,
+) -> (MicroRun, ExitReport) {
     let folder = Folder::new();
     let path = folder.path("exits.json");
-    let guest = guest.arguments(["--exits".into(), path.clone()]);
-    let run = guest.run_to_end(tests);
+    let run = run(guest.arguments(["--exits".into(), path.clone()]));
     run.assert_passed();
     eprintln!("{}", run.transcript);
     let text = std::fs::read(path).expect("a report");

@@ -57,6 +57,19 @@ impl MicroGuest {
         Self { guest }
     }
 
+    /// Keeps busy threads apart, where there are three CPUs: the first vCPU, the others, the rest.
+    #[must_use]
+    pub fn pinned(self, cpus: usize) -> Self {
+        let has_three = std::thread::available_parallelism().is_ok_and(|count| count.get() >= 3);
+        if !has_three {
+            return self;
+        }
+        // As `scripts/lab` isolates them: the first CPU is for everything else.
+        let others = std::iter::repeat_n("2", cpus.saturating_sub(1));
+        let pins: Vec<_> = std::iter::once("1").chain(others).chain(["0"]).collect();
+        self.arguments(["--pin".to_owned(), pins.join(",")])
+    }
+
     /// More arguments for `coopvirt run`.
     pub fn arguments<S: Into<std::ffi::OsString>>(
         self,
@@ -140,6 +153,16 @@ impl MicroRun {
             || panic!("{test} said no {name}:\n{}", self.transcript),
             |(_, value)| *value,
         )
+    }
+
+    /// All figures of this name, in order.
+    pub fn values(&self, test: &str, name: &str) -> Vec<u64> {
+        let tests = self.transcript.tests.iter();
+        let values = tests
+            .filter(|run| run.name == test)
+            .flat_map(|run| &run.values);
+        let found = values.filter(|(value, _)| value == name);
+        found.map(|(_, value)| *value).collect()
     }
 }
 

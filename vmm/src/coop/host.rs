@@ -178,6 +178,15 @@ impl Coop {
         }
     }
 
+    /// The machine is reset, or ends (`[LIFE-1]`): no area is registered any more, nothing negotiated.
+    pub fn reset(&self) {
+        for (vcpu, station) in (0..).zip(&self.stations) {
+            let mut setup = lock(&station.setup);
+            self.unregister(vcpu, station);
+            *setup = VcpuSetup::new(self.options.offered(), AreaLayout::DEFAULT);
+        }
+    }
+
     /// All counters; those of areas that are still registered are read now.
     pub fn counts(&self) -> CoopCounts {
         for station in &self.stations {

@@ -322,6 +322,9 @@ impl Machine {
     /// Stops everything and lets the guest's last output out.
     pub fn shut_down(mut self) {
         self.vcpus.clear();
+        if let Some(coop) = &self.coop {
+            coop.reset();
+        }
         self.sidecore = None;
         self.io = None;
         if let Some(output) = self.console_output.take() {

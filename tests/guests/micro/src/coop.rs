@@ -14,6 +14,7 @@ use guest_shim::{Cpu, Options, Session, VectorSet};
 
 use crate::memory::{self, Pages, PAGE_BYTES};
 use crate::test::{Ran, Skip};
+use crate::x86::hypercall::SendIpi;
 use crate::x86::{apic, cpuid, msr, port, tsc};
 
 /// The timer's vector of sessions that say no other.
@@ -123,6 +124,12 @@ impl Area {
         Self(memory::pages(bytes.div_ceil(PAGE_BYTES)))
     }
 
+    /// The area at this address, for a CPU that is not its owner.
+    pub fn of_another(gpa: u64) -> Self {
+        let bytes = AreaLayout::DEFAULT.area_bytes() as u64;
+        Self(memory::shared(gpa, bytes.div_ceil(PAGE_BYTES)))
+    }
+
     /// Where it is.
     pub fn gpa(&self) -> u64 {
         self.0.start()
@@ -155,12 +162,17 @@ impl SharedMem for Area {
 #[derive(Debug)]
 pub struct Vcpu {
     area: Area,
+    /// KVM's hypercall for an interrupt to many.
+    to_many: Option<SendIpi>,
 }
 
 impl Vcpu {
     /// With memory of its own.
     fn new() -> Self {
-        Self { area: Area::new() }
+        Self {
+            area: Area::new(),
+            to_many: SendIpi::find(),
+        }
     }
 }
 
@@ -203,7 +215,15 @@ impl Cpu for Vcpu {
         apic::set_deadline(deadline_tsc);
     }
 
+    /// As Linux under KVM: one by the local APIC, many by one hypercall.
     fn send_stock_ipi(&self, ipi: &IpiArgs) {
+        let count = ipi.mask_low.count_ones() + ipi.mask_high.count_ones();
+        if let (Some(to_many), true) = (self.to_many, count > 1) {
+            let mask = [ipi.mask_low, ipi.mask_high];
+            let sent = to_many.send(mask, ipi.first_apic_id, ipi.vector);
+            assert_eq!(sent, i64::from(count), "KVM's hypercall reaches all");
+            return;
+        }
         for target in ipi.targets() {
             apic::send_to_id(target, ipi.vector);
         }

@@ -35,7 +35,7 @@ pub fn set_up() {
 /// same. Their content is zero.
 #[derive(Debug)]
 pub struct Pages {
-    // Invariant: pages that nobody else has.
+    // Invariant: RAM behind this program that was given out, which is used by atomic words only.
     start: u64,
     bytes: u64,
 }
@@ -49,8 +49,8 @@ impl Pages {
     /// All words, also for memory that the host or other CPUs change.
     pub fn words(&self) -> &[AtomicU64] {
         let count = usize::try_from(self.bytes / 8).expect("64 bits");
-        // SAFETY: RAM, mapped, aligned, and nobody else's by the invariant; whoever shares it with
-        // this guest by its address changes whole words, which atomic words allow for.
+        // SAFETY: RAM, mapped, aligned, by the invariant; whoever shares it with this guest by its
+        // address changes whole words, which atomic words allow for.
         unsafe { core::slice::from_raw_parts(at(self.start), count) }
     }
 
@@ -69,6 +69,16 @@ pub fn pages(count: u64) -> Pages {
         word.store(0, Ordering::Relaxed);
     }
     pages
+}
+
+/// Pages that were given out before, once more: for another CPU that works on them.
+pub fn shared(start: u64, count: u64) -> Pages {
+    let bytes = count * PAGE_BYTES;
+    let first = (&raw const image_end).addr() as u64;
+    let next = NEXT.load(Ordering::Relaxed);
+    let is_given_out = start >= first && start.saturating_add(bytes) <= next;
+    assert!(is_given_out && start.is_multiple_of(PAGE_BYTES));
+    Pages { start, bytes }
 }
 
 /// Takes `count` pages, beginning at a multiple of 2 MiB, that this guest has never touched: the

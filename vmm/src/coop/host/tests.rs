@@ -137,6 +137,31 @@ fn ring_5_a_tail_that_goes_backwards_or_a_bad_head_breaks() {
 }
 
 #[test]
+fn life_1_a_reset_leaves_every_area_and_forgets_what_was_negotiated() {
+    let (coop, ram, _) = host();
+    let mut guests = [0, 1].map(|vcpu| Guest::register(&coop, &ram, vcpu, ALL));
+    for guest in &mut guests {
+        guest.publish(&echo(1));
+    }
+    coop.reset();
+    for (vcpu, guest) in (0..).zip(&mut guests) {
+        let state = status(&coop, vcpu);
+        assert_eq!((state.is_registered, state.last.0), (false, 0));
+        assert_eq!(coop.read_register(vcpu, FEATURES_MSR), Some(0));
+        // What was published is not taken any more, and the page is left alone.
+        guest.area.store_u64(at::LEASE, 7, Store::Relaxed);
+        guest.ring();
+        assert_eq!(guest.take(), None);
+        assert_eq!(guest.area.load_u64(at::LEASE, Load::Relaxed), 7);
+    }
+    let events = coop.counts().events;
+    assert_eq!((events["registered"], events["unregistered"]), (2, 2));
+    // The machine begins anew.
+    let mut guest = Guest::register(&coop, &ram, 0, ALL);
+    assert_eq!(guest.call(&echo(5)).result, 5);
+}
+
+#[test]
 fn ring_9_a_guest_that_takes_no_completion_only_stops_itself() {
     let (coop, ram, _) = host();
     let mut guest = Guest::register(&coop, &ram, 0, ALL);

@@ -4,6 +4,7 @@
 //! soon ([`thread`]). [`window`] decides how long it polls without work and how long it sleeps. The
 //! [`worker`] carries out calls that may take long, and takes over if the polling thread is late.
 
+mod fault;
 mod hints;
 #[cfg(test)]
 mod tests;

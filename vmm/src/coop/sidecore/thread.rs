@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::timerfd::TimerFd;
 
+use super::fault::Fault;
 use super::window::{Wake, Window};
 use super::worker::{self, Message, Pulse};
 use super::LEASE;
@@ -43,6 +44,7 @@ impl Sidecore {
         // A second sidecore for one machine would be our own mistake; the first one stays.
         let _ = coop.worker.set(sender);
         let sleeper = Sleeper::new(&coop, tsc_khz)?;
+        let fault = Fault::new()?;
         let worker = {
             let (coop, pulse, host_cpus) =
                 (Arc::clone(&coop), Arc::clone(&pulse), host_cpus.clone());
@@ -56,7 +58,7 @@ impl Sidecore {
             let (coop, stop) = (Arc::clone(&coop), Arc::clone(&stop));
             let host_cpus = own_cpu.map_or(host_cpus, |cpu| vec![cpu]);
             start("coop-poll", host_cpus, move || {
-                Poller::new(&coop, &stop, &pulse, sleeper).run();
+                Poller::new(&coop, &stop, &pulse, sleeper, fault).run();
                 account(&coop, "polling");
             })
         };
@@ -118,6 +120,9 @@ struct Poller<'a> {
     pulse: &'a Pulse,
     sleeper: Sleeper,
     window: Window,
+    fault: Fault,
+    /// Whether the last sleep was ended by a doorbell.
+    was_rung: bool,
 }
 
 /// What one pass over all seats found.
@@ -141,7 +146,13 @@ impl Pass {
 }
 
 impl<'a> Poller<'a> {
-    fn new(coop: &'a Coop, stop: &'a AtomicBool, pulse: &'a Pulse, sleeper: Sleeper) -> Self {
+    fn new(
+        coop: &'a Coop,
+        stop: &'a AtomicBool,
+        pulse: &'a Pulse,
+        sleeper: Sleeper,
+        fault: Fault,
+    ) -> Self {
         let window = Window::new();
         Self {
             coop,
@@ -149,6 +160,8 @@ impl<'a> Poller<'a> {
             pulse,
             sleeper,
             window,
+            fault,
+            was_rung: false,
         }
     }
 
@@ -194,6 +207,9 @@ impl<'a> Poller<'a> {
             self.pulse.beat();
             turns += 1;
             let pass = self.turn();
+            if std::mem::take(&mut self.was_rung) && !pass.is_work {
+                self.window.asked();
+            }
             let now = Instant::now();
             self.note_gap(now.saturating_duration_since(last_turn));
             last_turn = now;
@@ -226,6 +242,7 @@ impl<'a> Poller<'a> {
     fn turn(&self) -> Pass {
         let mut pass = Pass::default();
         for (vcpu, station) in (0..).zip(&self.coop.stations) {
+            self.fault.point(self.stop);
             let Some(mut seat) = station.seat.try_lock() else {
                 self.coop.shared.totals.event(Event::SeatBusy, 1);
                 continue;
@@ -303,6 +320,7 @@ impl<'a> Poller<'a> {
             Wake::Deadline => totals.event(Event::TimerWakes, 1),
             Wake::Nap => totals.event(Event::Naps, 1),
         }
+        self.was_rung = wake == Wake::Bell;
         self.window.slept(slept, wake);
         wake
     }

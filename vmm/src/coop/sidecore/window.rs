@@ -82,6 +82,13 @@ impl Window {
         self.clamp();
     }
 
+    /// A doorbell came, with nothing to do: a guest goes by its stock path and would rather be heard
+    /// (`[BELL-6]`). How often is not to be seen from here, so the longest window tries it.
+    pub(super) fn asked(&mut self) {
+        self.window = self.wake_up * MOST;
+        self.is_probe = true;
+    }
+
     /// Work came while polling, after so long without any.
     pub(super) fn worked(&mut self, idle: Duration) {
         self.nap = SHORTEST_NAP;

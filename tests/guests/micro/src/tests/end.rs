@@ -1,8 +1,12 @@
 //! Ends that the host's test expects: with a code, by failures, and without a test.
 
-use crate::params;
-use crate::report;
+use coopvirt_spec::op::NopArgs;
+use coopvirt_spec::version::Features;
+use guest_shim::batch::Flush;
+
 use crate::test::{guest_test, Ran, Skip};
+use crate::x86::{port, tsc};
+use crate::{coop, cpus, params, report};
 
 guest_test!("end_with_a_code", "", with_a_code);
 /// Parameter `code`: the code.
@@ -31,4 +35,25 @@ fn by_a_fault() -> Ran {
 guest_test!("end_without_a_test", "", without_a_test);
 fn without_a_test() -> Ran {
     Err(Skip("on purpose"))
+}
+
+guest_test!("end_by_a_reset_with_areas", "[LIFE-1]", by_a_reset);
+/// With an area on each CPU and calls under way.
+fn by_a_reset() -> Ran {
+    /// The keyboard controller's command that pulls the reset line.
+    const RESET: (u16, u8) = (0x64, 0xfe);
+    let offered = coop::offer()?.features;
+    let wanted = Features::RING | Features::SIDECORE | Features::TIMER;
+    cpus::on_each(&|_| {
+        let mut session = coop::open(offered.intersection(wanted));
+        for _ in 0..16 {
+            assert!(session.stage(NopArgs {}.submission(0)).is_ok());
+        }
+        // And nobody closes it.
+        session.flush(Flush::Soon);
+    });
+    report::value("areas", cpus::count() as u64);
+    port::write_u8(RESET.0, RESET.1);
+    tsc::wait_us(tsc::LIMIT_US);
+    panic!("the machine goes on after a reset")
 }

@@ -2,12 +2,13 @@
 //!
 //! `entry.s` is all assembly. On top: `port`, `mmio`, `msr`, `cpuid`, `tsc` are instructions;
 //! `segments` and `interrupts` catch interrupts and faults; `apic` sends and times interrupts;
-//! `start` wakes the other CPUs; `paging` maps memory above 4 GiB.
+//! `start` wakes the other CPUs; `hypercall` is KVM's own; `paging` maps memory above 4 GiB.
 #![expect(unsafe_code)]
 // UNSAFETY: assembly.
 
 pub mod apic;
 pub mod cpuid;
+pub mod hypercall;
 pub mod interrupts;
 pub mod mmio;
 pub mod msr;
