@@ -23,10 +23,12 @@ fn an_idle_sidecore_costs_next_to_nothing() {
     };
     let guest = guest()
         .cpus(2)
-        .param("seconds", seconds)
+        .param("seconds", seconds + 4)
         .limit(Duration::from_secs(150));
     let mut running = guest.start("coop_hints_quiet");
     running.wait_for("quiet");
+    // What registering has begun comes to its end.
+    std::thread::sleep(Duration::from_secs(3));
     let (start, before) = (Instant::now(), running.cpu_time("coop-"));
     running.wait_for("over");
     let (used, time) = (running.cpu_time("coop-") - before, start.elapsed());
@@ -87,7 +89,7 @@ fn the_idle_word_is_read() {
     let guest = guest()
         .arguments(["--sidecore", "always"])
         .arguments(["--exits".into(), path.clone()]);
-    guest.run("coop_hints_idle_word");
+    guest.run_to_end("coop_hints_idle_word").assert_passed();
     let text = std::fs::read(path).expect("a report");
     let report: ExitReport = serde_json::from_slice(&text).expect("the report reads back");
     let coop = report.coop.expect("coop mode");
