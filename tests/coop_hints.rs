@@ -13,8 +13,12 @@ fn guest() -> MicroGuest {
     MicroGuest::new().arguments(["--mode", "coop"])
 }
 
-/// An idle machine's threads of the interface take less than 0.2 % of a CPU. A minute with
-/// `COOPVIRT_LONG` (`scripts/soak`), else ten seconds.
+/// 0.2 % of a minute. Most of it is used in the first seconds, while the naps grow, so the short form may
+/// use as much.
+const ALLOWED: Duration = Duration::from_millis(120);
+
+/// An idle machine's threads of the interface take less than 0.2 % of a CPU: in a minute with
+/// `COOPVIRT_LONG` (`scripts/soak`), else in ten seconds what a minute may take.
 #[test]
 fn an_idle_sidecore_costs_next_to_nothing() {
     let seconds: u32 = match std::env::var_os("COOPVIRT_LONG") {
@@ -35,7 +39,7 @@ fn an_idle_sidecore_costs_next_to_nothing() {
     MicroRun::new(running.finish()).assert_passed();
     let percent = used.as_secs_f64() / time.as_secs_f64() * 100.0;
     eprintln!("{used:?} of CPU time in {time:?}: {percent:.3} %");
-    assert!(percent < 0.2, "{percent} %");
+    assert!(used < ALLOWED, "{used:?}");
 }
 
 /// Threads that keep a host CPU busy.
