@@ -79,7 +79,7 @@ use std::sync::Arc;
 
 pub use backend::QueueWorker;
 pub use balloon::Balloon;
-pub use blk::{Blk, BlkAccess, BlkError};
+pub use blk::{Blk, BlkAccess, BlkError, InFlight};
 pub use chain::{Chain, Segments};
 pub use console::{Console, ConsoleInput, ConsoleOutput};
 pub use device::{Progress, QueueError, VirtioDevice, QUEUE_SIZE_MAX};
