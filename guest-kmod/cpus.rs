@@ -108,7 +108,9 @@ impl Cpus {
 
 /// How opening the session of another CPU ended; `None` if it is offline.
 fn opened(cpu: u32) -> Option<Result<Features, OpenError>> {
-    platform::call_on(cpu, || with_this(|cpu| cpu.opened)).flatten().flatten()
+    platform::call_on(cpu, || with_this(|cpu| cpu.opened))
+        .flatten()
+        .flatten()
 }
 
 impl Drop for Cpus {

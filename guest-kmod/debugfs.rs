@@ -10,8 +10,9 @@ use coopvirt_spec::page::at;
 use guest_shim::Cpu;
 
 use crate::cpus::{self, ThisCpu};
-use crate::platform::{self, Show};
 use crate::features::Hook;
+use crate::platform::{self, Show};
+use crate::selftest;
 
 /// Writes the text of a file, by its number in glue/debugfs.c.
 pub(crate) fn show(file: u32, to: &mut Show) {
@@ -20,6 +21,7 @@ pub(crate) fn show(file: u32, to: &mut Show) {
         0 => write_state(to),
         1 => write_params(to),
         2 => write_counters(to),
+        3 => selftest::write(to),
         _ => Ok(()),
     };
 }
@@ -71,7 +73,10 @@ struct Copy {
 impl Copy {
     fn of(cpu: &ThisCpu) -> Self {
         let mut host = [0; 16];
-        cpu.session.cpu().area().read_words(at::HOST_COUNTERS, &mut host);
+        cpu.session
+            .cpu()
+            .area()
+            .read_words(at::HOST_COUNTERS, &mut host);
         let policy = &cpu.idle.policy;
         let idle = policy.counters();
         Self {
@@ -94,7 +99,8 @@ impl Copy {
 
 fn write_counters(to: &mut Show) -> fmt::Result {
     for cpu in (0..platform::nr_cpus()).filter(|&cpu| platform::is_possible(cpu)) {
-        let Some(copy) = platform::call_on(cpu, || cpus::with_this(|cpu| Copy::of(cpu))).flatten() else {
+        let Some(copy) = platform::call_on(cpu, || cpus::with_this(|cpu| Copy::of(cpu))).flatten()
+        else {
             writeln!(to, "cpu{cpu} offline")?;
             continue;
         };

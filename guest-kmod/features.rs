@@ -69,7 +69,9 @@ pub(crate) fn install<T>(
     install: impl FnOnce() -> Result<T>,
 ) -> Option<T> {
     let result = hook.is_wanted(params).then(install)?;
-    let code = result.as_ref().map_or_else(|error| error.to_errno(), |_| ON);
+    let code = result
+        .as_ref()
+        .map_or_else(|error| error.to_errno(), |_| ON);
     OUTCOMES[hook as usize].store(code, Ordering::Relaxed);
     result.ok()
 }

@@ -37,7 +37,10 @@ pub(crate) struct IdleCpu {
 
 impl IdleCpu {
     pub(crate) const fn new() -> Self {
-        Self { policy: IdlePolicy::new(), host_polls: None }
+        Self {
+            policy: IdlePolicy::new(),
+            host_polls: None,
+        }
     }
 
     /// The CPU has an area: from now on it may wait with the host's help.
@@ -63,7 +66,8 @@ impl IdleCpu {
 
     /// Polling on both sides for the same work is one too many. An exit, if it is a change.
     fn let_host_poll(&mut self, cpu: &KernelCpu, polls: bool) {
-        if self.host_polls == Some(!polls) && cpu.write_msr(MSR_KVM_POLL_CONTROL, u64::from(polls)) {
+        if self.host_polls == Some(!polls) && cpu.write_msr(MSR_KVM_POLL_CONTROL, u64::from(polls))
+        {
             self.host_polls = Some(polls);
         }
     }
@@ -175,11 +179,15 @@ impl Idle {
             Ok(registration) => {
                 IS_REGISTERED.store(true, Ordering::Relaxed);
                 cpus::for_all(|cpu| cpu.idle.start(cpu.session.cpu()));
-                Ok(Self { registration: Some(registration) })
+                Ok(Self {
+                    registration: Some(registration),
+                })
             }
             Err(error) => {
                 match platform::idle_owner() {
-                    Some(name) => pr_warn!("idle is off: the kernel has the idle driver {}\n", name),
+                    Some(name) => {
+                        pr_warn!("idle is off: the kernel has the idle driver {}\n", name)
+                    }
                     None => pr_warn!("idle is off: the kernel takes no idle driver\n"),
                 }
                 Err(error)

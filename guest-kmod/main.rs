@@ -13,6 +13,7 @@ mod features;
 mod host;
 mod idle;
 mod platform;
+mod selftest;
 
 use guest_shim::Marker;
 use kernel::prelude::*;
@@ -56,8 +57,20 @@ impl kernel::Module for Module {
         let idle = features::install(Hook::Idle, &params, Idle::register);
         let life = Registration::life()?;
         let debugfs = Registration::debugfs()?;
-        pr_info!("loaded: host {} offers {:?}; {}\n", offer.version, offer.features, Summary);
-        Ok(Self { _debugfs: debugfs, _life: life, _idle: idle, _cpus: cpus, marker })
+        selftest::run(&params);
+        pr_info!(
+            "loaded: host {} offers {:?}; {}\n",
+            offer.version,
+            offer.features,
+            Summary
+        );
+        Ok(Self {
+            _debugfs: debugfs,
+            _life: life,
+            _idle: idle,
+            _cpus: cpus,
+            marker,
+        })
     }
 }
 

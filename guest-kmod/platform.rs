@@ -145,12 +145,19 @@ impl Area {
         let mut gpa = 0;
         let base = coopvirt_glue_area_alloc(cpu, len_bytes, &mut gpa);
         let base = NonNull::new(base.cast()).ok_or(ENOMEM)?;
-        Ok(Self { base, len_bytes, gpa })
+        Ok(Self {
+            base,
+            len_bytes,
+            gpa,
+        })
     }
 
     fn word<T>(&self, offset: usize) -> Option<NonNull<T>> {
         let size = core::mem::size_of::<T>();
-        let is_inside = self.len_bytes.checked_sub(size).is_some_and(|last| offset <= last);
+        let is_inside = self
+            .len_bytes
+            .checked_sub(size)
+            .is_some_and(|last| offset <= last);
         if !is_inside || offset % core::mem::align_of::<T>() != 0 {
             return None;
         }
@@ -160,12 +167,14 @@ impl Area {
 
     fn u32_at(&self, offset: usize) -> Option<&AtomicU32> {
         // SAFETY: inside and aligned; initialized by allocation; the host accesses it atomically, too.
-        self.word::<AtomicU32>(offset).map(|word| unsafe { word.as_ref() })
+        self.word::<AtomicU32>(offset)
+            .map(|word| unsafe { word.as_ref() })
     }
 
     fn u64_at(&self, offset: usize) -> Option<&AtomicU64> {
         // SAFETY: as above.
-        self.word::<AtomicU64>(offset).map(|word| unsafe { word.as_ref() })
+        self.word::<AtomicU64>(offset)
+            .map(|word| unsafe { word.as_ref() })
     }
 }
 
@@ -180,7 +189,8 @@ impl Drop for Area {
 /// An offset outside the area reads zero and writes nothing.
 impl SharedMem for Area {
     fn load_u32(&self, offset: usize, order: Load) -> u32 {
-        self.u32_at(offset).map_or(0, |word| word.load(order.ordering()))
+        self.u32_at(offset)
+            .map_or(0, |word| word.load(order.ordering()))
     }
     fn store_u32(&self, offset: usize, value: u32, order: Store) {
         if let Some(word) = self.u32_at(offset) {
@@ -188,7 +198,8 @@ impl SharedMem for Area {
         }
     }
     fn load_u64(&self, offset: usize, order: Load) -> u64 {
-        self.u64_at(offset).map_or(0, |word| word.load(order.ordering()))
+        self.u64_at(offset)
+            .map_or(0, |word| word.load(order.ordering()))
     }
     fn store_u64(&self, offset: usize, value: u64, order: Store) {
         if let Some(word) = self.u64_at(offset) {
@@ -289,7 +300,10 @@ unsafe impl<T: Send> Sync for PerCpu<T> {}
 
 impl<T: Send> PerCpu<T> {
     pub(crate) const fn new() -> Self {
-        Self { slots: AtomicPtr::new(null_mut()), len: AtomicU32::new(0) }
+        Self {
+            slots: AtomicPtr::new(null_mut()),
+            len: AtomicU32::new(0),
+        }
     }
 
     /// Sets the values, one for each number below [`nr_cpus`]. Not while there are some.
@@ -297,7 +311,13 @@ impl<T: Send> PerCpu<T> {
         let mut slots = KVec::with_capacity(nr_cpus() as usize, GFP_KERNEL)?;
         for cpu in 0..nr_cpus() {
             let value = UnsafeCell::new(make(cpu)?);
-            slots.push(Slot { is_busy: Cell::new(false), value }, GFP_KERNEL)?;
+            slots.push(
+                Slot {
+                    is_busy: Cell::new(false),
+                    value,
+                },
+                GFP_KERNEL,
+            )?;
         }
         let (slots, _, _) = slots.into_raw_parts();
         self.len.store(nr_cpus(), Ordering::Relaxed);
@@ -370,7 +390,10 @@ extern "C" fn run_call<F: FnOnce() -> R, R>(argument: *mut c_void) {
 /// Runs `f` on another CPU (or this one), with interrupts off, and waits. `None` if it is offline.
 /// Not with interrupts off.
 pub(crate) fn call_on<R: Send, F: FnOnce() -> R + Send>(cpu: u32, f: F) -> Option<R> {
-    let call = Call { f: Cell::new(Some(f)), result: Cell::new(None) };
+    let call = Call {
+        f: Cell::new(Some(f)),
+        result: Cell::new(None),
+    };
     let argument: *const Call<F, R> = &call;
     // SAFETY: waits for the other CPU; function and result may cross; only one CPU has them at a time.
     unsafe { coopvirt_glue_call_on(cpu, run_call::<F, R>, argument.cast_mut().cast()) };
@@ -408,22 +431,34 @@ impl Registration {
     /// CPUs that come and go; calls for those that are there.
     pub(crate) fn hotplug() -> Result<Self> {
         // SAFETY: callable once until undone; each type of registration is owned by one static owner.
-        Self::make(unsafe { coopvirt_glue_hotplug_register() }, coopvirt_glue_hotplug_unregister)
+        Self::make(
+            unsafe { coopvirt_glue_hotplug_register() },
+            coopvirt_glue_hotplug_unregister,
+        )
     }
     /// The idle driver.
     pub(crate) fn idle() -> Result<Self> {
         // SAFETY: as above.
-        Self::make(unsafe { coopvirt_glue_idle_register() }, coopvirt_glue_idle_unregister)
+        Self::make(
+            unsafe { coopvirt_glue_idle_register() },
+            coopvirt_glue_idle_unregister,
+        )
     }
     /// The ends of the kernel.
     pub(crate) fn life() -> Result<Self> {
         // SAFETY: as above.
-        Self::make(unsafe { coopvirt_glue_life_register() }, coopvirt_glue_life_unregister)
+        Self::make(
+            unsafe { coopvirt_glue_life_register() },
+            coopvirt_glue_life_unregister,
+        )
     }
     /// The files.
     pub(crate) fn debugfs() -> Result<Self> {
         // SAFETY: as above.
-        Self::make(unsafe { coopvirt_glue_debugfs_register() }, coopvirt_glue_debugfs_unregister)
+        Self::make(
+            unsafe { coopvirt_glue_debugfs_register() },
+            coopvirt_glue_debugfs_unregister,
+        )
     }
 
     fn make(result: c_int, undo: unsafe extern "C" fn()) -> Result<Self> {

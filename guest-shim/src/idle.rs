@@ -34,6 +34,10 @@ const SAVINGS: u64 = 64;
 const CONTENDED_PERMILLE: u32 = 20;
 /// The first guess of a halt's cost, in exits: to the host, its scheduler twice, and back.
 const EXITS_PER_HALT: u64 = 4;
+/// How many exits it takes to fall asleep: a timer that is due before is not slept for.
+const EXITS_TO_SLEEP: u64 = 2;
+/// So many halts ended by a timer give the first measured cost: the least of them.
+const FIRST_SAMPLES: u32 = 8;
 /// So many halts without polling give the polling back to the host. Each change is an exit.
 const HALTS_UNTIL_HOST_POLLS: u32 = 64;
 
@@ -87,6 +91,10 @@ pub struct IdleCounters {
 pub struct IdlePolicy {
     /// What a halt costs, from the end of what is waited for until this vCPU runs; zero: unknown.
     halt_cost: u64,
+    /// The least of the first samples of it, and how many there were.
+    first: (u64, u32),
+    /// What it takes to fall asleep.
+    sleep_cost: u64,
     /// How long to poll.
     window: u64,
     /// How much may still be polled in vain.
@@ -113,6 +121,8 @@ impl IdlePolicy {
     pub const fn new() -> Self {
         Self {
             halt_cost: 0,
+            first: (u64::MAX, 0),
+            sleep_cost: 0,
             window: 0,
             savings: 0,
             since: None,
@@ -133,6 +143,7 @@ impl IdlePolicy {
 
     /// Makes a first guess from the measured time of one exit that the host answers at once.
     pub fn guess(&mut self, exit_tsc: u64) {
+        self.sleep_cost = exit_tsc.saturating_mul(EXITS_TO_SLEEP);
         if self.halt_cost == 0 {
             self.halt_cost = exit_tsc.saturating_mul(EXITS_PER_HALT);
         }
@@ -180,10 +191,9 @@ impl IdlePolicy {
             // Something will come, and a device takes about as long as we do.
             length = length.max(self.halt_cost);
         }
-        let until_due = due_tsc.saturating_sub(now_tsc);
-        if until_due <= self.halt_cost {
-            // It would be due before we were asleep. Twice the cost: the interrupt has its way, too.
-            length = length.max(self.halt_cost.saturating_mul(2));
+        if due_tsc.saturating_sub(now_tsc) <= self.sleep_cost {
+            // Until it is due, and then the interrupt has its way, too.
+            length = length.max(self.sleep_cost.saturating_mul(2));
         }
         if length == 0 {
             return self.halt();
@@ -235,14 +245,20 @@ impl IdlePolicy {
     /// Follows the lower samples: the higher ones hold what the interrupt's handler did, or another
     /// vCPU on the same CPU, and that polling would not save.
     fn learn_cost(&mut self, sample: u64) {
+        let (least, count) = self.first;
+        if count < FIRST_SAMPLES {
+            self.first = (least.min(sample), count + 1);
+            if count + 1 == FIRST_SAMPLES {
+                self.halt_cost = self.first.0.max(self.sleep_cost);
+            }
+            return;
+        }
         let cost = self.halt_cost;
-        if cost == 0 {
-            self.halt_cost = sample;
-        } else if sample < cost {
+        if sample < cost {
             self.halt_cost -= (cost - sample) / 4;
         } else {
-            let bounded = sample.min(cost.saturating_mul(4));
-            self.halt_cost = cost.saturating_add((bounded - cost) / 16);
+            let bounded = sample.min(cost.saturating_mul(2));
+            self.halt_cost = cost.saturating_add((bounded - cost) / 64);
         }
     }
 

@@ -110,6 +110,12 @@ rust_kernel_prune() {
     rm -f -- "$tree"/vmlinux "$tree"/vmlinux.unstripped "$tree"/.tmp_vmlinux*
 }
 
+# Whether a kernel is there that has everything kernel.config asks for, whatever its version.
+rust_kernel_ready() {
+    local config=$CACHE/kernels/6.12-rust/config
+    [ -f "$config" ] && ! rust_kernel_fragment | grep -qvxFf "$config"
+}
+
 rust_kernel_prepare() {
     local package dir
     package=$(rust_kernel_source)

@@ -12,6 +12,9 @@ const REMEDY: &str = "run ./scripts/test";
 /// The kernels that guests are tested with, as `scripts/artifacts` names them.
 pub const KERNELS: [&str; 4] = ["6.12-amd64", "6.12-cloud", "6.1-amd64", "6.1-cloud"];
 
+/// The kernel that the guest's module is loaded into, with that module in its initramfs.
+pub const MODULE_KERNEL: &str = "6.12-rust";
+
 /// The kernel of tests that are not about kernels: the one that starts fastest.
 pub const KERNEL: &str = "6.12-cloud";
 

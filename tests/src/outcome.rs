@@ -100,6 +100,12 @@ impl Outcome {
         found.unwrap_or_else(|| panic!("no {kind:?} record among {:?}", self.records))
     }
 
+    /// All records of this type, in their order.
+    pub fn records<'a>(&'a self, kind: &'a str) -> impl Iterator<Item = &'a Value> {
+        let records = self.records.iter();
+        records.filter(move |record| record["type"] == kind)
+    }
+
     /// What the guest runs on.
     #[track_caller]
     pub fn platform(&self) -> &Value {

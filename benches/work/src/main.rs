@@ -19,6 +19,7 @@ mod init;
 mod latency;
 mod marks;
 mod module;
+mod module_cycles;
 mod options;
 mod platform;
 mod program;

@@ -33,6 +33,7 @@ As process 1 it takes its settings from the kernel command line (coopvirt.NAME=V
   --console NAME      terminal for records, such as hvc0 (process 1 only)
   --module PARAMS     load /lib/coopvirt/coopvirt.ko with these parameters, separated by commas or
                       none, before the works, and unload it behind them (default: leave it alone)
+  --module-cycles N   load and unload it so often under load before that (default 0)
   --end HOW           poweroff, reboot, halt, panic, triple, hang or exit (process 1 only)
 
 Exit status: 0 if each work that was not skipped is ok (and not all were skipped), 1 otherwise,
@@ -128,6 +129,8 @@ pub(crate) struct Options {
     pub(crate) console: Option<String>,
     /// Parameters of the kernel module, separated by commas, if it is to be loaded.
     pub(crate) module: Option<String>,
+    /// How often it is loaded and unloaded before the works.
+    pub(crate) module_cycles: u32,
     /// How init ends.
     pub(crate) end: End,
 }
@@ -149,6 +152,7 @@ impl Default for Options {
             has_marks: true,
             console: None,
             module: None,
+            module_cycles: 0,
             end: End::PowerOff,
         }
     }
@@ -265,6 +269,7 @@ impl Options {
                     .ok_or_else(|| bad("the name of a terminal"))?;
             }
             "module" => self.module = Some(value.to_string()),
+            "module_cycles" => self.module_cycles = value.parse().map_err(|_| bad("a count"))?,
             "end" => self.end = parse_end(value).ok_or_else(|| bad("a way to end"))?,
             _ => return Err(OptionsError::UnknownSetting(name.to_string())),
         }

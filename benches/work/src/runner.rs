@@ -5,9 +5,9 @@ use crate::marks::Marks;
 use crate::module::Module;
 use crate::options::Options;
 use crate::platform::Platform;
-use crate::record;
 use crate::sys::{cpu, memory};
 use crate::works::{self, Bench, Failure, Measured};
+use crate::{module_cycles, record};
 use std::io;
 
 /// How a run that came to its end went.
@@ -26,6 +26,12 @@ pub(crate) fn run(
     console: &mut Console,
 ) -> io::Result<Verdict> {
     let cpus = cpu::allowed_cpus()?;
+    let mut is_well = true;
+    if let (Some(params), 1..) = (&options.module, options.module_cycles) {
+        let (record, went_well) = module_cycles::run(params, options.module_cycles);
+        console.line(&record::module(&record))?;
+        is_well = went_well;
+    }
     let module = Module::load(options.module.as_deref());
     let platform = Platform::read(cpus.len());
     console.line(&record::platform(&platform, &module.state.text()))?;
@@ -35,7 +41,11 @@ pub(crate) fn run(
     memory::lock_present();
     let mut bench = Bench::new(options, marks, cpus);
     let mut reported = 0u64;
-    let mut verdict = Verdict::AllOk;
+    let mut verdict = if is_well {
+        Verdict::AllOk
+    } else {
+        Verdict::SomeFailed
+    };
     for rep in 0..options.reps {
         let first = options.first.iter().filter(|_| rep == 0);
         for &work in first.chain(&options.works) {
