@@ -3,10 +3,14 @@
 #![expect(unsafe_code)]
 // UNSAFETY: exports C names, and turns what C passes into types. As declared in glue/coopvirt.h.
 
+use core::ffi::c_int;
 use core::ptr::NonNull;
 
+use coopvirt_spec::op::IpiArgs;
+use kernel::prelude::*;
+
 use crate::platform::{IdleTask, SeqFile, Show};
-use crate::{cpus, debugfs, idle};
+use crate::{cpus, debugfs, idle, ipi, memory, timer};
 
 /// A CPU has come up; this is its own thread.
 #[no_mangle]
@@ -41,4 +45,72 @@ extern "C" fn coopvirt_rs_show(file: u32, to: Option<NonNull<SeqFile>>) {
         // SAFETY: C passes on what its callback got, and has not returned from it.
         debugfs::show(file, &mut unsafe { Show::new(to) });
     }
+}
+
+/// The kernel sets this CPU's timer.
+#[no_mangle]
+extern "C" fn coopvirt_rs_deadline(deadline_tsc: u64) {
+    timer::set_deadline(deadline_tsc);
+}
+
+/// This CPU's timer interrupt has come.
+#[no_mangle]
+extern "C" fn coopvirt_rs_timer_interrupt() {
+    timer::interrupt();
+}
+
+/// The kernel interrupts other CPUs.
+#[no_mangle]
+extern "C" fn coopvirt_rs_send_ipi(
+    first_apic_id: u32,
+    mask_low: u64,
+    mask_high: u64,
+    vector: u8,
+) -> bool {
+    ipi::send(&IpiArgs {
+        first_apic_id,
+        mask_low,
+        mask_high,
+        vector,
+    })
+}
+
+/// The kernel offers a free block.
+#[no_mangle]
+extern "C" fn coopvirt_rs_block_free(block: u64) -> u32 {
+    memory::block_free(block)
+}
+
+/// The kernel takes a watched block into use.
+#[no_mangle]
+extern "C" fn coopvirt_rs_block_used(block: u64) -> u32 {
+    memory::block_used(block)
+}
+
+/// A block was backed ahead.
+#[no_mangle]
+extern "C" fn coopvirt_rs_block_backed(block: u64) {
+    memory::block_backed(block);
+}
+
+/// A block is to be backed ahead.
+#[no_mangle]
+extern "C" fn coopvirt_rs_next_ahead(block: &mut u64) -> bool {
+    memory::next_ahead().map(|next| *block = next).is_some()
+}
+
+/// A list is to be given back.
+#[no_mangle]
+extern "C" fn coopvirt_rs_release(list_gpa: u64, nr_items: u32) -> c_int {
+    to_code(memory::release(list_gpa, nr_items))
+}
+
+/// A list is to be backed.
+#[no_mangle]
+extern "C" fn coopvirt_rs_populate(list_gpa: u64, nr_items: u32) -> c_int {
+    to_code(memory::populate(list_gpa, nr_items))
+}
+
+fn to_code(result: Result) -> c_int {
+    result.map_or_else(|error| error.to_errno(), |()| 0)
 }

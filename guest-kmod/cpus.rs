@@ -13,6 +13,7 @@ use kernel::prelude::*;
 
 use crate::idle::IdleCpu;
 use crate::platform::{self, Area, KernelCpu, PerCpu, Registration};
+use crate::timer::TimerCpu;
 
 /// What belongs to one CPU.
 pub(crate) struct ThisCpu {
@@ -22,6 +23,8 @@ pub(crate) struct ThisCpu {
     pub(crate) opened: Option<Result<Features, OpenError>>,
     /// What the idle driver knows.
     pub(crate) idle: IdleCpu,
+    /// What the timer hook knows.
+    pub(crate) timer: TimerCpu,
 }
 
 static CPUS: PerCpu<ThisCpu> = PerCpu::new();
@@ -93,6 +96,7 @@ impl Cpus {
                 session: Session::new(KernelCpu::new(area), options),
                 opened: None,
                 idle: IdleCpu::new(),
+                timer: TimerCpu::new(),
             })
         })?;
         cpus.hotplug = Some(Registration::hotplug()?);

@@ -7,10 +7,12 @@ use coopvirt_spec::counter::{GUEST_COUNTERS, HOST_COUNTERS};
 use coopvirt_spec::discover::Offer;
 use coopvirt_spec::mem::SharedMem;
 use coopvirt_spec::page::at;
+use guest_shim::lateness::Lateness;
 use guest_shim::Cpu;
 
 use crate::cpus::{self, ThisCpu};
 use crate::features::Hook;
+use crate::hook_figures;
 use crate::platform::{self, Show};
 use crate::selftest;
 
@@ -67,6 +69,7 @@ fn write_params(to: &mut Show) -> fmt::Result {
 struct Copy {
     guest: [u64; 16],
     host: [u64; 16],
+    lateness: Lateness,
     idle: [(&'static str, u64); 9],
 }
 
@@ -82,6 +85,7 @@ impl Copy {
         Self {
             guest: *cpu.session.counters().values(),
             host,
+            lateness: cpu.timer.lateness.clone(),
             idle: [
                 ("idle_polls", idle.polls),
                 ("idle_hits", idle.hits),
@@ -110,9 +114,10 @@ fn write_counters(to: &mut Show) -> fmt::Result {
         for (&(_, name), value) in HOST_COUNTERS.iter().zip(copy.host) {
             writeln!(to, "cpu{cpu} host_{name} {value}")?;
         }
+        hook_figures::write_cpu(to, cpu, &copy.lateness)?;
         for (name, value) in copy.idle {
             writeln!(to, "cpu{cpu} {name} {value}")?;
         }
     }
-    Ok(())
+    hook_figures::write_memory(to)
 }

@@ -5,11 +5,14 @@ use core::fmt;
 use core::sync::atomic::{AtomicI32, Ordering};
 
 use coopvirt_spec::version::Features;
-use guest_shim::{Options, VectorSet};
+use guest_shim::Options;
 use kernel::prelude::*;
 
+use crate::ipi;
 use crate::platform::RawParams;
 
+/// The level from which on a polling host thread is made use of.
+const LEVEL_SIDECORE: u32 = 2;
 /// The vector of the local APIC's timer, on every kernel of this series.
 const LOCAL_TIMER_VECTOR: u8 = 0xec;
 
@@ -17,17 +20,31 @@ const LOCAL_TIMER_VECTOR: u8 = 0xec;
 #[derive(Clone, Copy)]
 pub(crate) enum Hook {
     Idle = 0,
+    Timer = 1,
+    Ipi = 2,
+    Populate = 3,
+    Release = 4,
 }
 
 impl Hook {
     /// All hooks with the names of their parameters.
-    pub(crate) const ALL: [(Hook, &'static str); 1] = [(Hook::Idle, "idle")];
+    pub(crate) const ALL: [(Hook, &'static str); 5] = [
+        (Hook::Idle, "idle"),
+        (Hook::Timer, "timer"),
+        (Hook::Ipi, "ipi"),
+        (Hook::Populate, "populate"),
+        (Hook::Release, "release"),
+    ];
 
     /// Whether the parameters want it. At level 0 none is.
     pub(crate) fn is_wanted(self, params: &RawParams) -> bool {
         params.level > 0
             && match self {
                 Hook::Idle => params.idle,
+                Hook::Timer => params.timer,
+                Hook::Ipi => params.ipi,
+                Hook::Populate => params.populate,
+                Hook::Release => params.release,
             }
     }
 }
@@ -35,13 +52,24 @@ impl Hook {
 /// What each CPU negotiates.
 pub(crate) fn options(params: &RawParams) -> Options {
     let mut wanted = Features::RING | Features::HINTS;
-    if Hook::Idle.is_wanted(params) {
-        wanted = wanted | Features::IDLE;
+    for (hook, feature) in [
+        (Hook::Idle, Features::IDLE),
+        (Hook::Timer, Features::TIMER),
+        (Hook::Ipi, Features::IPI),
+        (Hook::Populate, Features::POPULATE),
+        (Hook::Release, Features::RELEASE),
+    ] {
+        if hook.is_wanted(params) {
+            wanted = wanted | feature;
+        }
+    }
+    if params.level >= LEVEL_SIDECORE {
+        wanted = wanted | Features::SIDECORE;
     }
     Options {
         wanted,
         timer_vector: LOCAL_TIMER_VECTOR,
-        elidable: VectorSet::new(),
+        elidable: ipi::ELIDABLE,
     }
 }
 

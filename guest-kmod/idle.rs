@@ -14,6 +14,7 @@ use kernel::prelude::*;
 
 use crate::cpus::{self, ThisCpu};
 use crate::platform::{self, cpuid, read_tsc, IdleTask, KernelCpu, Registration};
+use crate::timer;
 
 /// KVM's switch for its own polling after a halt, and the feature bit that announces it.
 const MSR_KVM_POLL_CONTROL: u32 = 0x4b56_4d05;
@@ -111,6 +112,7 @@ fn plan(cpu: &mut ThisCpu, until_timer_ns: i64) -> Plan {
 }
 
 fn polled(cpu: &mut ThisCpu, has_work: bool) {
+    timer::rescue(cpu);
     cpu.session.say_idle(Word::Runs);
     cpu.idle.policy.polled(read_tsc(), has_work);
     if has_work {
@@ -119,6 +121,7 @@ fn polled(cpu: &mut ThisCpu, has_work: bool) {
 }
 
 fn halted(cpu: &mut ThisCpu, has_work: bool) {
+    timer::rescue(cpu);
     cpu.session.say_idle(Word::Runs);
     cpu.idle.policy.halted(read_tsc(), has_work);
 }

@@ -6,22 +6,30 @@
 //! are a file each here and in glue/. Whatever a hook finds, the kernel's own path is open to it.
 #![deny(unsafe_code)]
 
+mod blocks;
 mod callbacks;
 mod cpus;
 mod debugfs;
 mod features;
+mod hook_figures;
 mod host;
 mod idle;
+mod ipi;
+mod memory;
 mod platform;
 mod selftest;
+mod timer;
 
 use guest_shim::Marker;
 use kernel::prelude::*;
 
+use blocks::Hooks;
 use cpus::Cpus;
 use features::{Hook, Summary};
 use idle::Idle;
+use ipi::Ipi;
 use platform::{Bare, Registration};
+use timer::Timer;
 
 module! {
     type: Module,
@@ -38,6 +46,9 @@ const WORK_MODULE: u8 = 0x70;
 struct Module {
     _debugfs: Registration,
     _life: Registration,
+    _memory: Option<Hooks>,
+    _ipi: Option<Ipi>,
+    _timer: Option<Timer>,
     _idle: Option<Idle>,
     _cpus: Cpus,
     marker: Marker<Bare>,
@@ -55,6 +66,9 @@ impl kernel::Module for Module {
             return Err(ENODEV);
         }
         let idle = features::install(Hook::Idle, &params, Idle::register);
+        let timer = features::install(Hook::Timer, &params, || Timer::register(&offer));
+        let ipi = features::install(Hook::Ipi, &params, Ipi::register);
+        let memory = memory::install(&params, &offer);
         let life = Registration::life()?;
         let debugfs = Registration::debugfs()?;
         selftest::run(&params);
@@ -67,6 +81,9 @@ impl kernel::Module for Module {
         Ok(Self {
             _debugfs: debugfs,
             _life: life,
+            _memory: memory,
+            _ipi: ipi,
+            _timer: timer,
             _idle: idle,
             _cpus: cpus,
             marker,

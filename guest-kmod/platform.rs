@@ -71,6 +71,12 @@ unsafe extern "C" {
     safe fn coopvirt_glue_poll_goes_on() -> bool;
     fn coopvirt_glue_poll_end() -> bool;
     fn coopvirt_glue_halt() -> bool;
+    fn coopvirt_glue_timer_register() -> c_int;
+    fn coopvirt_glue_timer_unregister();
+    safe fn coopvirt_glue_timer_is_pending() -> bool;
+    fn coopvirt_glue_ipi_hook() -> c_int;
+    fn coopvirt_glue_ipi_unhook();
+    safe fn coopvirt_glue_ipi_skipped(cpu: u32) -> u64;
     fn coopvirt_glue_life_register() -> c_int;
     fn coopvirt_glue_life_unregister();
     fn coopvirt_glue_debugfs_register() -> c_int;
@@ -119,9 +125,32 @@ pub(crate) fn read_tsc() -> u64 {
     u64::from(high) << 32 | u64::from(low)
 }
 
+/// How many steps the time stamp counter makes in a microsecond, rounded down.
+pub(crate) fn tsc_steps_per_us() -> u64 {
+    (tsc_steps_per_ns_32() * 1_000) >> 32
+}
+
 /// How many steps the time stamp counter makes in a nanosecond, times 2^32.
 pub(crate) fn tsc_steps_per_ns_32() -> u64 {
     (u64::from(coopvirt_glue_tsc_khz()) << 32) / 1_000_000
+}
+
+/// The stock path of the timer.
+pub(crate) fn write_deadline(deadline_tsc: u64) {
+    // The write does not wait for stores before it, as other MSR writes do; the handler may read them.
+    fence(Ordering::SeqCst);
+    // SAFETY: of this CPU's timer; an interrupt too many is harmless.
+    unsafe { coopvirt_glue_write_msr(MSR_TSC_DEADLINE, deadline_tsc) };
+}
+
+/// Whether this CPU's timer interrupt waits to be taken. An exit.
+pub(crate) fn is_timer_pending() -> bool {
+    coopvirt_glue_timer_is_pending()
+}
+
+/// How many interrupts to a CPU that polled were left out by another one.
+pub(crate) fn ipis_skipped(cpu: u32) -> u64 {
+    coopvirt_glue_ipi_skipped(cpu)
 }
 
 /// The memory of one area: whole pages that the host may write at any time.
@@ -255,10 +284,10 @@ impl Cpu for KernelCpu {
         self.area.len_bytes
     }
     fn write_stock_deadline(&self, deadline_tsc: u64) {
-        self.write_msr(MSR_TSC_DEADLINE, deadline_tsc);
+        write_deadline(deadline_tsc);
     }
     fn send_stock_ipi(&self, _ipi: &IpiArgs) {
-        // Nothing sends by a session yet.
+        // The hooks have their own way, and ask by `try_send_ipi`.
         pr_warn!("an interrupt was not sent\n");
     }
 }
@@ -442,6 +471,22 @@ impl Registration {
         Self::make(
             unsafe { coopvirt_glue_idle_register() },
             coopvirt_glue_idle_unregister,
+        )
+    }
+    /// The timers of all CPUs; of CPUs that come later, too.
+    pub(crate) fn timer() -> Result<Self> {
+        // SAFETY: as above.
+        Self::make(
+            unsafe { coopvirt_glue_timer_register() },
+            coopvirt_glue_timer_unregister,
+        )
+    }
+    /// Interrupts to other CPUs.
+    pub(crate) fn ipi() -> Result<Self> {
+        // SAFETY: as above.
+        Self::make(
+            unsafe { coopvirt_glue_ipi_hook() },
+            coopvirt_glue_ipi_unhook,
         )
     }
     /// The ends of the kernel.

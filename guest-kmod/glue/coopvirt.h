@@ -7,9 +7,11 @@
 #ifndef COOPVIRT_GLUE_H
 #define COOPVIRT_GLUE_H
 
+#include <linux/percpu-defs.h>
 #include <linux/types.h>
 
 struct seq_file;
+struct task_struct;
 
 /* params.c: as given at load. Same fields as RawParams in platform.rs. */
 struct coopvirt_params {
@@ -60,6 +62,48 @@ bool coopvirt_glue_poll_end(void);
 bool coopvirt_glue_halt(void);
 /* Interrupts off, polling flag off, RCU watching; returns likewise. */
 void coopvirt_rs_idle(s64 until_timer_ns);
+
+/* hotplug.c, timer.c: on each CPU, after its session is open and before it is closed. */
+int coopvirt_glue_timer_register(void);
+void coopvirt_glue_timer_unregister(void);
+int coopvirt_glue_timer_hook(void);
+void coopvirt_glue_timer_unhook(void);
+bool coopvirt_glue_timer_is_pending(void);
+/* Interrupts off, on the CPU whose deadline it is; zero for none. */
+void coopvirt_rs_deadline(u64 deadline_tsc);
+void coopvirt_rs_timer_interrupt(void);
+
+/* ipi.c */
+DECLARE_PER_CPU(struct task_struct *, coopvirt_idle_task);
+int coopvirt_glue_ipi_hook(void);
+void coopvirt_glue_ipi_unhook(void);
+u64 coopvirt_glue_ipi_skipped(u32 cpu);
+/* Whether the host takes it; any context. */
+bool coopvirt_rs_send_ipi(u32 first_apic_id, u64 mask_low, u64 mask_high, u8 vector);
+
+/* memory.c: blocks by their number from address zero. Answers of coopvirt_rs_block_free(), as in blocks.rs. */
+#define COOPVIRT_BLOCK_SHIFT 21
+#define COOPVIRT_BLOCK_BYTES (1ull << COOPVIRT_BLOCK_SHIFT)
+enum { COOPVIRT_BLOCK_KEEP, COOPVIRT_BLOCK_RELEASE, COOPVIRT_BLOCK_POPULATE };
+u64 coopvirt_glue_nr_blocks(void);
+u64 *coopvirt_glue_words_alloc(size_t nr_words);
+void coopvirt_glue_words_free(u64 *words);
+int coopvirt_glue_report_register(void);
+void coopvirt_glue_report_unregister(void);
+void coopvirt_glue_populate_ahead(void);
+u32 coopvirt_rs_block_free(u64 block);
+bool coopvirt_rs_next_ahead(u64 *block);
+void coopvirt_rs_block_backed(u64 block);
+/* Interrupts on. Zero or a negative error number. */
+int coopvirt_rs_release(u64 list_gpa, u32 nr_items);
+int coopvirt_rs_populate(u64 list_gpa, u32 nr_items);
+
+/* reuse.c: a set of what coopvirt_rs_block_used() wants; it is called in any context, with any lock held. */
+#define COOPVIRT_USED_POPULATE 1
+#define COOPVIRT_USED_AHEAD 2
+int coopvirt_glue_reuse_register(const u64 *watched, u64 nr_blocks);
+void coopvirt_glue_reuse_unregister(void);
+u32 coopvirt_rs_block_used(u64 block);
 
 /* life.c */
 int coopvirt_glue_life_register(void);

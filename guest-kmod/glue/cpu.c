@@ -2,6 +2,8 @@
 /* Instructions of the CPU that runs this, for platform.rs. Each function's reason is what it wraps. */
 #include <linux/irqflags.h>
 #include <linux/smp.h>
+#include <asm/apic.h>
+#include <asm/irq_vectors.h>
 #include <asm/msr.h>
 #include <asm/processor.h>
 #include <asm/tsc.h>
@@ -51,4 +53,10 @@ void coopvirt_glue_irq_restore(unsigned long flags)
 u32 coopvirt_glue_this_cpu(void)
 {
 	return raw_smp_processor_id();
+}
+
+/* Reason: no bindings. Whether the timer's interrupt waits for this CPU to take it; an exit. */
+bool coopvirt_glue_timer_is_pending(void)
+{
+	return apic->read(APIC_IRR + LOCAL_TIMER_VECTOR / 32 * 0x10) & BIT(LOCAL_TIMER_VECTOR % 32);
 }

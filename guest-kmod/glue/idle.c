@@ -63,6 +63,7 @@ bool coopvirt_glue_halt(void)
  */
 bool coopvirt_glue_poll_begin(void)
 {
+	this_cpu_write(coopvirt_idle_task, current);
 	local_irq_enable();
 	return !current_set_polling_and_test();
 }

@@ -53,6 +53,15 @@ pub enum Flush {
     Soon,
 }
 
+/// How far a list has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// All of it, so many items.
+    Done(u32),
+    /// What is left.
+    More(RangeList),
+}
+
 impl<C: Cpu> Session<C> {
     /// Writes a call that the host does not see yet; its tag. A full ring is drained once.
     ///
@@ -158,18 +167,38 @@ impl<C: Cpu> Session<C> {
         mut others: impl FnMut(Completion),
     ) -> Result<u32, BatchError> {
         loop {
-            let done = self.call(call(list), &mut others)?;
-            if done.status() != Status::PARTIAL {
-                return Ok(done.items_done);
+            match self.step_list(list, &call, &mut others)? {
+                Step::Done(items) => return Ok(items),
+                Step::More(rest) => list = rest,
             }
-            let (item, offset) = (done.items_done, done.result);
-            if (item, offset) <= (list.first_item, list.first_offset) {
-                // A host that makes no progress would keep us here for ever.
-                return Err(BatchError::Refused(done));
-            }
-            list.first_item = item;
-            list.first_offset = offset;
         }
+    }
+
+    /// One piece of [`Session::run_list`], for a caller that does something else in between; the
+    /// next piece can be another session's.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn step_list(
+        &mut self,
+        list: RangeList,
+        call: impl Fn(RangeList) -> Submission,
+        others: impl FnMut(Completion),
+    ) -> Result<Step, BatchError> {
+        let done = self.call(call(list), others)?;
+        if done.status() != Status::PARTIAL {
+            return Ok(Step::Done(done.items_done));
+        }
+        let (first_item, first_offset) = (done.items_done, done.result);
+        if (first_item, first_offset) <= (list.first_item, list.first_offset) {
+            // A host that makes no progress would keep us here for ever.
+            return Err(BatchError::Refused(done));
+        }
+        Ok(Step::More(RangeList {
+            first_item,
+            first_offset,
+            ..list
+        }))
     }
 
     fn try_stage(&mut self, call: &Submission) -> Result<Result<(), CallError>, BatchError> {

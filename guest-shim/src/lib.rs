@@ -6,6 +6,7 @@
 //! - [`session`]: finds the host, negotiates, registers and unregisters one vCPU's area;
 //! - [`batch`]: calls in batches, synchronous and asynchronous, and lists of ranges;
 //! - [`timer`], [`ipi`]: what is elided, and the stock path when it cannot be;
+//! - [`memory`]: which free memory the host backs; [`lateness`]: how late timers come;
 //! - [`idle`]: whether to poll before a halt;
 //! - [`counters`]: what was done and what was saved, in the area for the host's report.
 //!
@@ -19,7 +20,9 @@ pub mod batch;
 pub mod counters;
 pub mod idle;
 pub mod ipi;
+pub mod lateness;
 mod marker;
+pub mod memory;
 mod platform;
 pub mod session;
 pub mod timer;
