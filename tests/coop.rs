@@ -10,7 +10,6 @@ use coopvirt_tests::MicroGuest;
 const WORK_BATCH: u8 = 0xe4;
 const WORK_CALLS: u8 = 0xe8;
 const WORK_IPIS: u8 = 0xe9;
-const WORK_DEADLINES: u8 = 0xea;
 
 fn guest() -> MicroGuest {
     MicroGuest::new().arguments(["--mode", "coop"])
@@ -93,26 +92,6 @@ fn interrupts_without_exits_of_the_sender() {
         assert_eq!(value("elided") + value("fallback"), value("sent"));
         let enough = if policy == "always" { 2 } else { u64::MAX };
         assert!(value("elided") >= value("sent") / enough, "{policy}");
-    }
-}
-
-#[test]
-fn the_timers_vector_is_the_guests_word() {
-    with_sidecore("always").run("coop_sidecore_timer_vector");
-}
-
-#[test]
-fn deadlines_are_neither_early_nor_lost() {
-    for (policy, cpus) in [("adaptive", 1), ("adaptive", 2), ("off", 2)] {
-        let guest = with_sidecore(policy).cpus(cpus).param("deadlines", 1_000);
-        let tests = "coop_sidecore_deadlines,coop_sidecore_deadlines_end_halts";
-        let (run, report) = run_with_report(guest, tests);
-        let value = |name| run.value("coop_sidecore_deadlines", name);
-        let counts = &phase(&report, WORK_DEADLINES).counts;
-        // One write for each fallback, and the last one of each CPU at its end.
-        let writes = causes(counts, "WRMSR 0x6e0");
-        assert!(writes <= value("fallback") + 2, "{counts:?}");
-        assert!(value("early") + value("extra") <= value("fallback"));
     }
 }
 

@@ -3,8 +3,8 @@
 //! `coop_neighbour.rs`; what needs no host that looks is in `coop.rs`.
 
 use coopvirt::account::report::ExitReport;
+use coopvirt_tests::exits::run_with_report;
 use coopvirt_tests::files::Folder;
-use coopvirt_tests::reported::Reported;
 use coopvirt_tests::MicroGuest;
 
 const NEIGHBOUR: &str = "coop_neighbour_notices_nothing";
@@ -20,8 +20,8 @@ fn guest(policy: &str) -> MicroGuest {
 #[test]
 fn abuse_gets_its_answers() {
     for policy in ["adaptive", "always"] {
-        let found = Reported::run(guest(policy), "coop_abuse_*");
-        let coop = found.report.coop.expect("coop mode");
+        let (_, report) = run_with_report(guest(policy), "coop_abuse_*");
+        let coop = report.coop.expect("coop mode");
         // Reached the host, and was refused there.
         assert!(coop.events["tsc_writes"] >= 20, "{:?}", coop.events);
         assert!(coop.refused["UNKNOWN_OPCODE"] > 0, "{:?}", coop.refused);
@@ -33,8 +33,8 @@ fn abuse_gets_its_answers() {
 /// is equally busy in both; the rates are those of the median batch.
 #[test]
 fn abuse_leaves_the_neighbour_its_pace() {
-    let found = Reported::run(guest("always"), NEIGHBOUR);
-    let tests = found.run.transcript.tests;
+    let (run, _) = run_with_report(guest("always"), NEIGHBOUR);
+    let tests = run.transcript.tests;
     let left = &tests
         .iter()
         .find(|run| run.name == NEIGHBOUR)

@@ -6,9 +6,10 @@
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use coopvirt_tests::exits::{causes, reason};
+use coopvirt::account::report::ExitReport;
+use coopvirt_tests::exits::{causes, end_with_report, phase, reason, run_with_report};
 use coopvirt_tests::guest::Running;
-use coopvirt_tests::reported::Reported;
+use coopvirt_tests::micro::MicroRun;
 use coopvirt_tests::{MicroGuest, Outcome};
 use rustix::process::Signal;
 
@@ -43,13 +44,13 @@ fn to_seven_others() {
     let rounds = 100;
     for (policy, awake) in [("off", 0), ("adaptive", 0), ("adaptive", 1), ("always", 0)] {
         let guest = guest(policy, 8).param("ipis", rounds).param("awake", awake);
-        let found = Reported::run(guest, BROADCAST);
-        let phases = found.report.phases.iter();
+        let (run, report) = run_with_report(guest, BROADCAST);
+        let phases = report.phases.iter();
         let ours = phases.filter(|phase| phase.work == WORK_BROADCAST);
-        let fallbacks = found.run.values(BROADCAST, "fallback");
-        let bells = found.run.values(BROADCAST, "bells");
+        let fallbacks = run.values(BROADCAST, "fallback");
+        let bells = run.values(BROADCAST, "bells");
         assert!(fallbacks.len() as u64 >= rounds / BLOCK);
-        let stock = &found.phase(WORK_STOCK).counts;
+        let stock = &phase(&report, WORK_STOCK).counts;
         let blocks = ours.zip(fallbacks.iter().copied().zip(bells.iter().copied()));
         let blocks = blocks.map(|(phase, expected)| (&phase.counts, expected));
         for (counts, (fallback, bells)) in blocks.chain([(stock, (rounds, 0))]) {
@@ -60,7 +61,7 @@ fn to_seven_others() {
             assert_eq!(causes(counts, "WRMSR 0x830"), 0, "{policy}: {counts:?}");
         }
         eprintln!("{policy}, kept awake {awake}: of {BLOCK} each, stock {fallbacks:?}, {bells:?} doorbells");
-        let stock_call = Duration::from_nanos(found.phase(WORK_STOCK).elapsed_ns / rounds);
+        let stock_call = Duration::from_nanos(phase(&report, WORK_STOCK).elapsed_ns / rounds);
         let is_quiet = stock_call < LEASE * 2;
         eprintln!("seven by the stock path take {stock_call:?}, quiet machine: {is_quiet}");
         let least = fallbacks.iter().min().copied();
@@ -77,7 +78,8 @@ fn to_seven_others() {
 
 /// A storm, in fifths of a second.
 struct Storm {
-    found: Reported,
+    run: MicroRun,
+    report: ExitReport,
     elided: Vec<u64>,
     fallback: Vec<u64>,
     longest_us: Vec<u64>,
@@ -92,19 +94,25 @@ impl Storm {
             disturb(&running);
             running.finish()
         };
-        let found = Reported::of(guest, STORM, end);
-        let values = |name| found.run.values(STORM, name);
+        let (run, report) = end_with_report(guest, STORM, end);
+        let values = |name| run.values(STORM, name);
         let [elided, fallback, longest_us] = ["elided", "fallback", "longest_us"].map(values);
         Self {
-            found,
+            run,
+            report,
             elided,
             fallback,
             longest_us,
         }
     }
 
+    fn lease_revoked(&self) -> u64 {
+        let coop = self.report.coop.as_ref().expect("coop mode");
+        coop.host["lease_revoked"]
+    }
+
     fn stock(&self, name: &str) -> Vec<u64> {
-        self.found.run.values(STORM, name)
+        self.run.values(STORM, name)
     }
 }
 
@@ -139,7 +147,7 @@ fn a_frozen_thread_loses_nothing_and_is_stood_in_for() {
     eprintln!("longest wait in 100 ms, in us: {ours:?}; by the stock path {stock:?}");
     let (middle, stock) = (median(ours), median(&stock));
     eprintln!("longest wait, median: {middle} us with freezes, {stock} us by the stock path");
-    assert!(storm.found.host_counter("lease_revoked") > 0);
+    assert!(storm.lease_revoked() > 0);
     assert!(storm.elided.iter().sum::<u64>() > 0);
     // Of single ones an emulated machine that is busy with other things can make anything.
     assert!(middle <= 50_000 + stock, "{middle} us");
@@ -174,5 +182,5 @@ fn frozen_for_long_the_guest_goes_on_at_stock_speed() {
     let last = slices.iter().rposition(|(elided, ..)| *elided > 0);
     let is_back = last.is_some_and(|last| last > slices.len() - 10);
     assert!(is_back, "last heard in slice {last:?}");
-    assert!(storm.found.host_counter("lease_revoked") > 0);
+    assert!(storm.lease_revoked() > 0);
 }

@@ -50,6 +50,7 @@ fn machine(code: &[u8]) -> Machine {
         console: ConsoleKind::Serial,
         pin: Vec::new(),
         debug_exit: true,
+        balloon: false,
         pci_config_ports: false,
     };
     let console = ConsoleEnds {

@@ -17,6 +17,7 @@ use coopvirt_spec::version::Features;
 use crate::asking::Asking;
 use crate::counters::Counters;
 use crate::platform::Cpu;
+use crate::timer::StockRow;
 
 /// What a guest wants.
 #[derive(Clone, Copy, Debug)]
@@ -106,6 +107,7 @@ pub struct Session<C> {
     pub(crate) counters: Counters,
     /// The deadline that is wanted, zero if none.
     pub(crate) deadline_tsc: u64,
+    pub(crate) stock_row: StockRow,
     pub(crate) next_tag: u64,
     pub(crate) asking: Asking,
 }
@@ -119,6 +121,7 @@ impl<C: Cpu> Session<C> {
             active: None,
             counters: Counters::new(),
             deadline_tsc: 0,
+            stock_row: StockRow::new(),
             next_tag: 1,
             asking: Asking::new(),
         }

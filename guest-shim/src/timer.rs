@@ -1,4 +1,4 @@
-//! Deadlines without an exit (`[TIMER-2]`, `[TIMER-3]`, `[TIMER-8]`).
+//! Deadlines without an exit (`[TIMER-2]`, `[TIMER-3]`, `[TIMER-8]`, `[TIMER-10]`, `[TIMER-11]`).
 //!
 //! Called by the clock event device, with interrupts off, in place of the TSC-deadline write.
 
@@ -8,6 +8,38 @@ use coopvirt_spec::version::Features;
 
 use crate::platform::Cpu;
 use crate::session::Session;
+
+/// Stock writes in a row after which the host is woken: fewer happen with a host that is well.
+const FEWEST_BEFORE_BELL: u32 = 4;
+/// The longest row between two rings, if ringing does not help: then it costs next to nothing.
+const MOST_BEFORE_BELL: u32 = 1 << 14;
+
+/// How many deadlines have taken the stock path one after the other, and when to ring.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct StockRow {
+    len: u32,
+    ring_at: u32,
+}
+
+impl StockRow {
+    pub(crate) const fn new() -> Self {
+        Self {
+            len: 0,
+            ring_at: FEWEST_BEFORE_BELL,
+        }
+    }
+
+    /// One more; says whether to ring. Rows between rings double.
+    fn is_one_to_ring(&mut self) -> bool {
+        self.len += 1;
+        if self.len < self.ring_at {
+            return false;
+        }
+        self.len = 0;
+        self.ring_at = (self.ring_at * 2).min(MOST_BEFORE_BELL);
+        true
+    }
+}
 
 impl<C: Cpu> Session<C> {
     /// Sets the deadline, zero for none; by the word if the host keeps it, else by the stock write.
@@ -22,16 +54,28 @@ impl<C: Cpu> Session<C> {
         match published {
             Published::NoDeadline => {}
             Published::Listening | Published::Armed => {
+                self.stock_row = StockRow::new();
                 self.count(GuestCounter::DeadlinePublished, 1);
                 self.count(GuestCounter::DeadlineElided, 1);
             }
             Published::Fallback => {
                 cpu.write_stock_deadline(deadline_tsc);
                 // The local APIC keeps this deadline; the host need not raise it again.
-                let _ = timer::publish(cpu.area(), timer::NONE, || 0);
+                timer::note_stock(cpu.area(), deadline_tsc);
                 self.count(GuestCounter::DeadlinePublished, 1);
                 self.count(GuestCounter::DeadlineFallback, 1);
+                if self.stock_row.is_one_to_ring() {
+                    self.ring_for_deadlines();
+                }
             }
+        }
+    }
+
+    /// Wakes a host that has stopped to expect deadlines (`[TIMER-11]`).
+    fn ring_for_deadlines(&mut self) {
+        if let Some(active) = &self.active {
+            self.cpu.write_port(active.offer.async_port, 0);
+            self.count(GuestCounter::AsyncBell, 1);
         }
     }
 
@@ -46,5 +90,24 @@ impl<C: Cpu> Session<C> {
         if self.usable().is_some() && is_early {
             self.count(GuestCounter::TimerSpurious, 1);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timer_11_rings_that_do_not_help_become_rare() {
+        let mut row = StockRow::new();
+        let is_rung = (1..=100_000).filter(|_| row.is_one_to_ring());
+        let mut rings = [0; 32];
+        let mut nr_rings = 0;
+        for (slot, at) in rings.iter_mut().zip(is_rung) {
+            *slot = at;
+            nr_rings += 1;
+        }
+        assert_eq!(rings[..5], [4, 12, 28, 60, 124]);
+        assert_eq!(nr_rings, 13 + (100_000 - 32_764) / 16_384);
     }
 }

@@ -225,3 +225,18 @@ fn level_1_no_script_of_the_host_loses_anything() {
         assert_eq!(session.cpu().area_bytes(), 4096);
     }
 }
+
+#[test]
+fn timer_11_a_host_that_does_not_expect_deadlines_is_woken() {
+    let mut session = session(OFFERED);
+    for turn in 1..=10 {
+        session.set_deadline(turn * 500);
+    }
+    // The fourth rang, and from then on the host polls.
+    assert_eq!(session.cpu().bells.get(), 1);
+    assert_eq!(stock_deadlines(&session), [500, 1_000, 1_500, 2_000]);
+    assert_eq!(session.counters().get(GuestCounter::AsyncBell), 1);
+    // What it has missed it can learn ([TIMER-10]), but not serve.
+    assert_eq!(word(&session, at::STOCK_DEADLINE), 2_000);
+    assert_eq!(word(&session, at::DEADLINE), 5_000);
+}

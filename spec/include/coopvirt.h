@@ -51,6 +51,7 @@
 #define COOPVIRT_AT_SUBMISSION_TAIL 0x88U
 #define COOPVIRT_AT_IDLE 0x8cU
 #define COOPVIRT_AT_TIMER_VECTOR 0x90U
+#define COOPVIRT_AT_STOCK_DEADLINE 0x98U
 #define COOPVIRT_AT_SUBMISSION_HEAD 0xc0U
 #define COOPVIRT_AT_COMPLETION_TAIL 0xc4U
 #define COOPVIRT_AT_COMPLETION_HEAD 0x100U
@@ -228,7 +229,8 @@ struct coopvirt_guest_control {
 	uint32_t idle; /* What the vCPU does: 0 runs, 1 polls in its idle loop, 2 is about to halt. */
 	uint32_t timer_vector; /* Vector that the host raises when the deadline is due, 16 to 255. */
 	uint32_t reserved0; /* Zero. */
-	uint64_t reserved[5]; /* Zero. */
+	uint64_t stock_deadline_tsc; /* The last deadline for which the guest made the stock write; 0 before the first. */
+	uint64_t reserved[4]; /* Zero. */
 };
 COOPVIRT_ASSERT(sizeof(struct coopvirt_guest_control) == 64, "size of coopvirt_guest_control");
 COOPVIRT_ASSERT(offsetof(struct coopvirt_guest_control, deadline_tsc) == 0, "coopvirt_guest_control.deadline_tsc");
@@ -236,7 +238,8 @@ COOPVIRT_ASSERT(offsetof(struct coopvirt_guest_control, submission_tail) == 8, "
 COOPVIRT_ASSERT(offsetof(struct coopvirt_guest_control, idle) == 12, "coopvirt_guest_control.idle");
 COOPVIRT_ASSERT(offsetof(struct coopvirt_guest_control, timer_vector) == 16, "coopvirt_guest_control.timer_vector");
 COOPVIRT_ASSERT(offsetof(struct coopvirt_guest_control, reserved0) == 20, "coopvirt_guest_control.reserved0");
-COOPVIRT_ASSERT(offsetof(struct coopvirt_guest_control, reserved) == 24, "coopvirt_guest_control.reserved");
+COOPVIRT_ASSERT(offsetof(struct coopvirt_guest_control, stock_deadline_tsc) == 24, "coopvirt_guest_control.stock_deadline_tsc");
+COOPVIRT_ASSERT(offsetof(struct coopvirt_guest_control, reserved) == 32, "coopvirt_guest_control.reserved");
 
 /* Host, at any time: how far it has come; what a waiting guest polls. */
 struct coopvirt_host_progress {

@@ -88,8 +88,10 @@ shared_struct! {
         16 => timer_vector: u32,
         /// Zero.
         20 => _reserved0: u32,
+        /// The last deadline for which the guest made the stock write; 0 before the first.
+        24 => stock_deadline_tsc: u64,
         /// Zero.
-        24 => _reserved: [u64; 5],
+        32 => _reserved: [u64; 4],
     }
 }
 
@@ -202,6 +204,8 @@ pub mod at {
         IDLE = guest_control.GuestControl.idle;
         /// Guest: the timer's vector.
         TIMER_VECTOR = guest_control.GuestControl.timer_vector;
+        /// Guest: the last deadline that took the stock path.
+        STOCK_DEADLINE = guest_control.GuestControl.stock_deadline_tsc;
         /// Host: the submission head.
         SUBMISSION_HEAD = host_progress.HostProgress.submission_head;
         /// Host: the completion tail.

@@ -1,4 +1,4 @@
-//! The timer words (`[TIMER-1]` to `[TIMER-9]`).
+//! The timer words (`[TIMER-1]` to `[TIMER-11]`).
 //!
 //! The guest publishes its deadline in a word; the host says in another when it will look at it. A
 //! stock TSC-deadline write is needed only if the host neither listens nor will look in time.
@@ -64,6 +64,19 @@ pub fn publish<M: SharedMem>(
         return Published::Armed;
     }
     Published::Fallback
+}
+
+/// Guest: notes a deadline for which it made the stock write, so that the host can learn from it
+/// (`[TIMER-10]`), and withdraws the word: the local APIC keeps this deadline.
+pub fn note_stock<M: SharedMem>(mem: &M, deadline_tsc: u64) {
+    // Relaxed: a hint that decides nothing but when the host will look.
+    mem.store_u64(at::STOCK_DEADLINE, deadline_tsc, Store::Relaxed);
+    mem.store_u64(at::DEADLINE, NONE, Store::Release);
+}
+
+/// Host: the last deadline that took the stock path, a hint (`[TIMER-10]`).
+pub fn stock_deadline<M: SharedMem>(mem: &M) -> u64 {
+    mem.load_u64(at::STOCK_DEADLINE, Load::Relaxed)
 }
 
 /// Guest: says which vector the host raises (`[TIMER-1]`). Before the first deadline.
@@ -156,7 +169,8 @@ impl HostTimer {
         self.look(mem, now_tsc)
     }
 
-    /// Promises to look at `at_tsc` (`[TIMER-6]`). The host's own timer MUST be set before.
+    /// Promises to look at `at_tsc` (`[TIMER-6]`). The host's own timer MUST be set to it, or be set
+    /// before the host sleeps.
     ///
     /// A promise may only be replaced by an earlier one; for a later one [`HostTimer::disarm`]
     /// comes first. A later one is ignored here, so that a mistake costs a look and no deadline.

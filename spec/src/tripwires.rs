@@ -40,6 +40,7 @@ tripwires! {
     page::at::SUBMISSION_TAIL => 136;
     page::at::IDLE => 140;
     page::at::TIMER_VECTOR => 144;
+    page::at::STOCK_DEADLINE => 152;
     page::at::SUBMISSION_HEAD => 192;
     page::at::COMPLETION_TAIL => 196;
     page::at::COMPLETION_HEAD => 256;

@@ -26,10 +26,21 @@ pub enum Work {
     Read1 = 10,
     /// 4 KiB `O_DIRECT` reads, 32 in flight. An operation is one read.
     Read32 = 11,
+    /// The guest's module loaded and unloaded under load. An operation is one cycle.
+    Cycles = 12,
+    /// Threads that wake at fixed times, a histogram of how late. An operation is one wake-up.
+    Wakeup = 13,
+    /// The guest's clocks beside the host's, at point marks. An operation is one second.
+    Clock = 14,
+    /// Debian's cyclictest, where the initramfs has it. An operation is one wake-up.
+    Cyclictest = 15,
 }
 
 impl Work {
-    /// All works, in the order in which they run and are reported.
+    /// Works that test rather than measure; they run only by name.
+    pub const TESTS: [Work; 4] = [Work::Cycles, Work::Wakeup, Work::Clock, Work::Cyclictest];
+
+    /// All works that measure, in the order in which they run and are reported.
     pub const ALL: [Work; 11] = [
         Work::Boot,
         Work::Idle,
@@ -51,7 +62,12 @@ impl Work {
 
     /// The work with this code, if there is one.
     pub fn from_code(code: u8) -> Option<Work> {
-        Work::ALL.into_iter().find(|work| work.code() == code)
+        Work::every().find(|work| work.code() == code)
+    }
+
+    /// All works that measure, then those that test.
+    pub fn every() -> impl Iterator<Item = Work> {
+        Work::ALL.into_iter().chain(Work::TESTS)
     }
 
     /// The name used on command lines, in records and in tables.
@@ -68,25 +84,31 @@ impl Work {
             Work::Fork => "fork",
             Work::Read1 => "read1",
             Work::Read32 => "read32",
+            Work::Cycles => "cycles",
+            Work::Wakeup => "wakeup",
+            Work::Clock => "clock",
+            Work::Cyclictest => "cyclictest",
         }
     }
 
     /// The work with this name, if there is one.
     pub fn from_name(name: &str) -> Option<Work> {
-        Work::ALL.into_iter().find(|work| work.name() == name)
+        Work::every().find(|work| work.name() == name)
     }
 
     /// What one operation is, for column headings: "1 s", "sleep", "page".
     pub const fn operation(self) -> &'static str {
         match self {
             Work::Boot => "boot",
-            Work::Idle | Work::Busy => "second",
+            Work::Idle | Work::Busy | Work::Clock => "second",
             Work::Sleep => "sleep",
             Work::Pipe => "round trip",
             Work::Tlb => "call",
             Work::Touch | Work::Refill => "page",
             Work::Fork => "child",
             Work::Read1 | Work::Read32 => "read",
+            Work::Cycles => "cycle",
+            Work::Wakeup | Work::Cyclictest => "wake-up",
         }
     }
 }
@@ -97,7 +119,7 @@ mod tests {
 
     #[test]
     fn work_1_codes_and_names_are_unique_and_reversible() {
-        for (index, work) in Work::ALL.into_iter().enumerate() {
+        for (index, work) in Work::every().enumerate() {
             assert_eq!(usize::from(work.code()), index + 1);
             assert_eq!(Work::from_code(work.code()), Some(work));
             assert_eq!(Work::from_name(work.name()), Some(work));

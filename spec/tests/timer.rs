@@ -174,3 +174,16 @@ fn life_7_a_guest_that_sleeps_is_woken_when_its_area_breaks() {
     assert_eq!(machine.vcpus[0].interrupts, [VECTOR]);
     assert_eq!(publish(&machine, 5000), Published::Fallback);
 }
+
+#[test]
+fn timer_10_a_stock_deadline_is_a_hint_and_raises_nothing() {
+    let mut machine = machine();
+    let mem = machine.area(0).expect("registered");
+    timer::note_stock(&mem, 500);
+    assert_eq!(timer::stock_deadline(&mem), 500);
+    assert_eq!(mem.load_u64(at::DEADLINE, Load::Acquire), timer::NONE);
+    machine.advance(1000);
+    machine.poll();
+    machine.sleep();
+    assert!(machine.vcpus[0].interrupts.is_empty());
+}

@@ -3,13 +3,44 @@
 use coopvirt::account::model::{Counts, Phase};
 use coopvirt::account::report::ExitReport;
 
+use crate::files::Folder;
+use crate::guest::Running;
 use crate::micro::{MicroGuest, MicroRun};
-use crate::reported::Reported;
+use crate::Outcome;
 
 /// Runs these tests, which have to pass; with the exit report.
 #[track_caller]
 pub fn run_with_report(guest: MicroGuest, tests: &str) -> (MicroRun, ExitReport) {
-    let Reported { run, report } = Reported::run(guest, tests);
+    with_report(guest, |guest| guest.run_to_end(tests))
+}
+
+/// The same; `end` brings the running guest to its end.
+#[track_caller]
+pub fn end_with_report(
+    guest: MicroGuest,
+    tests: &str,
+    end: impl FnOnce(Running) -> Outcome,
+) -> (MicroRun, ExitReport) {
+    with_report(guest, |guest| MicroRun::new(end(guest.start(tests))))
+}
+
+#[track_caller]
+fn with_report(
+    guest: MicroGuest,
+    run: impl FnOnce(MicroGuest) -> MicroRun,
+) -> (MicroRun, ExitReport) {
+    let folder = Folder::new();
+    let path = folder.path("exits.json");
+    let run = run(guest.arguments(["--exits".into(), path.clone()]));
+    run.assert_passed();
+    eprintln!("{}", run.transcript);
+    let text = std::fs::read(path).expect("a report");
+    let report: ExitReport = serde_json::from_slice(&text).expect("the report reads back");
+    for phase in &report.phases {
+        eprintln!("{:#x}: {:?}", phase.work, phase.counts);
+    }
+    eprintln!("{:?}", report.coop);
+    assert_eq!(report.not_traced, None);
     (run, report)
 }
 

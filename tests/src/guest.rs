@@ -324,6 +324,20 @@ impl Running {
         number.expect("Rss: N kB")
     }
 
+    /// CPU time that its threads have had whose names begin so.
+    pub fn cpu_time(&self, name: &str) -> Duration {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.child.id()));
+        let tasks = tasks.expect("our own child").flatten();
+        let read = |task: &std::fs::DirEntry, file| std::fs::read_to_string(task.path().join(file));
+        let times = tasks
+            .filter(|task| read(task, "comm").is_ok_and(|comm| comm.starts_with(name)))
+            .filter_map(|task| {
+                let text = read(&task, "schedstat").ok()?;
+                text.split_whitespace().next()?.parse::<u64>().ok()
+            });
+        Duration::from_nanos(times.sum())
+    }
+
     /// Sends a signal.
     pub fn signal(&self, signal: Signal) {
         let pid = Pid::from_child(&self.child);

@@ -2,9 +2,8 @@
 //!
 //! `lab` finds kernels and programs, `guest` builds and runs a guest with a time limit, `outcome`
 //! is what came of it (and keeps the evidence if a test fails), `pty` runs it on a terminal,
-//! `files` makes files for it. `micro` runs the bare-metal guest and reads its records, `reported`
-//! with its exit report, in which `exits` looks things up. Tests panic; nothing here is for other
-//! uses.
+//! `files` makes files for it. `micro` runs the bare-metal guest and reads its records,
+//! `exits` its exit report. Tests panic; nothing here is for other uses.
 
 pub mod exits;
 pub mod files;
@@ -15,7 +14,6 @@ pub mod lab;
 pub mod micro;
 pub mod outcome;
 pub mod pty;
-pub mod reported;
 
 pub use guest::{Console, Guest, Image, Running};
 pub use lab::Lab;

@@ -39,6 +39,12 @@ impl MicroGuest {
         Self { guest }.param("cpus", cpus)
     }
 
+    /// Another time limit than a minute.
+    pub fn limit(self, limit: Duration) -> Self {
+        let guest = self.guest.limit(limit);
+        Self { guest }
+    }
+
     /// Memory size.
     pub fn memory_mib(self, mib: u64) -> Self {
         let guest = self.guest.memory(&format!("{mib}M"));

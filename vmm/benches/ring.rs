@@ -255,6 +255,7 @@ fn served() -> (Serve, Ask) {
         nr_vcpus: 1,
         areas: Areas::default(),
         totals: Totals::default(),
+        io_in_flight: std::sync::atomic::AtomicU32::new(0),
         effects: Box::new(NoEffects),
     };
     let mut served = Served::new(0, area, Features::RING, None);

@@ -166,6 +166,7 @@ pub fn machine(
         console: ConsoleKind::Serial,
         pin: pin.to_vec(),
         pci_config_ports: false,
+        balloon: false,
         debug_exit: true,
     }
 }

@@ -99,6 +99,8 @@ pub struct MachineConfig {
     /// Host CPUs for the vCPUs, one each, and for all other threads (the last element). Empty: no
     /// pinning.
     pub pin: Vec<usize>,
+    /// Whether there is a balloon through which the guest reports free pages.
+    pub balloon: bool,
     /// Whether there is PCI configuration mechanism 1 (ports 0xcf8 and 0xcfc) beside the ECAM.
     pub pci_config_ports: bool,
     /// Whether a guest can end the machine through the debug-exit port.

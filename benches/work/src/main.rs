@@ -24,6 +24,7 @@ mod options;
 mod platform;
 mod program;
 mod record;
+mod reported;
 mod runner;
 mod sys;
 mod works;

@@ -29,6 +29,12 @@ impl Marks {
         self.0.point(Work::Boot.code());
     }
 
+    /// Marks a moment of `work`.
+    #[inline]
+    pub(crate) fn point(&mut self, work: Work) {
+        self.0.point(work.code());
+    }
+
     /// Runs `body` between the marks of `work`.
     #[inline]
     pub(crate) fn phase<T>(&mut self, work: Work, body: impl FnOnce() -> T) -> T {

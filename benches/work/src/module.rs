@@ -8,6 +8,7 @@ use crate::sys::boot;
 use serde_json::{json, Map, Value};
 use std::fs::{self, File};
 use std::io;
+use std::path::Path;
 
 /// Where `scripts/guest-initrd --module` puts it.
 const FILE: &str = "/lib/coopvirt/coopvirt.ko";
@@ -40,6 +41,34 @@ pub(crate) enum State {
     Refused(i32),
 }
 
+/// Whether there is one to load.
+pub(crate) fn is_there() -> bool {
+    Path::new(FILE).exists()
+}
+
+/// Loads it, with parameters separated by spaces.
+pub(crate) fn load_once(params: &str) -> io::Result<()> {
+    File::open(FILE).and_then(|file| boot::load_module(&file, params))
+}
+
+/// Unloads it.
+pub(crate) fn unload_once() -> io::Result<()> {
+    boot::unload_module(NAME)
+}
+
+/// Time of the last line of the kernel's log.
+pub(crate) fn log_time() -> f64 {
+    kernel_log().lines().rev().find_map(time_of).unwrap_or(0.0)
+}
+
+/// The kernel's warnings since then.
+pub(crate) fn trouble_since(since: f64) -> Vec<String> {
+    let log = kernel_log();
+    let lines = lines_since(&log, since);
+    let bad = lines.filter(|line| TROUBLE.iter().any(|word| line.contains(word)));
+    bad.map(str::to_string).collect()
+}
+
 impl State {
     /// The word for records.
     pub(crate) fn text(&self) -> String {
@@ -70,10 +99,9 @@ impl Module {
                 since: 0.0,
             };
         };
-        let since = kernel_log().lines().rev().find_map(time_of).unwrap_or(0.0);
+        let since = log_time();
         let params = params.replace(',', " ");
-        let loaded = File::open(FILE).and_then(|file| boot::load_module(&file, &params));
-        let state = match loaded {
+        let state = match load_once(&params) {
             Ok(()) => State::Loaded,
             Err(error) => State::Refused(errno(&error)),
         };
@@ -107,7 +135,7 @@ impl Module {
             return None;
         }
         let counters = fs::read_to_string(COUNTERS).unwrap_or_default();
-        let result = boot::unload_module(NAME);
+        let result = unload_once();
         let state = match &result {
             Ok(()) => "unloaded".to_string(),
             Err(error) => format!("stuck: {}", errno(error)),
@@ -133,10 +161,7 @@ impl Module {
     }
 
     fn trouble(&self) -> Vec<String> {
-        let log = kernel_log();
-        let lines = lines_since(&log, self.since);
-        let bad = lines.filter(|line| TROUBLE.iter().any(|word| line.contains(word)));
-        bad.map(str::to_string).collect()
+        trouble_since(self.since)
     }
 }
 

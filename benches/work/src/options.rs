@@ -19,6 +19,10 @@ As process 1 it takes its settings from the kernel command line (coopvirt.NAME=V
 
   --works LIST        names separated by commas, `all` or `none` (default all)
   --scale F           multiplies operations and durations (default 1.0)
+  --seconds N         what `idle` and `busy` last (default 2, times the scale)
+  --first LIST        works to do before the others, such as `cycles`
+  --cycle-params P    parameters of the module in `cycles` (default none)
+  --return-wait-s N   `refill` has 256 MiB, and waits so long for the host to take them back first
   --reps N            runs the list N times (default 1)
   --settle-ms N       quiet time before each work (default 300)
   --timeout-s N       time-out of one work (default 60, times the scale if that is above 1)
@@ -101,6 +105,14 @@ pub(crate) struct Options {
     pub(crate) works: Vec<Work>,
     /// Multiplies operations and durations.
     pub(crate) scale: Scale,
+    /// The works that come before those, once.
+    pub(crate) first: Vec<Work>,
+    /// Parameters of the kernel module, separated by commas, where a work loads it itself.
+    pub(crate) cycle_params: String,
+    /// Length of the works that last, if not by the scale.
+    pub(crate) seconds: Option<u64>,
+    /// How long `refill` waits at most for the host to take memory back, if it does.
+    pub(crate) return_wait: Option<Duration>,
     /// How often the list is run.
     pub(crate) reps: u32,
     /// The quiet time before each begin mark.
@@ -128,6 +140,10 @@ impl Default for Options {
         Options {
             works: all_works(),
             scale: Scale(1000),
+            first: Vec::new(),
+            cycle_params: String::new(),
+            seconds: None,
+            return_wait: None,
             reps: 1,
             settle: Duration::from_millis(300),
             timeout: None,
@@ -201,10 +217,21 @@ impl Options {
         };
         match name {
             "works" => self.works = parse_works(value).ok_or_else(|| bad("a list of works"))?,
+            "first" => self.first = parse_works(value).ok_or_else(|| bad("a list of works"))?,
+            "cycle_params" => self.cycle_params = value.to_string(),
             "scale" => {
                 self.scale = Scale::parse(value).ok_or_else(|| {
                     bad("a number from 0.001 to 1000 with at most three decimals")
                 })?;
+            }
+            "seconds" => {
+                let seconds: u64 = value.parse().map_err(|_| bad("a number of seconds"))?;
+                self.seconds = Some(seconds).filter(|n| (1..=100_000).contains(n));
+                self.seconds.ok_or_else(|| bad("1 to 100000 seconds"))?;
+            }
+            "return_wait_s" => {
+                let seconds: u32 = value.parse().map_err(|_| bad("a number of seconds"))?;
+                self.return_wait = Some(Duration::from_secs(u64::from(seconds)));
             }
             "reps" => {
                 self.reps = value

@@ -17,19 +17,23 @@ fn a_command_line_without_settings_gives_the_defaults() {
 #[test]
 fn both_spellings_give_the_same_settings() {
     let (from_cmdline, result) = Options::from_cmdline(
-        "quiet coopvirt.works=pipe,tlb coopvirt.scale=0.05 coopvirt.reps=3 coopvirt.settle_ms=20 coopvirt.timeout_s=9 \
+        "quiet coopvirt.works=pipe,tlb coopvirt.first=cycles coopvirt.cycle_params=ipi=0 coopvirt.scale=0.05 coopvirt.reps=3 coopvirt.seconds=7 coopvirt.return_wait_s=8 coopvirt.settle_ms=20 coopvirt.timeout_s=9 \
          coopvirt.tlb_threads=2 coopvirt.disk=/dev/vdb coopvirt.marks=off coopvirt.console=hvc0 \
          coopvirt.module=idle=0,level=1 coopvirt.module_cycles=7 coopvirt.end=triple",
     );
     assert_eq!(result, Ok(()));
     let from_args = args(
-        "--works pipe,tlb --scale=0.05 --reps 3 --settle-ms 20 --timeout-s 9 --tlb-threads 2 --disk /dev/vdb \
-         --no-marks --console hvc0 --module idle=0,level=1 --module-cycles 7 --end triple",
+        "--works pipe,tlb --first cycles --cycle-params ipi=0 --scale=0.05 --reps 3 --seconds 7 --return-wait-s 8 --settle-ms 20 --timeout-s 9 --tlb-threads 2 \
+         --disk /dev/vdb --no-marks --console hvc0 --module idle=0,level=1 --module-cycles 7 --end triple",
     );
     assert_eq!(from_args, Ok(Some(from_cmdline.clone())));
     assert_eq!(from_cmdline.works, [Work::Pipe, Work::Tlb]);
     assert_eq!(from_cmdline.settle, Duration::from_millis(20));
     assert_eq!(from_cmdline.timeout, Some(Duration::from_secs(9)));
+    assert_eq!(from_cmdline.first, [Work::Cycles]);
+    assert_eq!(from_cmdline.cycle_params, "ipi=0");
+    assert_eq!(from_cmdline.seconds, Some(7));
+    assert_eq!(from_cmdline.return_wait, Some(Duration::from_secs(8)));
     assert_eq!(from_cmdline.end, End::Reboot);
     assert!(!from_cmdline.has_marks);
     assert_eq!(from_cmdline.module.as_deref(), Some("idle=0,level=1"));
@@ -64,6 +68,7 @@ fn empty_and_full_lists_have_names() {
 fn bad_values_are_refused() {
     for line in [
         "--reps 0",
+        "--seconds 0",
         "--reps x",
         "--tlb-threads 0",
         "--marks maybe",

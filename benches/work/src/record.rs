@@ -46,6 +46,9 @@ pub(crate) fn work(work: Work, rep: u32, measured: &Measured) -> String {
     if let Err(error) = &measured.check {
         record["error"] = json!(error);
     }
+    if let Some(detail) = &measured.detail {
+        record["detail"] = detail.clone();
+    }
     if let Some(note) = &measured.note {
         record["note"] = json!(note);
     }
@@ -106,6 +109,7 @@ mod tests {
             }),
             check: Ok(()),
             note: None,
+            detail: None,
         };
         let expected = json!({
             "type": "work", "work": "sleep", "rep": 1, "ops": 3, "ok": true, "elapsed_ns": 9,
@@ -122,10 +126,12 @@ mod tests {
             latency: None,
             check: Err("page 3 holds\n\"4\"".to_string()),
             note: Some("n".to_string()),
+            detail: Some(json!({ "lost": 0 })),
         };
         let record = parse(&work(Work::Touch, 0, &measured));
         assert_eq!(record["ok"], json!(false));
         assert_eq!(record["latency_ns"], Value::Null);
+        assert_eq!(record["detail"]["lost"], json!(0));
         assert_eq!(record["error"], json!("page 3 holds\n\"4\""));
         assert_eq!(record["note"], json!("n"));
     }

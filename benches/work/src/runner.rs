@@ -47,7 +47,8 @@ pub(crate) fn run(
         Verdict::SomeFailed
     };
     for rep in 0..options.reps {
-        for &work in &options.works {
+        let first = options.first.iter().filter(|_| rep == 0);
+        for &work in first.chain(&options.works) {
             let measured = match works::run(work, &mut bench) {
                 Err(Failure::Skip(reason)) => {
                     console.line(&record::skip(work, rep, &reason))?;
@@ -65,7 +66,7 @@ pub(crate) fn run(
             reported += 1;
         }
     }
-    if reported == 0 && !options.works.is_empty() {
+    if reported == 0 && !(options.works.is_empty() && options.first.is_empty()) {
         // Only skips: that is no success, however good each reason is.
         verdict = Verdict::SomeFailed;
     }

@@ -76,7 +76,7 @@ fn line(out: &mut String, text: &str) {
 fn constants(out: &mut String) {
     let signature = std::str::from_utf8(&discover::SIGNATURE).expect("ASCII");
     line(out, &format!("#define COOPVIRT_SIGNATURE \"{signature}\""));
-    let values: [(&str, u64); 41] = [
+    let values: [(&str, u64); 42] = [
         ("VERSION_MAJOR", Version::CURRENT.major.into()),
         ("VERSION_MINOR", Version::CURRENT.minor.into()),
         ("CPUID_SCAN_FIRST", discover::SCAN_FIRST.into()),
@@ -110,6 +110,7 @@ fn constants(out: &mut String) {
         ("AT_SUBMISSION_TAIL", wide(at::SUBMISSION_TAIL)),
         ("AT_IDLE", wide(at::IDLE)),
         ("AT_TIMER_VECTOR", wide(at::TIMER_VECTOR)),
+        ("AT_STOCK_DEADLINE", wide(at::STOCK_DEADLINE)),
         ("AT_SUBMISSION_HEAD", wide(at::SUBMISSION_HEAD)),
         ("AT_COMPLETION_TAIL", wide(at::COMPLETION_TAIL)),
         ("AT_COMPLETION_HEAD", wide(at::COMPLETION_HEAD)),

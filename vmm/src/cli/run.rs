@@ -92,6 +92,9 @@ pub(super) struct Args {
     /// Allow more guest memory than the host has RAM and swap
     #[arg(long)]
     overcommit: bool,
+    /// Add a virtio balloon, through which the guest reports free pages that the host takes back
+    #[arg(long)]
+    balloon: bool,
     /// Add PCI's configuration ports 0xcf8 and 0xcfc, for kernels without PCI_MMCONFIG; costs exits
     #[arg(long)]
     pci_config_ports: bool,
@@ -180,6 +183,7 @@ impl Args {
             disable_hlt_exits: self.disable_exits.contains(&ExitArg::Hlt),
             console,
             pin,
+            balloon: self.balloon,
             pci_config_ports: self.pci_config_ports,
             debug_exit: self.debug_exit,
         })

@@ -20,7 +20,8 @@ pub struct Args {
     /// Guest initramfs whose init does the works [default: $COOPVIRT_INITRD]
     #[arg(long, value_name = "PATH")]
     pub initrd: Option<PathBuf>,
-    /// Arms to compare [default: qemu-pci,qemu-mmio,hvm,kvm,kvm+haltpoll,kvm+haltpoll+nohlt]
+    /// Arms to compare, and groups of them: stock, coop, ablation ("=coop" is the one arm)
+    /// [default: qemu-pci,qemu-mmio,hvm,kvm,kvm+haltpoll,kvm+haltpoll+nohlt]
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     pub arms: Vec<String>,
     /// The arm that ratios refer to [default: the first one]
@@ -58,13 +59,23 @@ pub struct Args {
     /// Multiplies the number of operations of each work (three decimals)
     #[arg(long, value_name = "F", default_value_t = 1.0)]
     pub scale: f64,
+    /// Seconds that `idle` and `busy` last [default: 2, times the scale]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=3600))]
+    pub seconds: Option<u32>,
+    /// What memory `refill` touches again
+    #[arg(long, value_enum, default_value_t = Refill::Kept)]
+    pub refill: Refill,
+    /// Check the figures against the limits that the cooperative arms are to keep
+    #[arg(long)]
+    pub bars: bool,
     /// Where to write everything as JSON, rewritten after each repetition
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
     /// Where to write a page with plots
     #[arg(long, value_name = "FILE")]
     pub html: Option<PathBuf>,
-    /// Whether to pin vCPU i to host CPU i+1 and everything else to CPU 0
+    /// Whether to pin vCPU i to host CPU i+1, the polling thread to the next CPU if there is one,
+    /// and everything else to CPU 0
     #[arg(long, value_enum, default_value_t = Pin::Auto)]
     pub pin: Pin,
     /// Seconds that a guest may need to reach its init
@@ -79,6 +90,17 @@ pub struct Args {
     /// Continue the comparison that --json FILE holds, if it is there
     #[arg(long, requires = "json")]
     pub resume: bool,
+}
+
+/// What `refill` touches again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Refill {
+    /// Memory that the guest has freed and the host has kept.
+    #[default]
+    Kept,
+    /// 256 MiB that the host has taken back and gives again in 4 KiB pages; a boot of its own.
+    Returned,
 }
 
 /// A VMM that we did not write, run beside ours.
@@ -138,6 +160,8 @@ pub struct Choice {
     pub reference: &'static str,
     /// Works in the order of [`Work::ALL`].
     pub works: Vec<Work>,
+    /// What memory `refill` touches again.
+    pub refill: Refill,
 }
 
 impl Args {
@@ -164,9 +188,9 @@ impl Args {
             bail!("no arm is left to run")
         };
         let reference = match &self.reference {
-            None => first.name,
-            Some(name) => match arms.iter().find(|arm| arm.name == name) {
-                Some(arm) => arm.name,
+            None => &first.name,
+            Some(name) => match arms.iter().find(|arm| arm.name == *name) {
+                Some(arm) => &arm.name,
                 None => bail!("the reference arm '{name}' is not among the arms"),
             },
         };
@@ -174,6 +198,7 @@ impl Args {
             arms,
             reference,
             works,
+            refill: self.refill,
         })
     }
 
@@ -182,13 +207,18 @@ impl Args {
         if self.arms.is_empty() {
             arms.extend(arm::ARMS.iter().filter(|arm| arm.is_default));
         }
-        for name in self.arms.iter().map(|name| name.trim()) {
-            let arm = arm::by_name(name).with_context(|| {
-                let known: Vec<_> = arm::ARMS.iter().map(|arm| arm.name).collect();
-                format!("unknown arm '{name}'; known: {}", known.join(", "))
+        for word in self.arms.iter().map(|name| name.trim()) {
+            let chosen = arm::chosen(word).with_context(|| {
+                let known: Vec<_> = arm::ARMS.iter().map(|arm| arm.name.as_str()).collect();
+                format!(
+                    "unknown arm '{word}'; known groups: stock, coop, ablation; arms: {}",
+                    known.join(", ")
+                )
             })?;
-            if !arms.iter().any(|known| known.name == arm.name) {
-                arms.push(arm);
+            for arm in chosen {
+                if !arms.iter().any(|known| known.name == arm.name) {
+                    arms.push(arm);
+                }
             }
         }
         if self.peer == Peer::None {
@@ -265,7 +295,7 @@ pub(super) mod tests {
     #[test]
     fn the_default_is_all_works_and_the_first_arm_as_reference() {
         let choice = parse("").choose().unwrap();
-        let names: Vec<_> = choice.arms.iter().map(|arm| arm.name).collect();
+        let names: Vec<_> = choice.arms.iter().map(|arm| arm.name.as_str()).collect();
         assert_eq!(
             names,
             [
@@ -287,10 +317,16 @@ pub(super) mod tests {
             .choose()
             .unwrap();
         assert_eq!(
-            choice.arms.iter().map(|arm| arm.name).collect::<Vec<_>>(),
+            choice
+                .arms
+                .iter()
+                .map(|arm| arm.name.as_str())
+                .collect::<Vec<_>>(),
             ["kvm", "hvm"]
         );
         assert_eq!(choice.works, [Work::Boot, Work::Read1]);
+        let choice = parse("--arms kvm,coop,coop+sidecore").choose().unwrap();
+        assert_eq!(choice.arms.len(), 4);
         let choice = parse("--peer none --reference kvm").choose().unwrap();
         assert_eq!(choice.reference, "kvm");
         assert_eq!(choice.arms[0].name, "hvm");
@@ -300,6 +336,7 @@ pub(super) mod tests {
     fn nonsense_is_refused() {
         for line in [
             "--arms xen",
+            "--arms =stock",
             "--works dance",
             "-n 0",
             "--cpus 0",

@@ -1,37 +1,87 @@
 //! The arms: what is compared, as data.
 //!
 //! An arm names a VMM, how it is started, what is added to the guest's command line, and what the
-//! guest must then report of itself. Whoever adds an arm adds a line to [`ARMS`] and nothing else.
-//! Read by [`super::args`], [`super::plan`] and the two command builders.
+//! guest must then report of itself. Stock arms are lines of a table ([`stock`]); cooperative arms
+//! and their ablations are made from two lists ([`coop`]). Read by [`super::args`], [`super::plan`]
+//! and the two command builders.
+
+mod coop;
+mod expect;
+mod stock;
+
+use std::sync::LazyLock;
 
 use super::records::Platform;
+
+pub use expect::Expect;
 
 /// One thing that is compared with the others.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Arm {
     /// The name used on command lines, in files and in tables.
-    pub name: &'static str,
+    pub name: String,
     /// What it is, for people.
-    pub description: &'static str,
+    pub description: String,
+    /// With which others it is chosen by one name.
+    pub group: Group,
     /// Who runs it.
     pub vmm: Vmm,
+    /// How the host polls for it.
+    pub sidecore: Option<Sidecore>,
     /// Added to the guest's command line.
-    pub cmdline: &'static [&'static str],
+    pub cmdline: Vec<String>,
     /// Whether the guest finds no hypervisor it knows and has to be told its TSC's frequency.
     pub needs_tsc_khz: bool,
+    /// What the guest does with our module.
+    pub module: Module,
     /// Whether the boot is also measured with the kernel's log on either console.
     pub has_log_boots: bool,
     /// Whether it is run when nobody names arms.
     pub is_default: bool,
     /// What the guest must report, or the arm is not what its name says.
-    pub expect: &'static [Expect],
+    pub expect: Vec<Expect>,
+}
+
+/// Which arms are chosen together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Group {
+    /// What there is without us: the best of these is what others are compared with.
+    Stock,
+    /// The cooperative interface as it is used.
+    Coop,
+    /// Each of its features alone, and all but each.
+    Ablation,
+    /// Chosen only by name.
+    Single,
+}
+
+impl Group {
+    fn from_name(name: &str) -> Option<Group> {
+        match name {
+            "stock" => Some(Group::Stock),
+            "coop" => Some(Group::Coop),
+            "ablation" => Some(Group::Ablation),
+            _ => None,
+        }
+    }
+}
+
+/// What a guest does with our module.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Module {
+    /// Nothing.
+    Absent,
+    /// Has it loaded during all works.
+    Loaded,
+    /// Has loaded and unloaded it many times before the works.
+    Cycled,
 }
 
 /// The VMM of an arm and the options that make the arm.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Vmm {
     /// `coopvirt run` with these options.
-    Ours(&'static [&'static str]),
+    Ours(Vec<String>),
     /// QEMU's `microvm` machine with this transport of its virtio devices.
     Qemu(Transport),
 }
@@ -45,138 +95,44 @@ pub enum Transport {
     Pci,
 }
 
-/// A demand on what the guest says about itself.
+/// The host's polling thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Expect {
-    /// The clock source has this name.
-    Clocksource(&'static str),
-    /// The APIC driver's name has this in it, in lower case.
-    Apic(&'static str),
-    /// The APIC driver's name has not.
-    NotApic(&'static str),
-    /// The idle driver has this name.
-    Idle(&'static str),
-    /// The idle driver has another name.
-    NotIdle(&'static str),
+pub struct Sidecore {
+    /// When it polls, as the VMM's option spells it.
+    pub policy: &'static str,
+    /// Where it runs.
+    pub place: Place,
 }
 
-impl Expect {
-    /// Says what is wrong, if something is.
-    pub fn check(self, platform: &Platform) -> Result<(), String> {
-        let apic = platform.apic.to_ascii_lowercase();
-        // The guest says "driver/governor".
-        let idle = platform.idle.split('/').next().unwrap_or_default();
-        let (holds, what, is, wanted) = match self {
-            Expect::Clocksource(name) => (
-                platform.clocksource == name,
-                "clocksource",
-                &platform.clocksource,
-                name,
-            ),
-            Expect::Apic(part) => (apic.contains(part), "apic driver", &platform.apic, part),
-            Expect::NotApic(part) => {
-                return match apic.contains(part) {
-                    true => Err(format!("the guest's apic driver is '{}'", platform.apic)),
-                    false => Ok(()),
-                }
-            }
-            Expect::Idle(name) => (idle == name, "idle driver", &platform.idle, name),
-            Expect::NotIdle(name) => {
-                return match idle == name {
-                    true => Err(format!("the guest's idle driver is '{name}'")),
-                    false => Ok(()),
-                }
-            }
-        };
-        match holds {
-            true => Ok(()),
-            false => Err(format!(
-                "the guest's {what} is '{is}', this arm needs '{wanted}'"
-            )),
-        }
-    }
+/// The host CPU of the polling thread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// One of its own, where the host has one to spare.
+    Own,
+    /// That of the last vCPU: a host that has promised more CPUs than it has.
+    WithVcpu,
 }
 
-const KVM_EXPECT: &[Expect] = &[Expect::Apic("x2apic"), Expect::NotIdle("haltpoll")];
-const HALTPOLL: &[&str] = &["cpuidle_haltpoll.force=1"];
+/// What a guest says of the module: it is in use, or nobody asked for it.
+const LOADED: &str = "loaded";
+const NONE: &str = "none";
 
-/// All arms, in the order in which a default comparison reports them.
-pub static ARMS: [Arm; 7] = [
-    Arm {
-        name: "qemu-pci",
-        description: "QEMU microvm, virtio-pci with MSI-X, all of KVM's paravirtual features",
-        vmm: Vmm::Qemu(Transport::Pci),
-        cmdline: &[],
-        needs_tsc_khz: false,
-        has_log_boots: true,
-        is_default: true,
-        expect: KVM_EXPECT,
-    },
-    Arm {
-        name: "qemu-mmio",
-        description: "QEMU microvm, virtio-mmio, all of KVM's paravirtual features",
-        vmm: Vmm::Qemu(Transport::Mmio),
-        cmdline: &[],
-        needs_tsc_khz: false,
-        has_log_boots: true,
-        is_default: true,
-        expect: KVM_EXPECT,
-    },
-    Arm {
-        name: "hvm",
-        description: "plain hardware virtualization: no hypervisor leaf, xAPIC, trusted TSC",
-        vmm: Vmm::Ours(&["--mode", "hvm"]),
-        cmdline: &[],
-        needs_tsc_khz: true,
-        has_log_boots: false,
-        is_default: true,
-        expect: &[Expect::Clocksource("tsc"), Expect::NotApic("x2apic")],
-    },
-    Arm {
-        name: "hvm+x2apic",
-        description: "as hvm, but with an x2APIC: what of hvm's cost is APIC access by MMIO",
-        vmm: Vmm::Ours(&["--mode", "hvm", "--x2apic"]),
-        cmdline: &[],
-        needs_tsc_khz: true,
-        has_log_boots: false,
-        is_default: false,
-        expect: &[Expect::Clocksource("tsc"), Expect::Apic("x2apic")],
-    },
-    Arm {
-        name: "kvm",
-        description: "all of KVM's paravirtual features",
-        vmm: Vmm::Ours(&["--mode", "kvm"]),
-        cmdline: &[],
-        needs_tsc_khz: false,
-        has_log_boots: true,
-        is_default: true,
-        expect: KVM_EXPECT,
-    },
-    Arm {
-        name: "kvm+haltpoll",
-        description: "as kvm, and the guest polls before it halts",
-        vmm: Vmm::Ours(&["--mode", "kvm"]),
-        cmdline: HALTPOLL,
-        needs_tsc_khz: false,
-        has_log_boots: false,
-        is_default: true,
-        expect: &[Expect::Apic("x2apic"), Expect::Idle("haltpoll")],
-    },
-    Arm {
-        name: "kvm+haltpoll+nohlt",
-        description: "as kvm+haltpoll, and a halted guest keeps its CPU (no HLT exits)",
-        vmm: Vmm::Ours(&["--mode", "kvm", "--disable-exits", "hlt"]),
-        cmdline: HALTPOLL,
-        needs_tsc_khz: false,
-        has_log_boots: false,
-        is_default: true,
-        expect: &[Expect::Apic("x2apic"), Expect::Idle("haltpoll")],
-    },
-];
+/// All arms, in the order in which a comparison reports them.
+pub static ARMS: LazyLock<Vec<Arm>> =
+    LazyLock::new(|| stock::arms().into_iter().chain(coop::arms()).collect());
 
 /// The arm with this name, if there is one.
 pub fn by_name(name: &str) -> Option<&'static Arm> {
     ARMS.iter().find(|arm| arm.name == name)
+}
+
+/// The arms that a word of a list means: those of a group, or the one of this name. `=coop` is the
+/// one arm where a group has the same name.
+pub fn chosen(word: &str) -> Option<Vec<&'static Arm>> {
+    if let Some(group) = Group::from_name(word) {
+        return Some(ARMS.iter().filter(|arm| arm.group == group).collect());
+    }
+    by_name(word.strip_prefix('=').unwrap_or(word)).map(|arm| vec![arm])
 }
 
 impl Arm {
@@ -187,6 +143,19 @@ impl Arm {
             .iter()
             .filter_map(|expect| expect.check(platform).err())
             .collect();
+        let wanted = match self.module {
+            Module::Loaded => LOADED,
+            Module::Absent | Module::Cycled => NONE,
+        };
+        let module = match platform.module.as_str() {
+            "" => NONE,
+            state => state,
+        };
+        if module != wanted {
+            wrong.push(format!(
+                "the guest's module is '{module}', this arm needs '{wanted}'"
+            ));
+        }
         if platform.cpus != u64::from(cpus) {
             wrong.push(format!(
                 "the guest has {} vCPUs online, not {cpus}",
@@ -204,7 +173,7 @@ impl Arm {
 mod tests {
     use super::*;
 
-    fn platform(clocksource: &str, apic: &str, idle: &str) -> Platform {
+    pub(super) fn platform(clocksource: &str, apic: &str, idle: &str) -> Platform {
         Platform {
             clocksource: clocksource.into(),
             apic: apic.into(),
@@ -221,10 +190,24 @@ mod tests {
                 ARMS.iter().position(|other| other.name == arm.name),
                 Some(index)
             );
-            assert_eq!(by_name(arm.name), Some(arm));
-            assert!(!arm.name.contains([',', ' ']));
+            assert_eq!(by_name(&arm.name), Some(arm));
+            assert!(!arm.name.contains([',', ' ', '=']));
         }
         assert_eq!(by_name(""), None);
+    }
+
+    #[test]
+    fn a_group_means_its_arms_and_a_name_one() {
+        let names = |word| -> Vec<&str> {
+            let arms = chosen(word).unwrap();
+            arms.into_iter().map(|arm| arm.name.as_str()).collect()
+        };
+        assert_eq!(names("stock").len(), 7);
+        assert_eq!(names("coop"), ["coop", "coop+sidecore", "coop+always"]);
+        assert_eq!(names("=coop"), ["coop"]);
+        assert_eq!(names("coop+sidecore"), ["coop+sidecore"]);
+        assert_eq!(names("coop/only-idle"), ["coop/only-idle"]);
+        assert!(chosen("ablations").is_none());
     }
 
     #[test]
@@ -244,5 +227,20 @@ mod tests {
         assert_eq!(by_name("kvm+haltpoll").unwrap().check(&guest, 2), Ok(()));
         assert!(by_name("kvm").unwrap().check(&guest, 2).is_err());
         assert!(by_name("kvm+haltpoll").unwrap().check(&guest, 4).is_err());
+    }
+
+    #[test]
+    fn a_module_has_to_be_loaded_where_it_is_named_and_nowhere_else() {
+        let mut guest = platform("kvm-clock", "physical x2apic", "coopvirt/menu");
+        let wrong = by_name("coop").unwrap().check(&guest, 2).unwrap_err();
+        assert_eq!(
+            wrong,
+            "the guest's module is 'none', this arm needs 'loaded'"
+        );
+        guest.module = "loaded".into();
+        assert_eq!(by_name("coop").unwrap().check(&guest, 2), Ok(()));
+        assert!(by_name("kvm").unwrap().check(&guest, 2).is_err());
+        // Without the idle feature the stock idle loop has to be there.
+        assert!(by_name("coop/no-idle").unwrap().check(&guest, 2).is_err());
     }
 }

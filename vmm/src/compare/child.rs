@@ -19,8 +19,8 @@ use anyhow::{Context, Result};
 use coopvirt_spec::record;
 
 use super::interrupt;
-use super::launch::{End, Finished, Job, Launcher, TraceSource, VmCommand};
-use super::pin::{self, Pinning};
+use super::launch::{End, Finished, Job, Launcher, TraceSource};
+use super::pin::{self, Pinning, Thread};
 
 /// How often a running child is looked at. This program's own wake-ups stay on CPU 0.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -54,14 +54,15 @@ impl Launcher for ChildLauncher {
         if let Some(exits) = job.exits_file {
             remove_if_there(exits)?;
         }
-        let mut child = KilledOnDrop(spawn(job.command, &console, &messages)?);
+        let mut child = KilledOnDrop(spawn(job, &console, &messages)?);
         let trace = self
             .traces
             .start(child.0.id())
             .context("cannot count the VM's exits")?;
         let started = Instant::now();
         open_gate(&mut child.0)?;
-        let end = wait(&mut child.0, job, &console)?;
+        let mut threads = Vec::new();
+        let end = wait(&mut child.0, job, &console, &mut threads)?;
         let seconds = started.elapsed().as_secs_f64();
         drop(child);
         let trace = trace.finish().context("cannot read the VM's exit counts")?;
@@ -70,6 +71,7 @@ impl Launcher for ChildLauncher {
             messages: read_bounded(&messages)?,
             exits: job.exits_file.and_then(|path| read_bounded(path).ok()),
             trace,
+            threads,
             end,
             seconds,
         })
@@ -87,7 +89,8 @@ impl Drop for KilledOnDrop {
     }
 }
 
-fn spawn(vm: &VmCommand, console: &Path, messages: &Path) -> Result<Child> {
+fn spawn(job: &Job<'_>, console: &Path, messages: &Path) -> Result<Child> {
+    let vm = job.command;
     let create = |path: &Path| {
         File::create(path).with_context(|| format!("cannot create {}", path.display()))
     };
@@ -102,9 +105,17 @@ fn spawn(vm: &VmCommand, console: &Path, messages: &Path) -> Result<Child> {
         // A group of its own: an interrupt from the terminal reaches us alone, and we end it.
         .process_group(0);
     let parent = std::process::id();
-    // SAFETY: the closure runs after fork in a process with one thread; it makes two system calls
-    // that are async-signal-safe and touches no memory but its own copy of `parent`.
-    unsafe { command.pre_exec(move || die_with(parent)) };
+    let has_huge_pages = job.has_huge_pages;
+    // SAFETY: the closure runs after fork in a process with one thread; it makes three system calls
+    // that are async-signal-safe and touches no memory but its own copies of two numbers.
+    unsafe {
+        command.pre_exec(move || {
+            if !has_huge_pages {
+                forbid_huge_pages()?;
+            }
+            die_with(parent)
+        })
+    };
     command.spawn().context("cannot start /bin/sh")
 }
 
@@ -121,6 +132,15 @@ fn die_with(parent: u32) -> io::Result<()> {
     }
 }
 
+/// Forbids huge pages to this process, whatever it asks for later; the VMM it becomes inherits that.
+fn forbid_huge_pages() -> io::Result<()> {
+    // SAFETY: PR_SET_THP_DISABLE takes a flag and three zeros and touches no memory.
+    match unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, 1, 0, 0, 0) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 fn open_gate(child: &mut Child) -> Result<()> {
     let mut gate = child
         .stdin
@@ -131,7 +151,13 @@ fn open_gate(child: &mut Child) -> Result<()> {
 }
 
 /// Waits for the child's end; kills it when it takes too long or the user has had enough.
-fn wait(child: &mut Child, job: &Job<'_>, console: &Path) -> Result<End> {
+/// Notes where its threads run once the guest has booted.
+fn wait(
+    child: &mut Child,
+    job: &Job<'_>,
+    console: &Path,
+    threads: &mut Vec<Thread>,
+) -> Result<End> {
     let mut watch = Watch::new(console, job);
     let mut pinning = match job.exits_file {
         Some(_) => Pinning::Off,
@@ -146,6 +172,9 @@ fn wait(child: &mut Child, job: &Job<'_>, console: &Path) -> Result<End> {
         }
         if let Some(reason) = watch.look() {
             return Ok(End::Timeout(reason));
+        }
+        if watch.is_booted && threads.is_empty() {
+            *threads = pin::threads(child.id());
         }
         if pinning != Pinning::Off {
             // The child may end while its threads are looked at.

@@ -5,7 +5,7 @@
 use coopvirt_spec::work::Work;
 
 use super::arm::Arm;
-use super::setting::{Log, Setting};
+use super::setting::{Backing, Log, Setting};
 
 /// What every guest is told. The TSC is called reliable because the clock source watchdog
 /// distrusts any clock on a busy host, and a guest that falls back to a slower one is another arm.
@@ -13,12 +13,25 @@ const COMMON: [&str; 3] = ["panic=-1", "tsc=reliable", "no_timer_check"];
 /// Keeps the kernel's log off the console.
 const QUIET: [&str; 2] = ["quiet", "loglevel=3"];
 
+/// The longest time that a guest waits for its free memory to be reported. Linux reports a part of
+/// it every two seconds.
+const RETURN_WAIT_S: u32 = 40;
+
+/// How much of the works a guest does.
+#[derive(Clone, Copy, Debug)]
+pub struct Amount {
+    /// Multiplies operations.
+    pub scale: f64,
+    /// Length of the works that last, if not by the scale.
+    pub seconds: Option<u32>,
+}
+
 /// Builds the command line of one boot; `tsc_khz` is the host's TSC frequency.
 pub fn build(
     arm: &Arm,
     setting: Setting,
     works: &[Work],
-    scale: f64,
+    amount: Amount,
     tsc_khz: Option<u32>,
 ) -> Result<String, String> {
     let mut words: Vec<String> = COMMON.iter().map(ToString::to_string).collect();
@@ -33,7 +46,13 @@ pub fn build(
     words.extend(arm.cmdline.iter().map(ToString::to_string));
     words.push(format!("coopvirt.works={}", work_list(works)));
     // The guest reads at most three decimals.
-    words.push(format!("coopvirt.scale={scale:.3}"));
+    words.push(format!("coopvirt.scale={:.3}", amount.scale));
+    if let Some(seconds) = amount.seconds {
+        words.push(format!("coopvirt.seconds={seconds}"));
+    }
+    if setting.backing == Backing::Returned {
+        words.push(format!("coopvirt.return_wait_s={RETURN_WAIT_S}"));
+    }
     words.push(format!("coopvirt.console={}", setting.console.device()));
     Ok(words.join(" "))
 }
@@ -56,6 +75,25 @@ mod tests {
     use crate::compare::args::Console;
     use crate::compare::arm::by_name;
 
+    const PLAIN: Amount = Amount {
+        scale: 1.0,
+        seconds: Some(3),
+    };
+
+    #[test]
+    fn a_module_has_its_parameters_and_returned_memory_its_wait() {
+        let arm = by_name("coop/only-ipi").unwrap();
+        let setting = Setting::returned(Console::Virtio);
+        let line = build(arm, setting, &[Work::Refill], PLAIN, None).unwrap();
+        assert!(
+            line.contains(" coopvirt.module=idle=0,timer=0,ipi=1,populate=0,release=0 "),
+            "{line}"
+        );
+        let end = "coopvirt.scale=1.000 coopvirt.seconds=3 coopvirt.return_wait_s=40 \
+                   coopvirt.console=hvc0";
+        assert!(line.ends_with(end), "{line}");
+    }
+
     #[test]
     fn the_arms_words_are_between_the_common_ones_and_the_works() {
         let arm = by_name("kvm+haltpoll").unwrap();
@@ -63,7 +101,10 @@ mod tests {
             arm,
             Setting::quiet(Console::Virtio),
             &[Work::Boot, Work::Pipe],
-            0.5,
+            Amount {
+                scale: 0.5,
+                seconds: None,
+            },
             None,
         )
         .unwrap();
@@ -82,7 +123,7 @@ mod tests {
             arm,
             Setting::BOOT_ONLY[1],
             &[Work::Boot],
-            1.0,
+            PLAIN,
             Some(2_400_000),
         )
         .unwrap();
@@ -92,6 +133,6 @@ mod tests {
         );
         assert!(!line.contains("quiet"));
         assert!(line.contains(" coopvirt.works=none "), "{line}");
-        assert!(build(arm, Setting::BOOT_ONLY[1], &[], 1.0, None).is_err());
+        assert!(build(arm, Setting::BOOT_ONLY[1], &[], PLAIN, None).is_err());
     }
 }

@@ -8,15 +8,25 @@ use coopvirt_spec::work::Work;
 use serde::Deserialize;
 
 use super::arm::Vmm;
+use super::detail::{self, Figures};
 use super::launch::{End, Finished};
 use super::model::{Failure, Identity, Run, Sample, Skipped};
 use super::plan::Cell;
 use super::records::{self, Latency, Records};
+use super::setting::Backing;
 use crate::account::model::{Counts, Phase};
 use crate::account::stats_fd::Snapshot;
+use crate::coop::counters::CoopCounts;
 
 /// Lines of console and of messages that a failure keeps.
 const TAIL_LINES: usize = 12;
+
+/// The exit reason of a fault in the second stage, by vendor.
+const SECOND_STAGE_FAULTS: [&str; 2] = ["NPF", "EPT_VIOLATION"];
+/// So much of what a refill touches the host must have taken back before. Linux reports blocks of
+/// 2 MiB and more; what is free in smaller pieces is used first (12 % in a guest of 512 MiB).
+const MIN_RETURNED_PERCENT: u64 = 80;
+const PAGE_BYTES: u64 = 4096;
 
 /// What is needed of the exit report that our VMM writes; unknown members are ignored.
 #[derive(Debug, Default, Deserialize)]
@@ -26,6 +36,8 @@ struct OwnCounts {
     vcpu_stats: Vec<Snapshot>,
     /// The VMM's own count of `KVM_RUN` returns, by kind.
     userspace_exits: BTreeMap<String, u64>,
+    /// What the host half of the cooperative interface has done.
+    coop: Option<CoopCounts>,
 }
 
 impl OwnCounts {
@@ -64,16 +76,52 @@ pub fn evaluate(cell: &Cell, cpus: u32, attempt: u32, command: Vec<String>, vm: 
             .as_ref()
             .is_some_and(|p| p.cpus == u64::from(cpus));
     problems.extend(wrong_platform);
+    for module in &records.modules {
+        if let Some(line) = module.trouble.first() {
+            problems.push(format!("the guest's kernel complained: {line}"));
+        }
+        if module.state.starts_with("stuck") {
+            problems.push(format!("the guest's module is {}", module.state));
+        }
+    }
 
+    // What an arm has its guest do beside the works of the cell is no sample, but it must be well.
+    for (work, record) in &records.works {
+        if !cell.works.contains(work) && !record.ok {
+            let error = record.error.as_deref().unwrap_or("its own check failed");
+            problems.push(format!("{}: {error}", work.name()));
+        }
+    }
+    for (work, reason) in &records.skipped {
+        if !cell.works.contains(work) {
+            problems.push(format!("{}: {reason}", work.name()));
+        }
+    }
     let phases = phases_by_work(&vm.trace.phases);
     let mut samples = Vec::new();
     for &work in &cell.works {
-        match sample(work, &records, phases.get(&work.code())) {
+        let phase = phases.get(&work.code());
+        let sample = sample(work, &records, phase).and_then(|sample| match (work, sample) {
+            (Work::Clock, Some(sample)) => clock(sample, &records, &vm.trace.phases).map(Some),
+            (_, sample) => Ok(sample),
+        });
+        match sample {
             Ok(sample) => samples.extend(sample),
             // A guest that ended early has said so; a list of what it did not reach adds nothing.
             Err(problem) if records.done.is_some() => problems.push(problem),
             Err(_) => {}
         }
+    }
+    let own = own_counts(&vm);
+    if cell.setting.backing == Backing::Returned {
+        let coop = own.as_ref().ok().and_then(|own| own.coop.as_ref());
+        samples.retain(|sample: &Sample| match returned(sample, coop) {
+            Ok(()) => true,
+            Err(problem) => {
+                problems.push(problem);
+                false
+            }
+        });
     }
     // Figures of a guest that is not what the arm says would be figures of another arm.
     if is_other_arm {
@@ -87,7 +135,7 @@ pub fn evaluate(cell: &Cell, cpus: u32, attempt: u32, command: Vec<String>, vm: 
     let skipped = records.skipped.iter();
     Run {
         repetition: cell.repetition,
-        arm: cell.arm.name.into(),
+        arm: cell.arm.name.clone(),
         setting: cell.setting,
         attempt,
         seconds: vm.seconds,
@@ -101,7 +149,10 @@ pub fn evaluate(cell: &Cell, cpus: u32, attempt: u32, command: Vec<String>, vm: 
                 reason: reason.clone(),
             })
             .collect(),
-        identity: identity(cell, &vm),
+        identity: identity(cell, &vm, &own),
+        threads: vm.threads,
+        coop: own.ok().and_then(|own| own.coop),
+        modules: records.modules.clone(),
         lost: vm.trace.lost,
         whole: vm.trace.whole,
     }
@@ -117,7 +168,7 @@ pub fn not_launched(
 ) -> Run {
     Run {
         repetition: cell.repetition,
-        arm: cell.arm.name.into(),
+        arm: cell.arm.name.clone(),
         setting: cell.setting,
         attempt,
         seconds: 0.0,
@@ -133,6 +184,9 @@ pub fn not_launched(
         whole: Counts::default(),
         lost: 0,
         identity: None,
+        threads: Vec::new(),
+        coop: None,
+        modules: Vec::new(),
     }
 }
 
@@ -162,12 +216,57 @@ fn sample(work: Work, records: &Records, phase: Option<&Phase>) -> Result<Option
     let Some(phase) = phase else {
         return Err(unmarked(name));
     };
-    Ok(Some(of_phase(
-        name,
-        record.ops,
-        record.latency_ns.clone(),
-        phase,
-    )))
+    let sample = of_phase(name, record.ops, record.latency_ns.clone(), phase);
+    Ok(Some(Sample {
+        detail: detail::numbers(record.detail.as_ref()),
+        ..sample
+    }))
+}
+
+/// The clock's marks are points, all of which count from the VM's start.
+fn clock(sample: Sample, records: &Records, phases: &[Phase]) -> Result<Sample, String> {
+    let points: Vec<&Phase> = phases
+        .iter()
+        .filter(|phase| phase.work == Work::Clock.code())
+        .collect();
+    let record = records.works.get(&Work::Clock);
+    let drift = detail::drift(record.and_then(|record| record.detail.as_ref()), &points);
+    let (Some(drift), Some(phase)) = (drift, detail::between(&points)) else {
+        return Err("clock: the guest's marks are not those that the host has seen".into());
+    };
+    let mut detail = sample.detail;
+    detail.extend(drift);
+    Ok(Sample {
+        detail,
+        ..of_phase(&sample.work, sample.ops, None, &phase)
+    })
+}
+
+/// A refill of memory that the host had kept is another work. Without our interface each page that
+/// the host had taken back costs one fault of the second stage; with it the host counts what it took.
+fn returned(sample: &Sample, coop: Option<&CoopCounts>) -> Result<(), String> {
+    if sample.work != Work::Refill.name() {
+        return Ok(());
+    }
+    let (done, what) = match coop {
+        Some(coop) => {
+            let bytes = coop.events.get("released_bytes").copied().unwrap_or(0);
+            (bytes / PAGE_BYTES, "pages were released")
+        }
+        None => {
+            let faults = SECOND_STAGE_FAULTS
+                .iter()
+                .filter_map(|name| sample.counts.by_reason.get(*name));
+            (faults.sum(), "faults of the second stage")
+        }
+    };
+    match done >= sample.ops / 100 * MIN_RETURNED_PERCENT {
+        true => Ok(()),
+        false => Err(format!(
+            "refill: the host had not taken the memory back: {done} {what}, {} pages touched",
+            sample.ops
+        )),
+    }
 }
 
 fn unmarked(work: &str) -> String {
@@ -181,6 +280,7 @@ fn of_phase(work: &str, ops: u64, latency_ns: Option<Latency>, phase: &Phase) ->
         elapsed_ns: phase.elapsed_ns,
         cpu_ns: phase.cpu_ns,
         latency_ns,
+        detail: Figures::new(),
         counts: phase.counts.clone(),
     }
 }
@@ -194,28 +294,24 @@ fn phases_by_work(phases: &[Phase]) -> BTreeMap<u8, Phase> {
 }
 
 /// Only our VMM counts by itself.
-fn identity(cell: &Cell, vm: &Finished) -> Option<Identity> {
+fn identity(cell: &Cell, vm: &Finished, own: &Result<OwnCounts, String>) -> Option<Identity> {
     let Vmm::Ours(_) = cell.arm.vmm else {
         return None;
     };
-    let (own, missing) = match vm.exits.as_deref().map(serde_json::from_slice::<OwnCounts>) {
-        Some(Ok(own)) => (own, None),
-        Some(Err(error)) => (
-            OwnCounts::default(),
-            Some(format!("the VMM's exit report is no such: {error}")),
-        ),
-        None => (
-            OwnCounts::default(),
-            Some("the VMM wrote no exit report".into()),
-        ),
-    };
     Some(Identity {
         traced_exits: vm.trace.whole.total,
-        stats_exits: own.exits(),
+        stats_exits: own.as_ref().ok().and_then(OwnCounts::exits),
         traced_userspace: vm.trace.whole.userspace,
-        own_userspace: own.returns(),
-        missing,
+        own_userspace: own.as_ref().ok().and_then(OwnCounts::returns),
+        missing: own.as_ref().err().cloned(),
     })
+}
+
+/// The report of our VMM, or why there is none.
+fn own_counts(vm: &Finished) -> Result<OwnCounts, String> {
+    let bytes = vm.exits.as_deref().ok_or("the VMM wrote no exit report")?;
+    serde_json::from_slice(bytes)
+        .map_err(|error| format!("the VMM's exit report is no such: {error}"))
 }
 
 fn tail(vm: &Finished) -> Vec<String> {
@@ -287,6 +383,7 @@ pub(super) mod tests {
                 whole: counts(2000, 100),
                 ..Trace::default()
             },
+            threads: Vec::new(),
             end: End::Success,
             seconds: 20.0,
         }
@@ -334,6 +431,95 @@ pub(super) mod tests {
         vm.trace.phases.pop();
         let run = run(&[Work::Boot, Work::Pipe], vm);
         assert_eq!(run.failure.unwrap().reason, "pipe: its marks were not seen");
+    }
+
+    #[test]
+    fn a_module_that_makes_trouble_or_does_not_go_away_fails_the_run() {
+        let mut vm = finished();
+        let module = concat!(
+            r#"@coopvirt {"type":"module","state":"stuck: 11","trouble":["BUG: x"]}"#,
+            "\n"
+        );
+        vm.console.extend_from_slice(module.as_bytes());
+        let failure = run(&[Work::Boot, Work::Pipe], vm).failure.unwrap();
+        assert_eq!(
+            failure.reason,
+            "the guest's kernel complained: BUG: x; the guest's module is stuck: 11"
+        );
+        assert!(!failure.is_final);
+    }
+
+    #[test]
+    fn what_a_guest_did_beside_the_works_must_be_well() {
+        let mut vm = finished();
+        let text = String::from_utf8(vm.console.clone()).unwrap();
+        let cycles = r#"@coopvirt {"type":"work","work":"cycles","ops":9,"ok":false,"error":"x"}"#;
+        let text = text.replace("\"works\":1", "\"works\":2");
+        vm.console = format!("{cycles}\n{text}").into();
+        let run1 = run(&[Work::Boot, Work::Pipe], vm.clone());
+        assert_eq!(run1.failure.unwrap().reason, "cycles: x");
+        assert_eq!(run1.samples.len(), 2);
+        let text = String::from_utf8(vm.console).unwrap();
+        vm.console = text.replace("false", "true").into();
+        assert_eq!(run(&[Work::Boot, Work::Pipe], vm).failure, None);
+    }
+
+    #[test]
+    fn a_clock_is_held_against_the_times_of_its_marks() {
+        let mut vm = finished();
+        let text = String::from_utf8(vm.console.clone()).unwrap();
+        let clock = concat!(
+            r#"@coopvirt {"type":"work","work":"clock","ops":1,"ok":true,"#,
+            r#""detail":{"steps_back":0,"marks":[[0,2000,5],[1000000,1002000,6]]}}"#
+        );
+        let text = text.replace("\"works\":1", "\"works\":2");
+        vm.console = format!("{clock}\n{text}").into();
+        let without_marks = run(&[Work::Pipe, Work::Clock], vm.clone());
+        let reason = without_marks.failure.unwrap().reason;
+        assert_eq!(reason, "clock: its marks were not seen");
+        for elapsed_ns in [5_000_000, 6_007_000] {
+            vm.trace.phases.push(Phase {
+                work: Work::Clock.code(),
+                elapsed_ns,
+                ..Phase::default()
+            });
+        }
+        let run = run(&[Work::Pipe, Work::Clock], vm);
+        assert_eq!(run.failure, None);
+        let clock = &run.samples[1];
+        assert_eq!(clock.elapsed_ns, 1_007_000);
+        assert_eq!(clock.detail["drift_worst_us"], 7.0);
+        assert_eq!(clock.detail["steps_back"], 0.0);
+    }
+
+    #[test]
+    fn a_refill_counts_only_if_the_host_had_taken_the_memory_back() {
+        let refill = |faults: u64| Sample {
+            work: "refill".into(),
+            ops: 1000,
+            elapsed_ns: 1,
+            cpu_ns: 1,
+            latency_ns: None,
+            detail: Figures::new(),
+            counts: Counts {
+                by_reason: [("NPF".to_string(), faults)].into(),
+                ..Counts::default()
+            },
+        };
+        assert_eq!(returned(&refill(800), None), Ok(()));
+        let error = returned(&refill(799), None).unwrap_err();
+        assert!(error.ends_with("799 faults of the second stage, 1000 pages touched"));
+        let coop = |pages: u64| CoopCounts {
+            events: [("released_bytes".to_string(), pages * 4096)].into(),
+            ..CoopCounts::default()
+        };
+        assert_eq!(returned(&refill(0), Some(&coop(800))), Ok(()));
+        assert!(returned(&refill(1000), Some(&coop(10))).is_err());
+        let other = Sample {
+            work: "pipe".into(),
+            ..refill(0)
+        };
+        assert_eq!(returned(&other, None), Ok(()));
     }
 
     #[test]

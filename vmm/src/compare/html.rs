@@ -27,18 +27,20 @@ svg{max-width:100%;height:auto;display:block;margin:.3rem 0}svg text{fill:var(--
 .key i{display:inline-block;width:.8em;height:.8em;border-radius:2px;margin-right:.35em}\
 li{font-size:.9rem;overflow-wrap:anywhere}";
 
-const HEADINGS: [&str; 11] = [
+const HEADINGS: [&str; 13] = [
     "arm",
     "n",
     "exits net [least - greatest]",
     "gross",
     "ratio",
     "p",
+    "to best stock",
     "reasons",
     "userspace",
     "latency",
     "p99",
     "CPU",
+    "CPU of all",
 ];
 
 /// Renders the page.
@@ -87,7 +89,8 @@ fn rows(group: &Group) -> String {
         let _ = write!(html, "<tr><td>{}</td>", escape(&row.arm));
         match &row.figures {
             Ok(figures) => {
-                for (index, cell) in table::columns(figures).iter().enumerate() {
+                let cells = table::columns(figures, table::is_best(group, row));
+                for (index, cell) in cells.iter().enumerate() {
                     let class = class_of(index + 1);
                     let _ = write!(html, "<td{class}>{}</td>", escape(cell));
                 }
@@ -95,7 +98,7 @@ fn rows(group: &Group) -> String {
             Err(why) => {
                 let _ = write!(
                     html,
-                    "<td colspan=\"10\" class=\"text\">{}</td>",
+                    "<td colspan=\"12\" class=\"text\">{}</td>",
                     escape(why)
                 );
             }

@@ -10,7 +10,7 @@ use anyhow::Result;
 
 use super::args::Console;
 use super::arm::{Arm, Vmm};
-use super::pin::Pinning;
+use super::pin::{Pinning, Thread};
 use super::{ours, qemu};
 use crate::account::model::Trace;
 
@@ -31,6 +31,8 @@ pub struct Boot {
     pub memory_bytes: u64,
     /// The console device.
     pub console: Console,
+    /// Whether the guest can say which of its memory is free, and gets a balloon for it.
+    pub has_balloon: bool,
     /// Where our VMM writes its own counts.
     pub exits_file: PathBuf,
     /// Where threads run.
@@ -68,7 +70,7 @@ pub struct Programs {
 /// Builds the command of one arm.
 pub fn command(programs: &Programs, arm: &Arm, boot: &Boot) -> VmCommand {
     match arm.vmm {
-        Vmm::Ours(options) => ours::command(&programs.ours, options, boot),
+        Vmm::Ours(ref options) => ours::command(&programs.ours, options, arm.sidecore, boot),
         Vmm::Qemu(transport) => qemu::command(&programs.qemu, transport, boot),
     }
 }
@@ -82,6 +84,8 @@ pub struct Job<'a> {
     pub pinning: Pinning,
     /// Where our VMM writes its own counts; `None` for a peer.
     pub exits_file: Option<&'a Path>,
+    /// Whether the kernel may give it huge pages.
+    pub has_huge_pages: bool,
     /// Time to the first record.
     pub boot_timeout: Duration,
     /// Time from one record to the next.
@@ -112,6 +116,8 @@ pub struct Finished {
     pub exits: Option<Vec<u8>>,
     /// What was counted.
     pub trace: Trace,
+    /// Which host CPUs its threads may run on, read when the guest had booted.
+    pub threads: Vec<Thread>,
     /// How it ended.
     pub end: End,
     /// Wall time from start to end.
@@ -153,7 +159,11 @@ pub(super) mod tests {
             memory_bytes: 512 << 20,
             console: Console::Virtio,
             exits_file: "/t/exits.json".into(),
-            pinning: Pinning::Pinned { cpus: 2 },
+            has_balloon: false,
+            pinning: Pinning::Pinned {
+                cpus: 2,
+                sidecore: 3,
+            },
         }
     }
 
@@ -168,5 +178,15 @@ pub(super) mod tests {
         let ours = of("kvm+haltpoll+nohlt").join(" ");
         assert!(ours.starts_with("/bin/coopvirt run "), "{ours}");
         assert!(ours.ends_with("--mode kvm --disable-exits hlt"), "{ours}");
+        for (arm, end) in [
+            ("coop", "--mode coop --sidecore off,cpu=3"),
+            (
+                "coop+sidecore/no-ipi",
+                "--mode coop --sidecore adaptive,cpu=3",
+            ),
+            ("overcommitted", "--mode coop --sidecore adaptive,cpu=2"),
+        ] {
+            assert!(of(arm).join(" ").ends_with(end), "{arm}");
+        }
     }
 }

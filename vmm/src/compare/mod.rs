@@ -4,20 +4,24 @@
 //! [`session`] builds each cell's command ([`cmdline`], [`ours`], [`qemu`]) and has it run and
 //! counted ([`launch`], [`child`], [`traced`], [`pin`]); [`evaluate`] makes a run of the [`model`] from what
 //! came back ([`records`]); [`summary`] and [`stats`] make figures of all runs, which [`table`],
-//! [`html`] and [`json`] show. Only `child`, `pin`, `host`, `disk`, `json` and `session` touch the
+//! [`html`] and [`json`] show; [`verdict`] holds them against the [`limits`]. Arms that lack
+//! something are [`gaps`]. Only `child`, `pin`, `host`, `disk`, `json` and `session` touch the
 //! system; all else is pure.
 
 pub mod args;
 pub mod arm;
 pub mod child;
 pub mod cmdline;
+pub mod detail;
 pub mod disk;
 pub mod evaluate;
+pub mod gaps;
 pub mod host;
 pub mod html;
 pub mod interrupt;
 pub mod json;
 pub mod launch;
+pub mod limits;
 pub mod model;
 pub mod ours;
 pub mod pin;
@@ -32,6 +36,7 @@ pub mod summary;
 pub mod table;
 pub mod text;
 pub mod traced;
+pub mod verdict;
 
 pub use args::Args;
 pub use session::run;

@@ -5,10 +5,13 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::args::Console;
-use super::records::{Latency, Platform};
+use super::args::{Console, Refill};
+use super::detail::Figures;
+use super::pin::Thread;
+use super::records::{Latency, ModuleRecord, Platform};
 use super::setting::Setting;
 use crate::account::model::Counts;
+use crate::coop::counters::CoopCounts;
 
 /// Changes when a reader of the JSON file would have to change.
 pub const FORMAT: u32 = 1;
@@ -83,6 +86,12 @@ pub struct Params {
     pub scale: f64,
     /// Seed of order and bootstrap.
     pub seed: u64,
+    /// Seconds of the works that last, if not by the scale.
+    #[serde(default)]
+    pub seconds: Option<u32>,
+    /// What memory `refill` touches again.
+    #[serde(default)]
+    pub refill: Refill,
     /// How threads were pinned, or why not.
     pub pinning: String,
 }
@@ -94,6 +103,12 @@ pub struct ArmNote {
     pub name: String,
     /// What it is.
     pub description: String,
+    /// Whether it is one of those that the best stock arm is looked for among.
+    #[serde(default)]
+    pub is_stock: bool,
+    /// Why it was not run, if so.
+    #[serde(default)]
+    pub gap: Option<String>,
 }
 
 /// One boot of one arm.
@@ -126,6 +141,15 @@ pub struct Run {
     pub lost: u64,
     /// Whether independent counts agree, where there are some.
     pub identity: Option<Identity>,
+    /// Which host CPUs the VMM's threads were bound to.
+    #[serde(default)]
+    pub threads: Vec<Thread>,
+    /// What the host half of the cooperative interface has done, in that mode.
+    #[serde(default)]
+    pub coop: Option<CoopCounts>,
+    /// What the guest said of our module, when it had loaded it and when it had unloaded it.
+    #[serde(default)]
+    pub modules: Vec<ModuleRecord>,
 }
 
 /// Why a run failed.
@@ -152,6 +176,9 @@ pub struct Sample {
     pub cpu_ns: u64,
     /// Latency of an operation as the guest measured it.
     pub latency_ns: Option<Latency>,
+    /// Figures that only this work has.
+    #[serde(default)]
+    pub detail: Figures,
     /// Exits between the marks.
     pub counts: Counts,
 }

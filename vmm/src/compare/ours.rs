@@ -5,11 +5,17 @@
 use std::path::Path;
 
 use super::args::Console;
+use super::arm::Sidecore;
 use super::launch::{Boot, VmCommand};
 use super::pin;
 
 /// Builds the command; the console is the child's standard output.
-pub fn command(program: &Path, options: &[&str], boot: &Boot) -> VmCommand {
+pub fn command(
+    program: &Path,
+    options: &[String],
+    sidecore: Option<Sidecore>,
+    boot: &Boot,
+) -> VmCommand {
     let mut args: Vec<String> = vec!["run".into()];
     let mut option = |name: &str, value: String| args.extend([name.to_string(), value]);
     option("--kernel", boot.kernel.display().to_string());
@@ -25,7 +31,16 @@ pub fn command(program: &Path, options: &[&str], boot: &Boot) -> VmCommand {
         "--pin",
         pin::list(boot.pinning).unwrap_or_else(|| "none".into()),
     );
-    args.extend(options.iter().map(ToString::to_string));
+    if boot.has_balloon {
+        args.push("--balloon".into());
+    }
+    args.extend(options.iter().cloned());
+    if let Some(sidecore) = sidecore {
+        let policy = sidecore.policy;
+        let cpu = pin::sidecore_cpu(boot.pinning, sidecore.place);
+        let cpu = cpu.map_or_else(String::new, |cpu| format!(",cpu={cpu}"));
+        args.extend(["--sidecore".into(), format!("{policy}{cpu}")]);
+    }
     VmCommand {
         program: program.to_path_buf(),
         args,
@@ -39,7 +54,8 @@ mod tests {
 
     #[test]
     fn the_arms_options_come_last() {
-        let command = command(Path::new("/bin/coopvirt"), &["--mode", "hvm"], &boot());
+        let options = ["--mode", "hvm"].map(String::from);
+        let command = command(Path::new("/bin/coopvirt"), &options, None, &boot());
         assert_eq!(
             command.args.join(" "),
             "run --kernel /k --initrd /i --cmdline quiet console=hvc0 --cpus 2 --memory 512M \

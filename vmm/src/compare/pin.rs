@@ -1,6 +1,7 @@
 //! Which thread runs on which host CPU: the same rule for every arm.
 //!
-//! vCPU `i` runs on host CPU `i + 1`, every other thread of a VMM and this program on CPU 0. A
+//! vCPU `i` runs on host CPU `i + 1`, our polling thread on the CPU behind the last vCPU's if the
+//! host has one to spare, every other thread of a VMM and this program on CPU 0. A
 //! child inherits CPU 0 from this program; a peer's vCPU threads are found by their names and
 //! moved. Called by [`super::session`] (once) and [`super::child`] (for each run).
 #![expect(unsafe_code)]
@@ -9,7 +10,11 @@
 use std::fs;
 use std::io;
 
+use serde::{Deserialize, Serialize};
+
 use super::args::Pin;
+use super::arm::Place;
+use super::records;
 
 /// What is pinned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,6 +25,8 @@ pub enum Pinning {
     Pinned {
         /// vCPUs of the guest.
         cpus: u32,
+        /// Host CPU of a polling thread that has one of its own; 0 where there is none to spare.
+        sidecore: u32,
     },
 }
 
@@ -27,9 +34,17 @@ pub enum Pinning {
 pub fn decide(wish: Pin, cpus: u32, host_cpus: u32) -> (Pinning, String) {
     match wish {
         Pin::None => (Pinning::Off, "not pinned (--pin none)".into()),
+        Pin::Auto if host_cpus > cpus + 1 => {
+            let sidecore = cpus + 1;
+            let words = format!(
+                "vCPUs pinned to host CPUs 1-{cpus}, a polling thread to CPU {sidecore}, other \
+                 threads to CPU 0"
+            );
+            (Pinning::Pinned { cpus, sidecore }, words)
+        }
         Pin::Auto if host_cpus > cpus => {
             let words = format!("vCPUs pinned to host CPUs 1-{cpus}, other threads to CPU 0");
-            (Pinning::Pinned { cpus }, words)
+            (Pinning::Pinned { cpus, sidecore: 0 }, words)
         }
         Pin::Auto => {
             let words = format!("not pinned: {host_cpus} host CPUs are not more than {cpus} vCPUs");
@@ -42,8 +57,17 @@ pub fn decide(wish: Pin, cpus: u32, host_cpus: u32) -> (Pinning, String) {
 pub fn list(pinning: Pinning) -> Option<String> {
     match pinning {
         Pinning::Off => None,
-        Pinning::Pinned { cpus: 1 } => Some("1,0".into()),
-        Pinning::Pinned { cpus } => Some(format!("1-{cpus},0")),
+        Pinning::Pinned { cpus: 1, .. } => Some("1,0".into()),
+        Pinning::Pinned { cpus, .. } => Some(format!("1-{cpus},0")),
+    }
+}
+
+/// The host CPU of a polling thread, if threads are pinned at all.
+pub fn sidecore_cpu(pinning: Pinning, place: Place) -> Option<u32> {
+    match (pinning, place) {
+        (Pinning::Off, _) => None,
+        (Pinning::Pinned { sidecore, .. }, Place::Own) => Some(sidecore),
+        (Pinning::Pinned { cpus, .. }, Place::WithVcpu) => Some(cpus),
     }
 }
 
@@ -57,7 +81,7 @@ pub fn pin_self(pinning: Pinning) -> io::Result<()> {
 
 /// Moves those vCPU threads of a peer that exist by now; true once all of them have been moved.
 pub fn pin_vcpus(pid: u32, pinning: Pinning) -> io::Result<bool> {
-    let Pinning::Pinned { cpus } = pinning else {
+    let Pinning::Pinned { cpus, .. } = pinning else {
         return Ok(true);
     };
     let mut pinned = 0;
@@ -78,6 +102,40 @@ pub fn pin_vcpus(pid: u32, pinning: Pinning) -> io::Result<bool> {
         pinned += 1;
     }
     Ok(pinned == cpus)
+}
+
+/// A thread of a VMM and the host CPUs it may run on, as the kernel lists them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Thread {
+    /// Its name.
+    pub name: String,
+    /// "2" or "0-3".
+    pub cpus: String,
+}
+
+/// The threads that a process has now, by name; empty for one that has ended.
+pub fn threads(pid: u32) -> Vec<Thread> {
+    let mut threads = Vec::new();
+    for entry in fs::read_dir(format!("/proc/{pid}/task"))
+        .into_iter()
+        .flatten()
+    {
+        let status = entry.and_then(|entry| fs::read_to_string(entry.path().join("status")));
+        threads.extend(status.ok().as_deref().and_then(thread_of));
+    }
+    // KVM's own, in every VMM, wherever it was made; it sleeps for hours.
+    threads.retain(|thread| !thread.name.starts_with("kvm-nx-lpage"));
+    threads.sort_by(|a, b| (&a.name, &a.cpus).cmp(&(&b.name, &b.cpus)));
+    threads.dedup();
+    threads
+}
+
+fn thread_of(status: &str) -> Option<Thread> {
+    let value = |key: &str| status.lines().find_map(|line| line.strip_prefix(key));
+    Some(Thread {
+        name: records::clean(value("Name:")?),
+        cpus: records::clean(value("Cpus_allowed_list:")?),
+    })
 }
 
 /// The vCPU's number in a thread name of QEMU ("CPU 1/KVM") or of ours ("vcpu1").
@@ -111,13 +169,20 @@ mod tests {
 
     #[test]
     fn pins_only_with_a_cpu_to_spare() {
-        assert_eq!(decide(Pin::Auto, 2, 3).0, Pinning::Pinned { cpus: 2 });
+        let pinned = |cpus, sidecore| Pinning::Pinned { cpus, sidecore };
+        assert_eq!(decide(Pin::Auto, 2, 3).0, pinned(2, 0));
+        assert_eq!(decide(Pin::Auto, 2, 4).0, pinned(2, 3));
+        assert_eq!(decide(Pin::Auto, 2, 9).0, pinned(2, 3));
         assert_eq!(decide(Pin::None, 2, 3).0, Pinning::Off);
         let (off, words) = decide(Pin::Auto, 2, 2);
         assert_eq!(off, Pinning::Off);
         assert!(words.contains("2 host CPUs"), "{words}");
-        assert_eq!(list(Pinning::Pinned { cpus: 2 }).as_deref(), Some("1-2,0"));
+        assert_eq!(list(pinned(2, 3)).as_deref(), Some("1-2,0"));
         assert_eq!(list(Pinning::Off), None);
+        assert_eq!(sidecore_cpu(pinned(2, 3), Place::Own), Some(3));
+        assert_eq!(sidecore_cpu(pinned(2, 0), Place::Own), Some(0));
+        assert_eq!(sidecore_cpu(pinned(2, 3), Place::WithVcpu), Some(2));
+        assert_eq!(sidecore_cpu(Pinning::Off, Place::Own), None);
     }
 
     #[test]
@@ -130,9 +195,19 @@ mod tests {
     }
 
     #[test]
+    fn threads_are_listed_with_their_cpus() {
+        let status = "Name:\tvcpu0\nCpus_allowed:\t2\nCpus_allowed_list:\t1\nMems_allowed:\t1\n";
+        let thread = thread_of(status).unwrap();
+        assert_eq!((thread.name.as_str(), thread.cpus.as_str()), ("vcpu0", "1"));
+        assert_eq!(thread_of("Name:\tx\n"), None);
+        assert!(!threads(std::process::id()).is_empty());
+        assert_eq!(threads(u32::MAX), []);
+    }
+
+    #[test]
     fn a_process_without_vcpus_is_not_done() {
         let pid = std::process::id();
-        assert!(!pin_vcpus(pid, Pinning::Pinned { cpus: 1 }).unwrap());
+        assert!(!pin_vcpus(pid, decide(Pin::Auto, 1, 2).0).unwrap());
         assert!(pin_vcpus(pid, Pinning::Off).unwrap());
     }
 }

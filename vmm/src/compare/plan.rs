@@ -5,7 +5,7 @@
 
 use coopvirt_spec::work::Work;
 
-use super::args::{Choice, Console};
+use super::args::{Choice, Console, Refill};
 use super::arm::Arm;
 use super::setting::Setting;
 use super::stats::Random;
@@ -39,13 +39,22 @@ pub fn cells(choice: &Choice, console: Console, repetitions: u32, seed: u64) -> 
 fn repetition_of(choice: &Choice, console: Console, repetition: u32) -> Vec<Cell> {
     let mut cells = Vec::new();
     let setting = Setting::quiet(console);
+    let is_apart = |work: &Work| *work == Work::Refill && choice.refill == Refill::Returned;
+    let (apart, works): (Vec<Work>, Vec<Work>) = choice.works.iter().partition(|w| is_apart(w));
     for &arm in &choice.arms {
-        cells.push(Cell {
-            repetition,
-            arm,
-            setting,
-            works: choice.works.clone(),
-        });
+        let main = (setting, works.clone());
+        let returned = (Setting::returned(console), apart.clone());
+        for (setting, works) in [main, returned] {
+            if works.is_empty() {
+                continue;
+            }
+            cells.push(Cell {
+                repetition,
+                arm,
+                setting,
+                works,
+            });
+        }
         if arm.has_log_boots && choice.works.contains(&Work::Boot) {
             cells.extend(Setting::BOOT_ONLY.map(|setting| {
                 let works = vec![Work::Boot];
@@ -73,7 +82,7 @@ mod tests {
         let all = cells(&choice, Console::Virtio, 6, 1);
         // Six arms, and three of them boot with the kernel's log on two consoles as well.
         assert_eq!(all.len(), 6 * 12);
-        let key = |cell: &Cell| (cell.arm.name, cell.setting);
+        let key = |cell: &Cell| (cell.arm.name.as_str(), cell.setting);
         let orders: Vec<Vec<_>> = all
             .chunks(12)
             .map(|c| c.iter().map(key).collect())
@@ -90,13 +99,30 @@ mod tests {
     }
 
     #[test]
+    fn a_refill_of_returned_memory_has_a_boot_of_its_own() {
+        let choice = parse("--arms hvm --works pipe,refill --refill returned")
+            .choose()
+            .unwrap();
+        let mut all = cells(&choice, Console::Virtio, 1, 1);
+        all.sort_by_key(|cell| cell.setting);
+        assert_eq!(all.len(), 2);
+        assert_eq!(all[0].works, [Work::Pipe]);
+        assert_eq!(all[1].works, [Work::Refill]);
+        assert_eq!(all[1].setting, Setting::returned(Console::Virtio));
+        let choice = parse("--arms hvm --works refill --refill returned")
+            .choose()
+            .unwrap();
+        assert_eq!(cells(&choice, Console::Virtio, 1, 1).len(), 1);
+    }
+
+    #[test]
     fn the_log_is_printed_only_where_boots_are_asked_for() {
         let choice = parse("--arms kvm,hvm --works boot,pipe").choose().unwrap();
         let mut all = cells(&choice, Console::Virtio, 1, 1);
         all.retain(|cell| cell.setting.log == Log::Full);
         assert_eq!(all.len(), 2);
         assert_eq!(
-            (all[0].arm.name, &all[0].works[..]),
+            (all[0].arm.name.as_str(), &all[0].works[..]),
             ("kvm", &[Work::Boot][..])
         );
         let choice = parse("--arms kvm --works pipe").choose().unwrap();

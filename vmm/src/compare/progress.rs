@@ -5,6 +5,8 @@
 use std::io::Write;
 use std::time::Duration;
 
+use coopvirt_spec::work::Work;
+
 use super::model::Run;
 use super::plan::Cell;
 
@@ -76,9 +78,9 @@ impl Progress {
     }
 
     fn kind(&mut self, cell: &Cell) -> &mut (u32, f64) {
-        match cell.works.len() {
-            1 => &mut self.boot_only,
-            _ => &mut self.full,
+        match is_boot_only(cell) {
+            true => &mut self.boot_only,
+            false => &mut self.full,
         }
     }
 
@@ -90,17 +92,17 @@ impl Progress {
         ))?;
         let full = mean(self.full).unwrap_or(any);
         let boot_only = mean(self.boot_only).unwrap_or(any);
-        let seconds = rest.iter().map(|cell| {
-            if cell.works.len() == 1 {
-                boot_only
-            } else {
-                full
-            }
-        });
+        let seconds = rest
+            .iter()
+            .map(|cell| if is_boot_only(cell) { boot_only } else { full });
         Some(Duration::from_secs_f64(
             seconds.sum::<f64>().clamp(0.0, 1e9),
         ))
     }
+}
+
+fn is_boot_only(cell: &Cell) -> bool {
+    cell.works == [Work::Boot]
 }
 
 fn begin_line(number: usize, all: usize, repetitions: u32, cell: &Cell) -> String {

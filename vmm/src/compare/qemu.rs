@@ -47,6 +47,10 @@ pub fn command(program: &Path, transport: Transport, boot: &Boot) -> VmCommand {
         "rng-random,id=random,filename=/dev/urandom".into(),
     );
     option("-device", device("virtio-rng", transport, ",rng=random"));
+    if boot.has_balloon {
+        let options = ",free-page-reporting=on";
+        option("-device", device("virtio-balloon", transport, options));
+    }
     if transport == Transport::Mmio {
         option("-global", "virtio-mmio.force-legacy=false".into());
     }
@@ -124,6 +128,19 @@ mod tests {
         }
         assert!(!line.contains("virtconsole"));
         assert!(line.contains("-serial chardev:out"));
+    }
+
+    #[test]
+    fn a_balloon_is_there_only_to_report_free_pages() {
+        let with = Boot {
+            has_balloon: true,
+            ..boot()
+        };
+        for (boot, is_there) in [(with, true), (boot(), false)] {
+            let command = command(Path::new("q"), Transport::Pci, &boot);
+            let balloon = "virtio-balloon-pci,free-page-reporting=on".to_string();
+            assert_eq!(command.args.contains(&balloon), is_there);
+        }
     }
 
     #[test]

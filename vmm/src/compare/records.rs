@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use coopvirt_spec::record;
 use coopvirt_spec::work::Work;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 /// A longer line is no record.
 const MAX_LINE_BYTES: usize = 16 << 10;
@@ -36,6 +37,8 @@ pub struct Platform {
     pub hypervisor: String,
     /// Online vCPUs.
     pub cpus: u64,
+    /// State of our module: "none", "loaded", or why it is not.
+    pub module: String,
     /// Features of KVM's leaf, in hexadecimal, if the guest sees one.
     pub kvm_features: Option<String>,
     /// What the kernel's log says about paravirtual features.
@@ -72,6 +75,20 @@ pub struct WorkRecord {
     pub elapsed_ns: u64,
     /// Latency per operation, where it is known.
     pub latency_ns: Option<Latency>,
+    /// Figures that only this work has.
+    pub detail: Option<Value>,
+}
+
+/// What a guest says of our module when it has loaded or unloaded it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ModuleRecord {
+    /// "loaded", "unloaded", or why it is not.
+    pub state: String,
+    /// Warnings of the guest's kernel since it was loaded.
+    pub trouble: Vec<String>,
+    /// The module's own counters, by vCPU and name.
+    pub counters: BTreeMap<String, BTreeMap<String, u64>>,
 }
 
 /// All that a guest said.
@@ -83,6 +100,8 @@ pub struct Records {
     pub works: BTreeMap<Work, WorkRecord>,
     /// Works that it could not do, and why.
     pub skipped: BTreeMap<Work, String>,
+    /// What it said of our module, in order.
+    pub modules: Vec<ModuleRecord>,
     /// Number of works that it says it has done, from its `done` record.
     pub done: Option<u64>,
     /// Why the guest could not go on, from its `error` record.
@@ -105,6 +124,7 @@ enum Line {
         #[serde(default)]
         reason: String,
     },
+    Module(ModuleRecord),
     Done {
         works: u64,
     },
@@ -151,6 +171,7 @@ impl Records {
                     &mut platform.apic,
                     &mut platform.idle,
                     &mut platform.hypervisor,
+                    &mut platform.module,
                 ] {
                     *text = clean(text);
                 }
@@ -174,6 +195,23 @@ impl Records {
                     return;
                 };
                 self.skipped.insert(work, clean(&reason));
+            }
+            Line::Module(mut module) => {
+                module.state = clean(&module.state);
+                module.trouble.truncate(MAX_LOG_LINES);
+                module
+                    .trouble
+                    .iter_mut()
+                    .for_each(|line| *line = clean(line));
+                let counters = std::mem::take(&mut module.counters).into_iter();
+                module.counters = counters
+                    .map(|(cpu, of_cpu)| {
+                        let of_cpu = of_cpu.into_iter();
+                        let of_cpu = of_cpu.map(|(name, value)| (clean(&name), value));
+                        (clean(&cpu), of_cpu.collect())
+                    })
+                    .collect();
+                self.modules.push(module);
             }
             Line::Done { works } => self.done = Some(works),
             Line::Error { error } => self.error = Some(clean(&error)),
@@ -289,6 +327,21 @@ mod tests {
             .ends_with("go on: no port"));
         let no_platform = GOOD.replace("\"platform\"", "\"plat\"");
         assert!(parse(no_platform.as_bytes()).failure().is_some());
+    }
+
+    #[test]
+    fn what_is_said_of_the_module_is_kept_in_order() {
+        let text = concat!(
+            r#"@coopvirt {"type":"module","state":"loaded","log":["coopvirt: loaded"]}"#,
+            "\n",
+            r#"@coopvirt {"type":"module","state":"unloaded","trouble":["WARNING: CPU: 0\u0007"],"#,
+            r#""counters":{"cpu0":{"halts":2}}}"#,
+        );
+        let modules = parse(text.as_bytes()).modules;
+        assert_eq!(modules.len(), 2);
+        assert_eq!(modules[0].trouble, [""; 0]);
+        assert_eq!(modules[1].trouble, ["WARNING: CPU: 0"]);
+        assert_eq!(modules[1].counters["cpu0"]["halts"], 2);
     }
 
     #[test]

@@ -12,28 +12,42 @@ use std::time::Duration;
 use anyhow::{bail, ensure, Context, Result};
 
 use super::args::{Args, Choice};
-use super::arm::Vmm;
+use super::arm::{Arm, Group, Module, Vmm};
 use super::child::ChildLauncher;
+use super::cmdline::Amount;
 use super::disk::{self, TempFolder};
+use super::gaps::{self, Gap};
 use super::launch::{self, Boot, Job, Launcher, Programs};
 use super::model::{ArmNote, Params, Program, Report, Run, FORMAT};
 use super::pin::{self, Pinning};
 use super::plan::{self, Cell};
 use super::progress::Progress;
-use super::setting::Setting;
+use super::setting::{Backing, Setting};
 use super::traced::Tracepoints;
-use super::{cmdline, evaluate, host, html, interrupt, json, table};
+use super::{cmdline, evaluate, host, html, interrupt, json, table, verdict};
 
 /// A failed run is repeated once.
 const ATTEMPTS: u32 = 2;
 /// After so many repetitions in a row that failed twice, an arm is given up.
 const MAX_FAILED_REPETITIONS: u32 = 2;
 
-/// Compares; prints to standard output. The code is failure if any run has failed for good.
+/// Compares; prints to standard output. The code is failure if any run has failed for good, or an
+/// arm could not be run at all.
 pub fn run(args: &Args) -> Result<ExitCode> {
-    let choice = args.choose()?;
+    let mut choice = args.choose()?;
     let folder = TempFolder::new()?;
-    let setup = Setup::new(args, &choice, folder.path())?;
+    let inputs = Inputs::find(args)?;
+    let initrd = fs::read(&inputs.initrd)
+        .with_context(|| format!("cannot read {}", inputs.initrd.display()))?;
+    let gaps = gaps::take(&mut choice, &initrd);
+    drop(initrd);
+    ensure!(
+        choice.arms.iter().any(|arm| arm.name == choice.reference),
+        "the reference arm '{}' cannot be run: {}",
+        choice.reference,
+        gaps.first().map_or("", |gap| gap.reason)
+    );
+    let setup = Setup::new(args, &choice, &gaps, inputs, folder.path())?;
     let mut report = setup.report.clone();
     if args.resume {
         let path = args.json.as_deref().context("--resume needs --json")?;
@@ -53,17 +67,38 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         Box::new(io::stderr()),
     )?;
     let mut stdout = io::stdout().lock();
+    let mut text = table::render(&report);
+    if args.bars {
+        text += &format!("\n{}", verdict::render(&report));
+    }
     stdout
-        .write_all(table::render(&report).as_bytes())
+        .write_all(text.as_bytes())
         .context("cannot print the report")?;
     if let Some(path) = &args.html {
         fs::write(path, html::render(&report))
             .with_context(|| format!("cannot write {}", path.display()))?;
     }
-    Ok(match is_complete(&report, &plan_of(args, &choice)) {
+    let is_whole = gaps.is_empty() && is_complete(&report, &plan_of(args, &choice));
+    Ok(match is_whole {
         true => ExitCode::SUCCESS,
         false => ExitCode::FAILURE,
     })
+}
+
+/// The files that every guest is started from.
+struct Inputs {
+    kernel: PathBuf,
+    initrd: PathBuf,
+}
+
+impl Inputs {
+    fn find(args: &Args) -> Result<Inputs> {
+        let default = || Some(format!("/boot/vmlinuz-{}", host::kernel_release()).into());
+        Ok(Inputs {
+            kernel: input(&args.kernel, "COOPVIRT_KERNEL", default, "--kernel")?,
+            initrd: input(&args.initrd, "COOPVIRT_INITRD", || None, "--initrd")?,
+        })
+    }
 }
 
 /// Everything that stays the same from boot to boot.
@@ -79,15 +114,19 @@ struct Setup {
 }
 
 impl Setup {
-    fn new(args: &Args, choice: &Choice, folder: &Path) -> Result<Setup> {
+    fn new(
+        args: &Args,
+        choice: &Choice,
+        gaps: &[Gap],
+        inputs: Inputs,
+        folder: &Path,
+    ) -> Result<Setup> {
+        let Inputs { kernel, initrd } = inputs;
         let has_peer = choice
             .arms
             .iter()
             .any(|arm| matches!(arm.vmm, Vmm::Qemu(_)));
         let host = host::read(has_peer.then_some(args.qemu.as_path()));
-        let default_kernel = || Some(format!("/boot/vmlinuz-{}", host.kernel).into());
-        let kernel = input(&args.kernel, "COOPVIRT_KERNEL", default_kernel, "--kernel")?;
-        let initrd = input(&args.initrd, "COOPVIRT_INITRD", || None, "--initrd")?;
         let disk = match &args.disk {
             Some(disk) => disk.clone(),
             None => {
@@ -118,12 +157,18 @@ impl Setup {
             console: args.console,
             scale: args.scale,
             seed: args.seed,
+            seconds: args.seconds,
+            refill: args.refill,
             pinning: pinning_words,
         };
-        let note = |arm: &&super::arm::Arm| ArmNote {
-            name: arm.name.into(),
-            description: arm.description.into(),
+        let note = |arm: &Arm, gap: Option<&str>| ArmNote {
+            name: arm.name.clone(),
+            description: arm.description.clone(),
+            is_stock: arm.group == Group::Stock,
+            gap: gap.map(Into::into),
         };
+        let run = choice.arms.iter().map(|arm| note(arm, None));
+        let missing = gaps.iter().map(|gap| note(gap.arm, Some(gap.reason)));
         Ok(Setup {
             programs: Programs {
                 ours: std::env::current_exe().context("cannot find this program's file")?,
@@ -143,7 +188,7 @@ impl Setup {
                 },
                 host,
                 params,
-                arms: choice.arms.iter().map(note).collect(),
+                arms: run.chain(missing).collect(),
                 runs: Vec::new(),
             },
         })
@@ -219,7 +264,7 @@ fn run_cells(
 
 fn has_succeeded(report: &Report, cell: &Cell) -> bool {
     report
-        .run_of(cell.repetition, cell.arm.name, cell.setting)
+        .run_of(cell.repetition, &cell.arm.name, cell.setting)
         .is_some_and(|run| run.failure.is_none())
 }
 
@@ -233,7 +278,7 @@ struct GivenUp(BTreeMap<(&'static str, Setting), u32>);
 
 impl GivenUp {
     fn note(&mut self, cell: &Cell, run: &Run) {
-        let failures = self.0.entry((cell.arm.name, cell.setting)).or_default();
+        let failures = self.0.entry((&cell.arm.name, cell.setting)).or_default();
         *failures = match &run.failure {
             None => 0,
             Some(failure) if failure.is_final => MAX_FAILED_REPETITIONS,
@@ -242,7 +287,7 @@ impl GivenUp {
     }
 
     fn contains(&self, cell: &Cell) -> bool {
-        let failures = self.0.get(&(cell.arm.name, cell.setting));
+        let failures = self.0.get(&(cell.arm.name.as_str(), cell.setting));
         failures.is_some_and(|failures| *failures >= MAX_FAILED_REPETITIONS)
     }
 }
@@ -254,13 +299,12 @@ fn run_once(
     attempt: u32,
     launcher: &mut dyn Launcher,
 ) -> Run {
-    let cmdline = cmdline::build(
-        cell.arm,
-        cell.setting,
-        &cell.works,
-        args.scale,
-        setup.tsc_khz,
-    );
+    let amount = Amount {
+        scale: args.scale,
+        seconds: args.seconds,
+    };
+    let cmdline = cmdline::build(cell.arm, cell.setting, &cell.works, amount, setup.tsc_khz);
+    let is_returned = cell.setting.backing == Backing::Returned;
     let cmdline = match cmdline {
         Ok(cmdline) => cmdline,
         Err(reason) => return evaluate::not_launched(cell, attempt, Vec::new(), reason, true),
@@ -273,6 +317,8 @@ fn run_once(
         cpus: args.cpus,
         memory_bytes: args.memory,
         console: cell.setting.console,
+        // The module reports free pages by itself, and the kernel has one reporter at most.
+        has_balloon: is_returned && cell.arm.module != Module::Loaded,
         exits_file: setup.exits_file.clone(),
         pinning: setup.pinning,
     };
@@ -284,6 +330,7 @@ fn run_once(
             Vmm::Ours(_) => Some(&setup.exits_file),
             Vmm::Qemu(_) => None,
         },
+        has_huge_pages: !is_returned,
         boot_timeout: Duration::from_secs(args.boot_timeout),
         work_timeout: Duration::from_secs(args.work_timeout),
     };

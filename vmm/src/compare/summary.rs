@@ -7,13 +7,14 @@ use std::collections::BTreeMap;
 use coopvirt_spec::work::Work;
 use serde::{Serialize, Serializer};
 
+use super::args::Refill;
 use super::model::{Report, Run, Sample};
-use super::setting::Setting;
+use super::setting::{Backing, Setting};
 use super::stats::{self, Ratio, Spread};
 use crate::account::model::Counts;
 
-/// The tracer reads CPU time some 20 times a second: of a shorter work it says too little.
-const MIN_FOR_CPU_NS: u64 = 500_000_000;
+/// The tracer reads CPU time some 100 times a second: of a shorter work it says too little.
+const MIN_FOR_CPU_NS: u64 = 200_000_000;
 /// With fewer samples on either side no p can be small, so none is shown.
 const MIN_FOR_P: usize = 3;
 
@@ -24,6 +25,11 @@ pub struct Group {
     pub title: String,
     /// What one operation is.
     pub operation: &'static str,
+    /// Which work it is.
+    #[serde(skip)]
+    pub work: Work,
+    /// The stock arm with the fewest exits (net).
+    pub best_stock: Option<String>,
     /// One row per arm that was to do this work.
     pub rows: Vec<Row>,
 }
@@ -51,6 +57,8 @@ pub struct Figures {
     pub ratio: Option<Ratio>,
     /// Of the rank test against the reference arm.
     pub p: Option<f64>,
+    /// Against the best stock arm of the row; `None` for that arm itself.
+    pub versus: Option<Versus>,
     /// Mean exits by reason, most first.
     pub reasons: Vec<(String, f64)>,
     /// Mean exits by cause, most first.
@@ -63,6 +71,21 @@ pub struct Figures {
     pub latency_p99_ns: Option<f64>,
     /// CPU time of the whole VMM, where the work took long enough to tell.
     pub cpu_ns: Option<Spread>,
+    /// Median over runs of the same, of all operations together.
+    pub cpu_all_ns: Option<f64>,
+}
+
+/// An arm against the best stock arm of the row, which is the one with the fewest exits (net).
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Versus {
+    /// The best stock arm.
+    pub arm: String,
+    /// Exits; `None` where the best stock arm has none.
+    pub exits: Option<Ratio>,
+    /// Median latency, of works that have one.
+    pub latency: Option<Ratio>,
+    /// CPU time per operation, where it is known of both.
+    pub cpu: Option<Ratio>,
 }
 
 /// Members of the figures, or one member `problem`.
@@ -80,19 +103,24 @@ fn figures_or_problem<S: Serializer>(
 pub fn groups(report: &Report) -> Vec<Group> {
     let runs: Vec<&Run> = report.counted_runs().collect();
     let mut groups = Vec::new();
-    for work in Work::ALL {
+    for work in Work::every() {
         if !report.params.works.iter().any(|name| name == work.name()) {
             continue;
         }
         for setting in settings(report, work) {
             let title = match work {
                 Work::Boot => format!("boot ({})", setting.name()),
+                Work::Refill if setting.backing == Backing::Returned => {
+                    "refill (of memory that the host had taken back)".into()
+                }
                 _ => work.name().to_string(),
             };
-            let rows = rows(report, &runs, work, setting);
+            let (rows, best_stock) = rows(report, &runs, work, setting);
             groups.push(Group {
                 title,
                 operation: work.operation(),
+                work,
+                best_stock,
                 rows,
             });
         }
@@ -103,14 +131,24 @@ pub fn groups(report: &Report) -> Vec<Group> {
 
 /// Only boots are measured in several settings.
 fn settings(report: &Report, work: Work) -> Vec<Setting> {
-    let mut settings = vec![Setting::quiet(report.params.console)];
-    if work == Work::Boot {
-        settings.extend(Setting::BOOT_ONLY);
+    let console = report.params.console;
+    match (work, report.params.refill) {
+        (Work::Refill, Refill::Returned) => vec![Setting::returned(console)],
+        (Work::Boot, _) => [Setting::quiet(console)]
+            .into_iter()
+            .chain(Setting::BOOT_ONLY)
+            .collect(),
+        _ => vec![Setting::quiet(console)],
     }
-    settings
 }
 
-fn rows(report: &Report, runs: &[&Run], work: Work, setting: Setting) -> Vec<Row> {
+/// The rows of a work in a setting, and the best stock arm among them.
+fn rows(
+    report: &Report,
+    runs: &[&Run],
+    work: Work,
+    setting: Setting,
+) -> (Vec<Row>, Option<String>) {
     let of_arm = |arm: &str| -> (Vec<&Sample>, Vec<&Run>) {
         let runs: Vec<&Run> = runs
             .iter()
@@ -128,22 +166,58 @@ fn rows(report: &Report, runs: &[&Run], work: Work, setting: Setting) -> Vec<Row
         (samples.collect(), runs)
     };
     let reference = of_arm(&report.params.reference).0;
+    let stock = report.arms.iter().filter(|arm| arm.is_stock);
+    let best = stock
+        .filter_map(|arm| {
+            let samples = of_arm(&arm.name).0;
+            let median = stats::median(&net_per_op(&samples)?)?;
+            Some((median, &arm.name, samples))
+        })
+        .min_by(|a, b| a.0.total_cmp(&b.0));
     let mut rows = Vec::new();
     for arm in &report.arms {
         let (samples, runs) = of_arm(&arm.name);
         if runs.is_empty() {
+            // Nobody misses the boots with a log of an arm that has none of these.
+            let gap = arm
+                .gap
+                .as_ref()
+                .filter(|_| !Setting::BOOT_ONLY.contains(&setting));
+            rows.extend(gap.map(|gap| Row {
+                arm: arm.name.clone(),
+                figures: Err(format!("gap: {gap}")),
+            }));
             continue;
         }
         let is_reference = arm.name == report.params.reference;
         let compared_with: &[&Sample] = if is_reference { &[] } else { &reference };
-        let figures = figures(&samples, compared_with, report.params.seed)
-            .ok_or_else(|| why_none(&runs, work));
+        let seed = report.params.seed;
+        let figures = figures(&samples, compared_with, seed).map(|figures| Figures {
+            versus: best
+                .as_ref()
+                .filter(|(_, name, _)| **name != arm.name)
+                .map(|(_, name, stock)| versus(&samples, name, stock, seed)),
+            ..figures
+        });
+        let figures = figures.ok_or_else(|| why_none(&runs, work));
         rows.push(Row {
             arm: arm.name.clone(),
             figures,
         });
     }
-    rows
+    (rows, best.map(|(_, name, _)| name.clone()))
+}
+
+fn versus(samples: &[&Sample], arm: &str, stock: &[&Sample], seed: u64) -> Versus {
+    let ratio = |values: fn(&[&Sample]) -> Option<Vec<f64>>| {
+        stats::ratio(&values(samples)?, &values(stock)?, seed)
+    };
+    Versus {
+        arm: arm.into(),
+        exits: ratio(net_per_op),
+        latency: ratio(|samples| Some(latency_medians(samples))),
+        cpu: ratio(cpu_ns_per_op),
+    }
 }
 
 fn why_none(runs: &[&Run], work: Work) -> String {
@@ -171,15 +245,6 @@ fn figures(samples: &[&Sample], reference: &[&Sample], seed: u64) -> Option<Figu
             per_op(reference, |sample| sample.counts.total as f64),
         ),
     };
-    let boot_time =
-        |sample: &Sample| (sample.work == Work::Boot.name()).then_some(sample.elapsed_ns as f64);
-    let medians: Vec<f64> = samples
-        .iter()
-        .filter_map(|sample| match &sample.latency_ns {
-            Some(latency) => Some(latency.median as f64),
-            None => boot_time(sample),
-        })
-        .collect();
     let p99: Vec<f64> = samples
         .iter()
         .filter_map(|sample| sample.latency_ns.as_ref().map(|latency| latency.p99 as f64))
@@ -196,10 +261,26 @@ fn figures(samples: &[&Sample], reference: &[&Sample], seed: u64) -> Option<Figu
         reasons: means(samples, |counts| &counts.by_reason),
         causes: means(samples, |counts| &counts.by_cause),
         userspace: Spread::of(&of(|sample| sample.counts.userspace as f64))?,
-        latency_median_ns: stats::median(&medians),
+        versus: None,
+        latency_median_ns: stats::median(&latency_medians(samples)),
         latency_p99_ns: stats::median(&p99),
         cpu_ns: cpu_ns_per_op(samples).as_deref().and_then(Spread::of),
+        cpu_all_ns: cpu_ns_per_op(samples).and_then(|_| {
+            let all: Vec<f64> = samples.iter().map(|sample| sample.cpu_ns as f64).collect();
+            stats::median(&all)
+        }),
     })
+}
+
+/// The median latency of each run; of a boot the time that it took.
+fn latency_medians(samples: &[&Sample]) -> Vec<f64> {
+    samples
+        .iter()
+        .filter_map(|sample| match &sample.latency_ns {
+            Some(latency) => Some(latency.median as f64),
+            None => (sample.work == Work::Boot.name()).then_some(sample.elapsed_ns as f64),
+        })
+        .collect()
 }
 
 fn per_op(samples: &[&Sample], value: fn(&Sample) -> f64) -> Vec<f64> {
@@ -242,18 +323,22 @@ fn means(samples: &[&Sample], map: fn(&Counts) -> &BTreeMap<String, u64>) -> Vec
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::compare::args::Console;
+    use crate::compare::args::{Console, Refill};
     use crate::compare::model::{ArmNote, Failure, Host, Params, Program, Skipped, FORMAT};
     use crate::compare::records::{Latency, Platform};
 
-    fn run(repetition: u32, arm: &str, exits: u64) -> Run {
-        let by_reason = [("MSR".to_string(), exits - 10), ("INTR".into(), 10)];
+    pub(in super::super) fn run(repetition: u32, arm: &str, exits: u64) -> Run {
+        let by_reason = [
+            ("MSR".to_string(), exits.saturating_sub(10)),
+            ("INTR".into(), 10),
+        ];
         let sample = |work: &str, ops, latency_ns| Sample {
             work: work.into(),
             ops,
             elapsed_ns: 7_000_000_000,
             cpu_ns: 1_000_000,
             latency_ns,
+            detail: Default::default(),
             counts: Counts {
                 total: exits,
                 host_tick: 5,
@@ -292,6 +377,9 @@ pub(super) mod tests {
             },
             lost: 0,
             identity: None,
+            threads: Vec::new(),
+            coop: None,
+            modules: Vec::new(),
         }
     }
 
@@ -314,6 +402,8 @@ pub(super) mod tests {
         let note = |name: &str| ArmNote {
             name: name.into(),
             description: "an arm".into(),
+            is_stock: name != "coop",
+            gap: None,
         };
         Report {
             format: FORMAT,
@@ -339,6 +429,8 @@ pub(super) mod tests {
                 console: Console::Virtio,
                 scale: 1.0,
                 seed: 1,
+                seconds: None,
+                refill: Refill::Kept,
                 pinning: "not pinned".into(),
             },
             arms: ["qemu-pci", "kvm", "hvm"].map(note).into(),
@@ -374,6 +466,47 @@ pub(super) mod tests {
         assert_eq!(kvm.latency_p99_ns, Some(9000.0));
         let boot = groups[0].rows[0].figures.as_ref().unwrap();
         assert_eq!(boot.latency_median_ns, Some(7e9));
+    }
+
+    #[test]
+    fn each_arm_is_held_against_the_best_stock_arm() {
+        let mut report = report();
+        report.arms.push(ArmNote {
+            name: "coop".into(),
+            description: "an arm".into(),
+            is_stock: false,
+            gap: None,
+        });
+        let groups_without = groups(&report);
+        assert_eq!(groups_without[1].rows.len(), 3);
+        for repetition in 0..4 {
+            // Fewer exits than any stock arm do not make it one.
+            report.runs.push(run(repetition, "coop", 25));
+        }
+        let groups = groups(&report);
+        let pipe = &groups[1];
+        assert_eq!(pipe.best_stock.as_deref(), Some("kvm"));
+        let versus = |row: usize| pipe.rows[row].figures.as_ref().unwrap().versus.clone();
+        assert_eq!(versus(1), None);
+        let coop = versus(3).unwrap();
+        assert_eq!(coop.arm, "kvm");
+        assert!((coop.exits.unwrap().value - 20.0 / 51.5).abs() < 1e-9);
+        assert_eq!(coop.latency.unwrap().value, 1.0);
+        assert_eq!(coop.cpu.unwrap().value, 1.0);
+        assert!(versus(0).unwrap().exits.unwrap().value > 1.9);
+        assert_eq!(pipe.rows[3].figures.as_ref().unwrap().cpu_all_ns, Some(1e6));
+    }
+
+    #[test]
+    fn an_arm_that_could_not_be_run_is_a_row_with_the_reason() {
+        let mut report = report();
+        report.arms[2].gap = Some("no module".into());
+        report.runs.retain(|run| run.arm != "hvm");
+        let groups = groups(&report);
+        assert_eq!(
+            groups[1].rows[2].figures.as_ref().unwrap_err(),
+            "gap: no module"
+        );
     }
 
     #[test]

@@ -7,30 +7,36 @@ use std::fmt::Write;
 
 use comfy_table::{CellAlignment, ContentArrangement, LineStyle, Table, TableStyle};
 
-use super::model::{Report, Run};
+use coopvirt_spec::work::Work;
+
+use super::args::Refill;
+use super::model::{ArmNote, Report, Run};
 use super::setting::Setting;
-use super::summary::{self, Figures, Group};
+use super::stats::Ratio;
+use super::summary::{self, Figures, Group, Row};
 use super::text::{number, probability, time};
 
 /// Words in columns with a line under the heading only.
 const STYLE: TableStyle =
     TableStyle::new().header_separator(LineStyle::none().fill('─').junction('─'));
-const HEADINGS: [&str; 11] = [
+const HEADINGS: [&str; 13] = [
     "",
     "n",
     "exits net",
     "gross",
     "ratio",
     "p",
+    "to best stock",
     "reasons",
     "userspace",
     "latency",
     "p99",
     "CPU",
+    "CPU of all",
 ];
 const NR_REASONS: usize = 4;
 /// Which of [`columns`] is words; all others are figures.
-pub(super) const REASONS_COLUMN: usize = 5;
+pub(super) const REASONS_COLUMN: usize = 6;
 
 /// The whole report.
 pub fn render(report: &Report) -> String {
@@ -95,7 +101,11 @@ pub fn header(report: &Report) -> Vec<String> {
         "less the INTR exits of the host's own tick. Ratio [95 % bootstrap interval, from 4 runs \
          on] of net"
             .into(),
-        "exits; p of a two-sided Mann-Whitney test. CPU is of the whole VMM, guest included."
+        "exits; p of a two-sided Mann-Whitney test. The best stock arm of a row is the one with the \
+         fewest net"
+            .into(),
+        "exits. CPU is of the whole VMM (vCPUs with their guest, polling thread, workers), per \
+         operation and of all."
             .into(),
     ]);
     if host.is_emulated {
@@ -127,7 +137,7 @@ fn table(groups: &[Group]) -> String {
         for row in &group.rows {
             let mut cells = vec![format!("  {}", row.arm)];
             match &row.figures {
-                Ok(figures) => cells.extend(columns(figures)),
+                Ok(figures) => cells.extend(columns(figures, is_best(group, row))),
                 Err(why) => {
                     cells.resize(REASONS_COLUMN + 1, "-".into());
                     cells.push(short(why).into());
@@ -144,16 +154,23 @@ fn table(groups: &[Group]) -> String {
     table.trim_fmt()
 }
 
+/// Whether this row is the best stock arm of its group.
+pub(super) fn is_best(group: &Group, row: &Row) -> bool {
+    group.best_stock.as_ref() == Some(&row.arm)
+}
+
 /// The columns of a row behind the arm's name.
-pub fn columns(figures: &Figures) -> [String; 10] {
+pub fn columns(figures: &Figures, is_best: bool) -> [String; 12] {
     let range = |low: f64, high: f64| format!(" [{} - {}]", number(low), number(high));
-    let ratio = figures.ratio.map(|ratio| {
-        let interval = ratio
-            .interval
-            .map(|(low, high)| range(low, high))
-            .unwrap_or_default();
-        number(ratio.value) + &interval
-    });
+    let with_interval = |ratio: Ratio| {
+        let interval = ratio.interval.map(|(low, high)| range(low, high));
+        number(ratio.value) + &interval.unwrap_or_default()
+    };
+    let ratio = figures.ratio.map(with_interval);
+    let to_best = match (&figures.versus, is_best) {
+        (_, true) => Some("best".into()),
+        (versus, false) => versus.as_ref().and_then(|v| v.exits).map(with_interval),
+    };
     let net = figures.net.map(|net| match figures.n {
         1 => number(net.median),
         _ => number(net.median) + &range(net.min, net.max),
@@ -165,11 +182,13 @@ pub fn columns(figures: &Figures) -> [String; 10] {
         number(figures.gross.median),
         or_dash(ratio),
         or_dash(figures.p.map(probability)),
+        or_dash(to_best),
         reasons(figures),
         number(figures.userspace.median),
         or_dash(figures.latency_median_ns.map(time)),
         or_dash(figures.latency_p99_ns.map(time)),
         or_dash(figures.cpu_ns.map(|cpu| time(cpu.median))),
+        or_dash(figures.cpu_all_ns.map(|cpu| number(cpu / 1e6) + " ms")),
     ]
 }
 
@@ -192,8 +211,11 @@ fn short(why: &str) -> &str {
 pub fn footer(report: &Report) -> Vec<(&'static str, Vec<String>)> {
     let mut lists = vec![
         ("arms", arms(report)),
+        ("where threads ran (host CPUs)", places(report)),
         ("what the guests found", platforms(report)),
+        ("figures of single works", details(report)),
         ("counts that must agree", identities(report)),
+        ("gaps", gaps(report)),
         ("failures", failures(report)),
         ("not run to the end", missing(report)),
     ];
@@ -209,6 +231,28 @@ fn arms(report: &Report) -> Vec<String> {
         .collect()
 }
 
+/// Of each arm the CPUs that its threads were bound to; those that share them are named together.
+fn places(report: &Report) -> Vec<String> {
+    let mut lines = BTreeSet::new();
+    for run in report.runs.iter().filter(|run| !run.threads.is_empty()) {
+        let mut by_cpus: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        for thread in &run.threads {
+            by_cpus.entry(&thread.cpus).or_default().push(&thread.name);
+        }
+        let places = by_cpus
+            .into_iter()
+            .map(|(cpus, names)| format!("{cpus}: {}", names.join(", ")));
+        lines.insert((&run.arm, places.collect::<Vec<_>>().join("; ")));
+    }
+    let of_arm = |arm: &ArmNote| {
+        let of_arm = lines.iter().filter(|(name, _)| *name == &arm.name);
+        of_arm
+            .map(|(name, places)| format!("{name}: {places}"))
+            .collect::<Vec<_>>()
+    };
+    report.arms.iter().flat_map(of_arm).collect()
+}
+
 fn platforms(report: &Report) -> Vec<String> {
     let mut lines = Vec::new();
     for arm in &report.arms {
@@ -217,7 +261,7 @@ fn platforms(report: &Report) -> Vec<String> {
             .filter_map(|run| run.platform.as_ref())
             .map(|platform| {
                 format!(
-                    "clocksource {}, clockevent {}, apic {}, idle {}, hypervisor {}{}",
+                    "clocksource {}, clockevent {}, apic {}, idle {}, hypervisor {}{}{}",
                     platform.clocksource,
                     platform.clockevent,
                     platform.apic,
@@ -226,6 +270,10 @@ fn platforms(report: &Report) -> Vec<String> {
                     match &platform.kvm_features {
                         Some(features) => format!(" (features {features})"),
                         None => String::new(),
+                    },
+                    match platform.module.as_str() {
+                        "" | "none" => String::new(),
+                        module => format!(", module {module}"),
                     }
                 )
             })
@@ -272,6 +320,30 @@ fn identities(report: &Report) -> Vec<String> {
     lines
 }
 
+/// What only one work has, run by run.
+fn details(report: &Report) -> Vec<String> {
+    let mut lines = Vec::new();
+    for run in report.counted_runs() {
+        for sample in run
+            .samples
+            .iter()
+            .filter(|sample| !sample.detail.is_empty())
+        {
+            let figures = sample.detail.iter();
+            let figures = figures.map(|(name, value)| format!("{name} {}", number(*value)));
+            let figures = figures.collect::<Vec<_>>().join(", ");
+            lines.push(format!("{}: {}: {figures}", name(run), sample.work));
+        }
+    }
+    lines
+}
+
+/// Arms that could not be run here.
+fn gaps(report: &Report) -> Vec<String> {
+    let gap = |arm: &ArmNote| Some(format!("{}: {}", arm.name, arm.gap.as_ref()?));
+    report.arms.iter().filter_map(gap).collect()
+}
+
 fn failures(report: &Report) -> Vec<String> {
     let mut lines = Vec::new();
     for run in &report.runs {
@@ -286,10 +358,15 @@ fn failures(report: &Report) -> Vec<String> {
 
 /// Arms that were given up, or not reached before an interrupt.
 fn missing(report: &Report) -> Vec<String> {
-    let main = Setting::quiet(report.params.console);
+    let params = &report.params;
+    let main = match params.refill == Refill::Returned && params.works == [Work::Refill.name()] {
+        true => Setting::returned(params.console),
+        false => Setting::quiet(params.console),
+    };
     let mut seen: BTreeMap<(&str, Setting), u32> = report
         .arms
         .iter()
+        .filter(|arm| arm.gap.is_none())
         .map(|arm| ((arm.name.as_str(), main), 0))
         .collect();
     for run in report.counted_runs() {
@@ -325,6 +402,7 @@ fn name(run: &Run) -> String {
 mod tests {
     use super::*;
     use crate::compare::model::Identity;
+    use crate::compare::pin::Thread;
     use crate::compare::summary::tests::report;
 
     #[test]
@@ -332,6 +410,19 @@ mod tests {
         let mut report = report();
         report.host.is_emulated = true;
         report.runs[1].lost = 3;
+        report.runs[1].samples[1].detail = [("worst_ns".to_string(), 1234.0)].into();
+        report.runs[1].threads = [("vcpu0", "1"), ("io", "0"), ("signals", "0")]
+            .map(|(name, cpus)| Thread {
+                name: name.into(),
+                cpus: cpus.into(),
+            })
+            .into();
+        report.arms.push(ArmNote {
+            name: "coop".into(),
+            description: "a gap".into(),
+            is_stock: false,
+            gap: Some("no module".into()),
+        });
         report.runs[1].identity = Some(Identity {
             traced_exits: 100,
             stats_exits: Some(200),
@@ -356,6 +447,10 @@ mod tests {
             "hvm (repetition 1, virtio): the guest's clocksource",
             "kvm: clocksource tsc",
             "hvm (virtio): 1 of 4 repetitions",
+            "kvm: 0: io, signals; 1: vcpu0",
+            "coop: no module",
+            "kvm (repetition 1, virtio): pipe: worst_ns 1,234",
+            "gap: no module",
         ] {
             assert!(text.contains(part), "{part} is not in\n{text}");
         }

@@ -2,11 +2,17 @@
 //!
 //! Used by [`super::session`]; everything that counts is in [`crate::account`].
 
+use std::time::Duration;
+
 use anyhow::Result;
 
 use super::launch::{RunningTrace, TraceSource};
 use crate::account::model::Trace;
 use crate::account::tracer::{Tracer, TracerOptions};
+
+/// CPU time is read at each drain: the shorter the interval, the shorter the works whose CPU time
+/// is known.
+const DRAIN_EVERY: Duration = Duration::from_millis(10);
 
 /// Makes a tracer for each run.
 #[derive(Clone, Copy, Debug)]
@@ -14,7 +20,10 @@ pub struct Tracepoints;
 
 impl TraceSource for Tracepoints {
     fn start(&self, pid: u32) -> Result<Box<dyn RunningTrace>> {
-        let tracer = Tracer::start(TracerOptions::default())?;
+        let tracer = Tracer::start(TracerOptions {
+            drain_every: DRAIN_EVERY,
+            ..TracerOptions::default()
+        })?;
         tracer.target(pid);
         Ok(Box::new(Running(tracer)))
     }

@@ -47,6 +47,22 @@ events! {
     Naps = "naps",
     /// Wake-ups by the timer for armed deadlines.
     TimerWakes = "timer_wakes",
+    /// Predicted deadlines that were published without a stock write, and served.
+    PredictedHit = "predicted_hit",
+    /// Looks at a predicted time that came before any deadline.
+    PredictedEarly = "predicted_early",
+    /// Predictions before which the guest made a stock write.
+    PredictedMissed = "predicted_missed",
+    /// Times that the polling thread made no turn for longer than a lease.
+    Gaps = "gaps",
+    /// How long these turns came late beyond the lease, in microseconds altogether.
+    GapMicros = "gap_us",
+    /// The longest of these turns, in microseconds.
+    LongestTurn = "longest_turn_us",
+    /// Looks that found a vCPU polling in its idle loop where the look before had not.
+    IdlePolls = "idle_polls",
+    /// The same for a vCPU about to halt.
+    IdleHalts = "idle_halts",
     /// Bytes populated.
     PopulatedBytes = "populated_bytes",
     /// Bytes whose second-stage mapping KVM has made ahead.
@@ -127,6 +143,13 @@ impl Totals {
         add(self.events.get(event as usize), more);
     }
 
+    /// Keeps the largest value of what is no count.
+    pub fn event_max(&self, event: Event, value: u64) {
+        if let Some(counter) = self.events.get(event as usize) {
+            counter.fetch_max(value, Ordering::Relaxed);
+        }
+    }
+
     /// The value of a host counter.
     pub fn host_value(&self, counter: HostCounter) -> u64 {
         self.host
@@ -199,6 +222,8 @@ pub struct CoopCounts {
     pub late_below_us: BTreeMap<u64, u64>,
     /// CPU time of the interface's own threads, by name, in nanoseconds.
     pub thread_cpu_ns: BTreeMap<String, u64>,
+    /// How long these threads waited for a CPU of the host, by name, in nanoseconds.
+    pub thread_wait_ns: BTreeMap<String, u64>,
     /// Why some vCPU got neither lease nor timers, if so.
     pub no_timing: Option<String>,
 }

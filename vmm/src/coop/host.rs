@@ -1,5 +1,6 @@
 //! The interface of one machine: set-up registers and doorbells, as vCPU threads call them.
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -18,7 +19,7 @@ use super::effects::Effects;
 use super::pages;
 use super::seat::{Found, Seat, Served, Timing};
 use super::serve::{Prefault, Server, Shared};
-use super::sidecore::Message;
+use super::sidecore::{own_task, Message};
 use super::CoopOptions;
 use crate::kvm::tsc::MSR_TSC;
 use crate::mem::GuestRam;
@@ -37,6 +38,8 @@ pub(super) struct Station {
     pub(super) seat: Seat,
     /// Held by the worker while it carries out one of this vCPU's calls outside the seat's lock.
     pub(super) in_hand: Mutex<()>,
+    /// The vCPU thread's folder in /proc, from its first registration on.
+    pub(super) thread: OnceLock<String>,
 }
 
 /// The host half of a machine.
@@ -46,7 +49,8 @@ pub struct Coop {
     pub(super) options: CoopOptions,
     pub(super) wake: EventFd,
     pub(super) worker: OnceLock<Sender<Message>>,
-    pub(super) thread_cpu: Mutex<Vec<(&'static str, u64)>>,
+    /// Name, CPU time and time spent waiting for a CPU of each thread that has ended.
+    pub(super) thread_times: Mutex<Vec<(&'static str, [u64; 2])>>,
     no_timing: OnceLock<String>,
 }
 
@@ -62,6 +66,7 @@ impl Coop {
             setup: Mutex::new(VcpuSetup::new(options.offered(), AreaLayout::DEFAULT)),
             seat: Seat::default(),
             in_hand: Mutex::new(()),
+            thread: OnceLock::new(),
         };
         Ok(Self {
             shared: Shared {
@@ -69,13 +74,14 @@ impl Coop {
                 nr_vcpus,
                 areas: Areas::default(),
                 totals: Totals::default(),
+                io_in_flight: AtomicU32::new(0),
                 effects,
             },
             stations: (0..nr_vcpus).map(station).collect(),
             options,
             wake: EventFd::new(libc::EFD_NONBLOCK)?,
             worker: OnceLock::new(),
-            thread_cpu: Mutex::default(),
+            thread_times: Mutex::default(),
             no_timing: OnceLock::new(),
         })
     }
@@ -146,6 +152,32 @@ impl Coop {
         let _ = self.wake.write(1);
     }
 
+    /// A device has taken a request.
+    pub fn io_begins(&self) {
+        self.shared.io_in_flight.fetch_add(1, Ordering::Relaxed);
+        self.hint_io();
+    }
+
+    /// A device is about to answer a request.
+    pub fn io_ends(&self) {
+        self.shared.io_in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.hint_io();
+    }
+
+    /// Who holds a seat meanwhile sees to it when it looks next; a hint may be stale.
+    fn hint_io(&self) {
+        for station in &self.stations {
+            if let Some(served) = station
+                .seat
+                .try_lock()
+                .as_mut()
+                .and_then(|seat| seat.as_mut())
+            {
+                served.hint_io(&self.shared);
+            }
+        }
+    }
+
     /// The machine is reset, or ends (`[LIFE-1]`): no area is registered any more, nothing negotiated.
     pub fn reset(&self) {
         for (vcpu, station) in (0..).zip(&self.stations) {
@@ -162,9 +194,15 @@ impl Coop {
                 served.collect(&self.shared);
             }
         }
-        let cpu = lock(&self.thread_cpu);
+        let times = lock(&self.thread_times);
+        let nanos = |which: usize| {
+            let each = times.iter();
+            each.map(|(name, times)| ((*name).into(), times[which]))
+                .collect()
+        };
         CoopCounts {
-            thread_cpu_ns: cpu.iter().map(|(name, ns)| ((*name).into(), *ns)).collect(),
+            thread_cpu_ns: nanos(0),
+            thread_wait_ns: nanos(1),
             no_timing: self.no_timing.get().cloned(),
             ..self.shared.totals.snapshot()
         }
@@ -198,6 +236,12 @@ impl Coop {
         let timing = self.timing(own);
         *station.seat.lock() = Some(Served::new(vcpu, area, features, timing));
         self.shared.totals.event(Event::Registered, 1);
+        if features.contains(Features::HINTS) {
+            if let Some(task) = own_task() {
+                let _ = station.thread.set(task);
+            }
+            self.tell_worker(Message::Hints);
+        }
         // A thread that sleeps has not looked at this area yet.
         self.ring_async();
         Ok(())

@@ -23,6 +23,7 @@ mod host;
 pub mod log;
 mod options;
 pub mod pages;
+mod predict;
 pub mod ranges;
 pub mod seat;
 pub mod serve;

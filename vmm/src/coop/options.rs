@@ -64,7 +64,9 @@ const SERVED: Features = Features(
         | Features::RELEASE.0
         | Features::YIELD.0
         | Features::LOG.0
-        | Features::MARK.0,
+        | Features::MARK.0
+        | Features::HINTS.0
+        | Features::IDLE.0,
 );
 
 /// Why an option is not understood.

@@ -6,6 +6,7 @@
 //! under the lock is all that unregistering needs (`[LIFE-2]`).
 
 use std::collections::VecDeque;
+use std::sync::atomic::Ordering;
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
@@ -24,10 +25,14 @@ use super::budget::Budget;
 use super::clock::GuestClock;
 use super::counters::Event;
 use super::log::LogLimit;
+use super::predict::{Outcome as Fate, Prediction, Seen};
 use super::serve::{carry_out, Context, Outcome, Server, Shared};
 
 /// Deadlines served later than this are counted as late.
 const LATE: Duration = Duration::from_millis(1);
+/// Values of the idle word (`[PAGE-5]`).
+const IDLE_POLLS: u32 = 1;
+const IDLE_HALTS: u32 = 2;
 
 /// What time means to an area: only with it can a lease be given or a deadline be served.
 #[derive(Clone, Copy, Debug)]
@@ -44,6 +49,15 @@ pub struct Served {
     timer: HostTimer,
     features: Features,
     timing: Option<Timing>,
+    prediction: Prediction,
+    /// Whether a lease was given and not ended.
+    is_leased: bool,
+    has_missed: bool,
+    /// What the guest was told last of requests in flight, and what it said last of its vCPU.
+    io_told: u32,
+    idle_seen: u32,
+    /// How long the thread that serves deadlines takes to wake up.
+    wake_up: Duration,
     counts: [u64; HOST_COUNTERS.len()],
     log: LogLimit,
     /// Whether the guest was woken because its area is broken.
@@ -59,8 +73,10 @@ pub struct Found {
     pub taken: u32,
     /// Timer interrupts raised.
     pub raised: bool,
-    /// The deadline that is not due yet, in the host's TSC.
+    /// When the next look is promised, in the host's TSC.
     pub next_host_tsc: Option<u64>,
+    /// Whether the guest made a stock write for a deadline that was predicted later.
+    pub has_missed: bool,
     /// Whether calls were left to the memory worker.
     pub has_deferred: bool,
 }
@@ -84,6 +100,12 @@ impl Served {
             timer: HostTimer::new(),
             features,
             timing,
+            prediction: Prediction::default(),
+            is_leased: false,
+            has_missed: false,
+            io_told: 0,
+            idle_seen: 0,
+            wake_up: Duration::ZERO,
             counts: [0; HOST_COUNTERS.len()],
             log: LogLimit::new(Instant::now()),
             is_wake_raised: false,
@@ -217,66 +239,195 @@ impl Served {
             if let Some(timing) = self.timing {
                 let (now, cycles) = (timing.clock.at(now_host), timing.clock.cycles(lease));
                 lease::renew(&self.area, now, cycles);
+                self.is_leased = true;
             }
         }
-        self.look(shared, |timer, area, now| {
-            // A promise from before is over: the timer for it may have fired already.
-            match timer.armed_tsc() {
-                NONE => timer.look(area, now),
-                _ => timer.disarm(area, now),
+        let mut found = self.look_at_ring(shared);
+        if let Some(timing) = self.timing.filter(|_| self.has_timer()) {
+            let seen = self.look_at_deadline(shared, timing);
+            found.raised = matches!(seen, Seen::Served(_));
+            match seen {
+                Seen::Served(_) => self.raise_timer(shared, timing, seen),
+                // If this thread is kept from looking, the lease ends, but the promise stays, and
+                // the worker keeps it: a later deadline needs no stock write.
+                Seen::Later(deadline_tsc) => self.timer.arm(&self.area, deadline_tsc),
+                Seen::Nothing => {}
             }
-        })
+        }
+        found
     }
 
-    /// Ends the lease and looks once more (`[LEASE-4]`). The caller arms for the deadline found.
+    /// One look of a thread that is going to sleep. Ends the lease, if there is one, and looks once
+    /// more (`[LEASE-4]`); promises the next look (`[TIMER-6]`), which the caller has to make.
     pub fn retire(&mut self, shared: &Shared) -> Found {
-        lease::revoke(&self.area).take(|| self.look(shared, HostTimer::disarm))
+        // Promised before the lease ends, so that no moment is without either.
+        let mut found = Found::default();
+        if self.is_leased {
+            found = self.look_and_promise(shared);
+            self.is_leased = false;
+        }
+        let last = lease::revoke(&self.area).take(|| {
+            let ring = self.look_at_ring(shared);
+            Found {
+                taken: ring.taken,
+                has_deferred: ring.has_deferred,
+                ..self.look_and_promise(shared)
+            }
+        });
+        Found {
+            raised: found.raised || last.raised,
+            has_missed: found.has_missed || last.has_missed,
+            ..last
+        }
     }
 
-    /// Takes the armed word back and looks (`[TIMER-5]`).
-    pub fn disarm(&mut self, shared: &Shared) -> Found {
-        self.look(shared, HostTimer::disarm)
+    /// From now on a wake-up is taken to last so long.
+    pub fn set_wake_up(&mut self, wake_up: Duration) {
+        self.wake_up = wake_up;
     }
 
-    /// Promises to look at a deadline (`[TIMER-6]`); the timer for it must be set.
+    /// Promises a look at a time when the thread will wake up in any case; of use only if there is
+    /// no promise.
     pub fn arm(&mut self, at_host_tsc: u64) {
         if let (true, Some(timing)) = (self.has_timer(), self.timing) {
-            let at_tsc = timing.clock.at(at_host_tsc);
-            self.timer.arm(&self.area, at_tsc);
+            if self.timer.armed_tsc() == NONE {
+                let at_tsc = timing.clock.at(at_host_tsc);
+                self.timer.arm(&self.area, at_tsc);
+            }
+        }
+    }
+
+    /// Tells the guest how many requests devices have in hand, if that has changed.
+    pub fn hint_io(&mut self, shared: &Shared) {
+        let now = shared.io_in_flight.load(Ordering::Relaxed);
+        if now == self.io_told || !self.features.contains(Features::HINTS) {
+            return;
+        }
+        if self.broken().is_none() {
+            self.area.store_u32(at::IO_IN_FLIGHT, now, Store::Relaxed);
+            self.io_told = now;
+        }
+    }
+
+    /// Looks at what the guest says that its vCPU does (`[PAGE-5]`).
+    fn look_at_idle(&mut self, shared: &Shared) {
+        if !self.features.contains(Features::IDLE) {
+            return;
+        }
+        let idle = self.area.load_u32(at::IDLE, Load::Relaxed);
+        if idle == self.idle_seen {
+            return;
+        }
+        self.idle_seen = idle;
+        match idle {
+            IDLE_POLLS => shared.totals.event(Event::IdlePolls, 1),
+            IDLE_HALTS => shared.totals.event(Event::IdleHalts, 1),
+            _ => {}
+        }
+    }
+
+    /// Tells the guest how contended its CPU is, in parts per thousand.
+    pub fn hint_contention(&mut self, permille: u32) {
+        if self.features.contains(Features::HINTS) && self.broken().is_none() {
+            self.area
+                .store_u32(at::CONTENTION, permille, Store::Relaxed);
         }
     }
 
     /// The guest's TSC was rewritten (`[TIMER-9]`): the lease is over, deadlines are read anew.
     pub fn reclock(&mut self, shared: &Shared, timing: Option<Timing>) -> Found {
         self.timing = timing;
-        lease::revoke(&self.area).take(|| self.look(shared, HostTimer::reset))
+        self.prediction = Prediction::default();
+        self.is_leased = false;
+        lease::revoke(&self.area).take(|| {
+            let mut found = self.look_at_ring(shared);
+            if let Some(timing) = self.timing.filter(|_| self.has_timer()) {
+                let look = self.timer.reset(&self.area, timing.clock.now());
+                if let Look::Due { deadline_tsc } = look {
+                    found.raised = true;
+                    self.raise_timer(shared, timing, Seen::Served(deadline_tsc));
+                }
+            }
+            found
+        })
     }
 
-    fn look(
-        &mut self,
-        shared: &Shared,
-        look: impl FnOnce(&mut HostTimer, &Area, u64) -> Look,
-    ) -> Found {
+    fn look_at_ring(&mut self, shared: &Shared) -> Found {
+        self.hint_io(shared);
+        self.look_at_idle(shared);
         let mut found = Found::default();
         // Without `SIDECORE` only the vCPU's own doorbell drains its ring (`[BELL-1]`).
         if self.features.contains(Features::SIDECORE) {
             found.taken = self.drain(shared, &mut Budget::turn(), Server::Polling);
         }
         found.has_deferred = !self.deferred.is_empty();
-        if let (true, Some(timing)) = (self.has_timer(), self.timing) {
-            match look(&mut self.timer, &self.area, timing.clock.now()) {
-                Look::Idle => {}
-                Look::Later { deadline_tsc } => {
-                    let now_host = crate::kvm::tsc::read();
-                    found.next_host_tsc = Some(timing.clock.host_at(deadline_tsc, now_host));
-                }
-                Look::Due { deadline_tsc } => {
-                    found.raised = true;
-                    self.raise_timer(shared, timing, deadline_tsc);
-                }
+        found
+    }
+
+    /// Looks at the deadline, promises the next look, and only then raises the interrupt: its
+    /// handler may publish the next deadline at once.
+    fn look_and_promise(&mut self, shared: &Shared) -> Found {
+        let mut found = Found::default();
+        let Some(timing) = self.timing.filter(|_| self.has_timer()) else {
+            return found;
+        };
+        let seen = self.look_at_deadline(shared, timing);
+        let now_host = crate::kvm::tsc::read();
+        let published = match seen {
+            Seen::Later(deadline_tsc) => Some(deadline_tsc),
+            Seen::Nothing | Seen::Served(_) => None,
+        };
+        if self.timer.armed_tsc() == NONE || self.prediction.is_new() {
+            let wake_up = timing.clock.cycles(self.wake_up);
+            let now = timing.clock.at(now_host);
+            if let Some(at_tsc) = self.prediction.promise(now, wake_up, published) {
+                self.timer.arm(&self.area, at_tsc);
             }
         }
+        if let Some(deadline_tsc) = published {
+            // Published under the lease, before a promise that is older.
+            self.timer.arm(&self.area, deadline_tsc);
+        }
+        found.has_missed = std::mem::take(&mut self.has_missed);
+        found.raised = matches!(seen, Seen::Served(_));
+        if found.raised {
+            self.raise_timer(shared, timing, seen);
+        }
+        let armed_tsc = self.timer.armed_tsc();
+        if armed_tsc != NONE {
+            found.next_host_tsc = Some(timing.clock.host_at(armed_tsc, now_host));
+        }
         found
+    }
+
+    /// Looks at the guest's timer words and learns from them. A promise that has come due is over
+    /// (`[TIMER-5]`).
+    fn look_at_deadline(&mut self, shared: &Shared, timing: Timing) -> Seen {
+        let stock = self.prediction.stock(timer::stock_deadline(&self.area));
+        let (now, armed_tsc) = (timing.clock.now(), self.timer.armed_tsc());
+        let is_promised = armed_tsc != NONE && armed_tsc <= now;
+        let look = match is_promised {
+            true => self.timer.disarm(&self.area, now),
+            false => self.timer.look(&self.area, now),
+        };
+        let seen = match look {
+            Look::Idle => Seen::Nothing,
+            Look::Later { deadline_tsc } => Seen::Later(deadline_tsc),
+            Look::Due { deadline_tsc } => Seen::Served(deadline_tsc),
+        };
+        let looked = self.prediction.looked(seen, is_promised);
+        self.has_missed |= stock.is_some();
+        for fate in [stock, looked].into_iter().flatten() {
+            shared.totals.event(
+                match fate {
+                    Fate::Hit => Event::PredictedHit,
+                    Fate::Early => Event::PredictedEarly,
+                    Fate::Missed => Event::PredictedMissed,
+                },
+                1,
+            );
+        }
+        seen
     }
 
     /// A guest that sleeps until a deadline which nobody will serve has to wake up and notice
@@ -298,7 +449,10 @@ impl Served {
             .is_some_and(|vector| shared.effects.raise(self.vcpu.into(), vector))
     }
 
-    fn raise_timer(&mut self, shared: &Shared, timing: Timing, deadline_tsc: u64) {
+    fn raise_timer(&mut self, shared: &Shared, timing: Timing, seen: Seen) {
+        let Seen::Served(deadline_tsc) = seen else {
+            return;
+        };
         let late = timing.clock.now().saturating_sub(deadline_tsc);
         if !self.raise_vector(shared) {
             return;

@@ -4,6 +4,7 @@
 //! Called with a vCPU's seat locked, by whoever serves it. It must never wait, and never trust a
 //! word of the submission.
 
+use std::sync::atomic::AtomicU32;
 use std::time::Instant;
 
 use coopvirt_spec::code::Status;
@@ -43,6 +44,8 @@ pub struct Shared {
     pub areas: Areas,
     /// Counters.
     pub totals: Totals,
+    /// Requests that devices have in hand.
+    pub io_in_flight: AtomicU32,
     /// The ways out.
     pub effects: Box<dyn Effects>,
 }

@@ -1,6 +1,6 @@
 //! Gives a machine the cooperative interface, if its mode has it.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use coopvirt_spec::doorbell;
 use kvm_ioctls::{IoEventAddress, VmFd};
@@ -12,6 +12,7 @@ use crate::coop::sidecore::Sidecore;
 use crate::coop::Coop;
 use crate::mem::GuestRam;
 use crate::vcpu::VcpuEvent;
+use crate::virtio::InFlight;
 
 /// Makes the host half and connects the asynchronous doorbell to it.
 pub(super) fn create(
@@ -42,6 +43,31 @@ pub(super) fn create(
             source,
         })?;
     Ok(Some(Arc::new(coop)))
+}
+
+/// Tells a machine's guests, once it has the interface, how many requests its disks have in hand.
+#[derive(Default)]
+pub(super) struct DiskHints(OnceLock<Arc<Coop>>);
+
+impl DiskHints {
+    /// From now on.
+    pub(super) fn connect(&self, coop: &Arc<Coop>) {
+        // A machine has one; the first one stays.
+        let _ = self.0.set(Arc::clone(coop));
+    }
+}
+
+impl InFlight for DiskHints {
+    fn begins(&self) {
+        if let Some(coop) = self.0.get() {
+            coop.io_begins();
+        }
+    }
+    fn ends(&self) {
+        if let Some(coop) = self.0.get() {
+            coop.io_ends();
+        }
+    }
 }
 
 /// Starts its threads.

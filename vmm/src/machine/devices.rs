@@ -27,7 +27,7 @@ use crate::pci::{
 };
 use crate::vcpu::dispatch::Buses;
 use crate::virtio::{
-    attach, Blk, BlkAccess, Console, ConsoleOutput, Host, KvmDoorbells, Rng, VirtioDevice,
+    attach, Balloon, Blk, BlkAccess, Console, ConsoleOutput, Host, KvmDoorbells, Rng, VirtioDevice,
 };
 
 /// The devices while they are being put together.
@@ -79,6 +79,9 @@ impl Devices {
         devices.add_pci_windows(config, events)?;
         let sink = devices.add_console(config, vm, console.output)?;
         devices.add(Box::new(Rng::new()))?;
+        if config.balloon {
+            devices.add(Box::new(Balloon::new()))?;
+        }
         if console.stdin && Input::is_pollable() {
             devices
                 .subscribers

@@ -127,7 +127,7 @@ impl Machine {
         if let Kernel::File(path) = &config.kernel {
             boot::image::open(path).map_err(BootError::from)?;
         }
-        let disks = devices::open_disks(config)?;
+        let mut disks = devices::open_disks(config)?;
         let ram = ram::allocate(config.memory_bytes, config.backing)?;
         let entry = boot::load(&ram, config)?;
         let kvm = open::open()?;
@@ -144,6 +144,10 @@ impl Machine {
         let (events, inbox) = channel();
         let acpi_in_use = Arc::new(AtomicBool::new(false));
         let mut parts = Devices::new(config, &vm, &ram, &events, &acpi_in_use, console)?;
+        let disk_hints = Arc::new(coop::DiskHints::default());
+        for disk in &mut disks {
+            disk.tell(disk_hints.clone());
+        }
         parts.add_disks(disks)?;
         let Devices {
             buses,
@@ -169,6 +173,9 @@ impl Machine {
         };
         let observer = observer(&gauges);
         let coop = coop::create(config, &vm, &ram, &observer)?;
+        if let Some(coop) = &coop {
+            disk_hints.connect(coop);
+        }
         let others: Vec<usize> = config
             .pin
             .get(usize::from(nr_vcpus)..)

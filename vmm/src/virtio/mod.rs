@@ -1,7 +1,7 @@
-//! Virtio 1.x devices over PCI: block, console, entropy.
+//! Virtio 1.x devices over PCI: block, console, entropy, balloon.
 //!
 //! - [`VirtioDevice`] is what a device implements: features, configuration, and what to do with the
-//!   chains of a queue. [`Blk`], [`Console`] and [`Rng`] are the devices.
+//!   chains of a queue. [`Blk`], [`Console`], [`Rng`] and [`Balloon`] are the devices.
 //! - [`attach`] puts one on a [`PciRoot`] and returns its [`QueueWorker`], which the machine builder
 //!   registers with the I/O thread's event manager. All queue processing happens there.
 //! - The transport (`transport.rs`, `pci_function.rs`) answers the guest's register accesses on vCPU
@@ -61,6 +61,7 @@
 //! [`PciRoot`]: crate::pci::PciRoot
 
 mod backend;
+mod balloon;
 mod blk;
 mod chain;
 mod console;
@@ -77,7 +78,8 @@ mod transport;
 use std::sync::Arc;
 
 pub use backend::QueueWorker;
-pub use blk::{Blk, BlkAccess, BlkError};
+pub use balloon::Balloon;
+pub use blk::{Blk, BlkAccess, BlkError, InFlight};
 pub use chain::{Chain, Segments};
 pub use console::{Console, ConsoleInput, ConsoleOutput};
 pub use device::{Progress, QueueError, VirtioDevice, QUEUE_SIZE_MAX};

@@ -1,6 +1,6 @@
-//! System calls that move data straight between the host's files and guest memory.
+//! System calls that move data straight between the host's files and guest memory, or drop it.
 #![expect(unsafe_code)]
-// UNSAFETY: vectored I/O at an offset on volatile slices has no safe wrapper; the slices come from
+// UNSAFETY: vectored I/O and madvise on volatile slices have no safe wrapper; the slices come from
 // guest memory that stays mapped while they live.
 
 use std::fs::File;
@@ -13,6 +13,7 @@ use super::chain::Segments;
 
 // The kernel refuses more than IOV_MAX (1024).
 const MAX_IOVECS: usize = 1024;
+const PAGE_BYTES: usize = 4096;
 
 /// Fills all of `target` from the file. An error may leave part of it filled.
 pub(super) fn read_at(file: &File, target: &Segments, offset: u64) -> io::Result<()> {
@@ -39,6 +40,30 @@ pub(super) fn fill_random(target: &Segments) -> io::Result<()> {
         Some(iovec) => unsafe { libc::getrandom(iovec.iov_base, iovec.iov_len, 0) },
         None => 0,
     })
+}
+
+/// Gives whole pages back to the host's kernel; they read as zero afterwards. Returns their size.
+/// Nothing is given back if any piece is not whole pages.
+pub(super) fn discard(target: &Segments) -> io::Result<u64> {
+    let is_paged = |slice: &VolatileSlice<'_, ()>| {
+        let start = slice.ptr_guard().as_ptr() as usize;
+        start.is_multiple_of(PAGE_BYTES) && slice.len().is_multiple_of(PAGE_BYTES)
+    };
+    if !target.slices().all(is_paged) {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let mut bytes = 0;
+    for slice in target.slices() {
+        let start = slice.ptr_guard_mut().as_ptr();
+        // SAFETY: the slice is mapped guest memory of this length that the guest gave for writing;
+        // its contents becoming zero is a write like another, and no Rust reference aliases it.
+        let result = unsafe { libc::madvise(start.cast(), slice.len(), libc::MADV_DONTNEED) };
+        if result != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        bytes += slice.len() as u64;
+    }
+    Ok(bytes)
 }
 
 /// Repeats a call that may do less than asked until all of `segments` is done.

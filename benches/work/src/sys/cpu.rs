@@ -30,6 +30,16 @@ pub(crate) fn pin_to(cpus: &[usize]) -> io::Result<()> {
     Ok(())
 }
 
+/// Makes the calling thread a real-time one (`SCHED_FIFO`), ahead of all that are not.
+pub(crate) fn become_real_time(priority: i32) -> io::Result<()> {
+    let param = libc::sched_param {
+        sched_priority: priority,
+    };
+    // SAFETY: `param` is valid; pid 0 is the calling thread.
+    check(unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const param) })?;
+    Ok(())
+}
+
 /// The four registers that CPUID gives for a leaf; EAX, EBX, ECX, EDX.
 pub(crate) fn read_cpuid(leaf: u32) -> [u32; 4] {
     let registers = core::arch::x86_64::__cpuid(leaf);

@@ -24,6 +24,10 @@ pub(crate) struct Pages {
     nr_pages: usize,
 }
 
+// SAFETY: by the invariants the mapping belongs to this object alone, and no thread is special to
+// it: whoever owns the object may use and unmap it.
+unsafe impl Send for Pages {}
+
 impl Pages {
     /// Maps fresh pages, without touching them and never as huge pages.
     pub(crate) fn map(nr_pages: usize) -> io::Result<Pages> {

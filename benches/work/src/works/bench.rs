@@ -6,12 +6,15 @@ use crate::options::Options;
 use crate::sys::alarm::Alarm;
 use crate::sys::{cpu, time};
 use coopvirt_spec::work::Work;
+use serde_json::Value;
 use std::io;
 use std::path::Path;
 use std::time::Duration;
 
 /// The time-out of one phase, at scale 1 and below; grows with the scale.
 const PHASE_TIMEOUT_SECONDS: u64 = 60;
+/// The same of works that test.
+const TEST_TIMEOUT_SECONDS: u64 = 600;
 
 /// Why a work has no result.
 #[derive(Debug, thiserror::Error)]
@@ -43,6 +46,8 @@ pub(crate) struct Measured {
     pub(crate) check: Result<(), String>,
     /// What a reader has to know beside that.
     pub(crate) note: Option<String>,
+    /// Figures that only this work has.
+    pub(crate) detail: Option<Value>,
 }
 
 impl Measured {
@@ -54,6 +59,7 @@ impl Measured {
             latency: None,
             check: Ok(()),
             note: None,
+            detail: None,
         }
     }
 
@@ -101,6 +107,17 @@ impl<'a> Bench<'a> {
         self.options.scale.apply(count)
     }
 
+    /// Whole seconds for a work that lasts.
+    pub(crate) fn seconds(&self, at_scale_1: u64) -> u64 {
+        let scaled = self.options.scale.apply(at_scale_1);
+        self.options.seconds.unwrap_or(scaled)
+    }
+
+    /// How long `refill` waits at most for the host to take memory back; `None` for not at all.
+    pub(crate) fn return_wait(&self) -> Option<Duration> {
+        self.options.return_wait
+    }
+
     /// The CPUs in ascending order.
     pub(crate) fn cpus(&self) -> &[usize] {
         &self.cpus
@@ -109,6 +126,16 @@ impl<'a> Bench<'a> {
     /// The most threads that `tlb` may spin.
     pub(crate) fn tlb_threads(&self) -> usize {
         self.options.tlb_threads.unwrap_or(usize::MAX)
+    }
+
+    /// Makes a point mark, outside of any phase.
+    pub(crate) fn point(&mut self, work: Work) {
+        self.marks.point(work);
+    }
+
+    /// Parameters of the module where a work loads it itself.
+    pub(crate) fn cycle_params(&self) -> &str {
+        &self.options.cycle_params
     }
 
     /// The disk for the reads.
@@ -137,7 +164,7 @@ impl<'a> Bench<'a> {
         body: impl FnOnce() -> Result<T, String>,
     ) -> Result<(T, Span), Failure> {
         time::sleep(self.options.settle).map_err(|error| format!("cannot settle: {error}"))?;
-        let _alarm = Alarm::arm(self.timeout());
+        let _alarm = Alarm::arm(self.timeout(work));
         // The clock is read outside the marks, because reading it may cost exits.
         let start = Moment::now();
         let result = self.marks.phase(work, body);
@@ -145,10 +172,12 @@ impl<'a> Bench<'a> {
         Ok((result?, span))
     }
 
-    fn timeout(&self) -> Duration {
-        let seconds = self
-            .scaled(PHASE_TIMEOUT_SECONDS)
-            .max(PHASE_TIMEOUT_SECONDS);
+    fn timeout(&self, work: Work) -> Duration {
+        let at_scale_1 = match Work::TESTS.contains(&work) {
+            true => TEST_TIMEOUT_SECONDS,
+            false => PHASE_TIMEOUT_SECONDS,
+        };
+        let seconds = self.scaled(at_scale_1).max(at_scale_1);
         self.options.timeout.unwrap_or(Duration::from_secs(seconds))
     }
 }

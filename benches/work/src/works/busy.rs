@@ -22,7 +22,7 @@ const INCREMENT: u64 = 1_442_695_040_888_963_407;
 const SEED: u64 = 0x0c00_9017;
 
 pub(super) fn run(bench: &mut Bench<'_>) -> Result<Measured, Failure> {
-    let seconds = bench.scaled(SECONDS);
+    let seconds = bench.seconds(SECONDS);
     let last = bench
         .cpus()
         .last()

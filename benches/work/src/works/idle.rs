@@ -11,7 +11,7 @@ use std::time::Duration;
 const SECONDS: u64 = 2;
 
 pub(super) fn run(bench: &mut Bench<'_>) -> Result<Measured, Failure> {
-    let seconds = bench.scaled(SECONDS);
+    let seconds = bench.seconds(SECONDS);
     let duration = Duration::from_secs(seconds);
     let ((), span) = bench.phase(Work::Idle, || {
         time::sleep(duration).map_err(in_phase("sleep"))

@@ -6,9 +6,13 @@
 
 mod bench;
 mod busy;
+mod clock;
+mod cycles;
+mod cyclictest;
 mod disk;
 mod fork;
 mod idle;
+mod load;
 mod pipe;
 mod read1;
 mod read32;
@@ -17,6 +21,7 @@ mod sleep;
 mod table;
 mod tlb;
 mod touch;
+mod wakeup;
 
 pub(crate) use bench::{Bench, Failure, Measured};
 pub(crate) use table::run;

@@ -1,7 +1,10 @@
 //! Which function does which work.
 
 use super::bench::{Bench, Failure, Measured};
-use super::{busy, fork, idle, pipe, read1, read32, refill, sleep, tlb, touch};
+use super::{
+    busy, clock, cycles, cyclictest, fork, idle, pipe, read1, read32, refill, sleep, tlb, touch,
+    wakeup,
+};
 use coopvirt_spec::work::Work;
 
 /// Does one work once.
@@ -18,5 +21,9 @@ pub(crate) fn run(work: Work, bench: &mut Bench<'_>) -> Result<Measured, Failure
         Work::Fork => fork::run(bench),
         Work::Read1 => read1::run(bench),
         Work::Read32 => read32::run(bench),
+        Work::Cycles => cycles::run(bench),
+        Work::Wakeup => wakeup::run(bench),
+        Work::Clock => clock::run(bench),
+        Work::Cyclictest => cyclictest::run(bench),
     }
 }

@@ -13,21 +13,20 @@ use coopvirt_spec::work::Work;
 use std::sync::atomic::Ordering;
 
 /// 96 MiB at scale 1: long enough that a few timer ticks more or less do not decide the figure.
-const PAGES: u64 = 24_576;
+pub(super) const PAGES: u64 = 24_576;
 /// What page number `n` holds afterwards is `n` plus this.
 const FIRST_VALUE: u64 = 0x746f_7563;
 
 pub(super) fn run(bench: &mut Bench<'_>) -> Result<Measured, Failure> {
     let _pinned = bench.pin_first()?;
-    let (pages, mut samples) = map(bench)?;
+    let (pages, mut samples) = map_pages(bench.scaled(PAGES))?;
     let ((), span) = bench.phase(Work::Touch, || write_all(&pages, FIRST_VALUE, &mut samples))?;
     let check = check_all(&pages, FIRST_VALUE);
     Ok(Measured::with_samples(pages.nr_pages() as u64, span, samples).checked(check))
 }
 
 /// Maps the memory, untouched, and makes room for its samples.
-pub(super) fn map(bench: &Bench<'_>) -> Result<(Pages, Samples), Failure> {
-    let nr_pages = bench.scaled(PAGES);
+pub(super) fn map_pages(nr_pages: u64) -> Result<(Pages, Samples), Failure> {
     let (need, free) = (nr_pages.saturating_mul(4), read_free_kib());
     if free.is_some_and(|free| need > free / 4 * 3) {
         let free = free.unwrap_or(0);

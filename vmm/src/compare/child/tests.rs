@@ -6,7 +6,7 @@ use std::rc::Rc;
 use super::*;
 use crate::account::model::Trace;
 use crate::compare::disk::TempFolder;
-use crate::compare::launch::RunningTrace;
+use crate::compare::launch::{RunningTrace, VmCommand};
 
 /// A tracer that notes which program the process was when it was attached.
 #[derive(Clone, Default)]
@@ -39,8 +39,12 @@ fn run(script: &str, boot_ms: u64, work_ms: u64) -> (Finished, Notes) {
     };
     let job = Job {
         command: &command,
-        pinning: Pinning::Pinned { cpus: 1 },
+        pinning: Pinning::Pinned {
+            cpus: 1,
+            sidecore: 0,
+        },
         exits_file: None,
+        has_huge_pages: false,
         boot_timeout: Duration::from_millis(boot_ms),
         work_timeout: Duration::from_millis(work_ms),
     };
@@ -59,6 +63,12 @@ fn output_status_and_trace_come_back() {
 }
 
 #[test]
+fn huge_pages_are_forbidden_to_the_vmm_itself() {
+    let (finished, _) = run("grep THP_enabled /proc/self/status", 60_000, 60_000);
+    assert_eq!(finished.console, b"THP_enabled:\t0\n");
+}
+
+#[test]
 fn a_failing_vmm_has_its_status() {
     let (finished, _) = run("exit 3", 60_000, 60_000);
     assert_eq!(finished.end, End::Status("exit status: 3".into()));
@@ -71,7 +81,9 @@ fn a_hang_before_and_after_the_first_record_is_told_apart_and_killed() {
         panic!("{:?}", finished.end)
     };
     assert!(reason.contains("did not reach its init"), "{reason}");
+    assert_eq!(finished.threads, []);
     let (finished, _) = run("echo '@coopvirt {}'; exec sleep 600", 60_000, 300);
+    assert_eq!(finished.threads[0].name, "sleep");
     let End::Timeout(reason) = finished.end else {
         panic!("{:?}", finished.end)
     };

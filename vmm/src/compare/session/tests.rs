@@ -34,7 +34,8 @@ fn compare(
         "--kernel {file} --initrd {file} --works boot,pipe {line}"
     ));
     let choice = args.choose().unwrap();
-    let mut setup = Setup::new(&args, &choice, folder.path()).unwrap();
+    let inputs = Inputs::find(&args).unwrap();
+    let mut setup = Setup::new(&args, &choice, &[], inputs, folder.path()).unwrap();
     setup.tsc_khz = Some(1000);
     let mut report = setup.report.clone();
     if let Some(old) = old {

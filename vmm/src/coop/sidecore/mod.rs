@@ -5,12 +5,14 @@
 //! [`worker`] carries out calls that may take long, and takes over if the polling thread is late.
 
 mod fault;
+mod hints;
 #[cfg(test)]
 mod tests;
 mod thread;
 mod window;
 mod worker;
 
+pub(super) use hints::own_task;
 pub use thread::Sidecore;
 pub(super) use worker::Message;
 

@@ -114,8 +114,10 @@ fn timer_7_a_host_that_goes_to_sleep_stays_armed() {
     let (coop, ram, recorder, _threads) = start(SidecorePolicy::Adaptive);
     let guest = Guest::register(&coop, &ram, 0, ALL);
     for round in 1..=5 {
-        coop.ring_async();
-        until("a lease", || lease::seems_held(&guest.area, tsc::read()));
+        until("a lease", || {
+            coop.ring_async();
+            lease::seems_held(&guest.area, tsc::read())
+        });
         let deadline = tsc::read() + u64::from(KHZ) * 40;
         if timer::publish(&guest.area, deadline, tsc::read).needs_stock_write() {
             continue;

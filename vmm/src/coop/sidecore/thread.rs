@@ -106,11 +106,12 @@ fn start(
         })
 }
 
-/// Notes the calling thread's CPU time, the first number of its `schedstat`.
+/// Notes the calling thread's CPU time and run delay, the first numbers of its `schedstat`.
 fn account(coop: &Coop, name: &'static str) {
     let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
-    let nanos = text.split_whitespace().next().and_then(|n| n.parse().ok());
-    lock(&coop.thread_cpu).push((name, nanos.unwrap_or(0)));
+    let mut numbers = text.split_whitespace().map(|n| n.parse().unwrap_or(0));
+    let times = [(); 2].map(|()| numbers.next().unwrap_or(0));
+    lock(&coop.thread_times).push((name, times));
 }
 
 struct Poller<'a> {
@@ -128,12 +129,15 @@ struct Poller<'a> {
 #[derive(Default)]
 struct Pass {
     is_work: bool,
+    /// Whether it was work that polling would have spared the guest an exit for.
+    wants_polling: bool,
     next_host_tsc: Option<u64>,
 }
 
 impl Pass {
     fn add(&mut self, found: Found) {
         self.is_work |= found.is_work();
+        self.wants_polling |= found.taken > 0 || found.has_missed;
         self.next_host_tsc = match (self.next_host_tsc, found.next_host_tsc) {
             (Some(a), Some(b)) => Some(a.min(b)),
             (a, b) => a.or(b),
@@ -163,33 +167,30 @@ impl<'a> Poller<'a> {
 
     fn run(mut self) {
         let policy = self.coop.options.sidecore.policy;
+        let may_poll = policy != SidecorePolicy::Off;
+        let mut polls = may_poll;
         while !self.stop.load(Ordering::Acquire) {
-            if policy != SidecorePolicy::Off {
+            if polls {
                 self.poll(policy);
             }
             let last = self.retire();
-            if last.is_work && policy != SidecorePolicy::Off {
+            // For deadlines that are predicted well, polling would spare nothing.
+            if may_poll && (last.wants_polling || polls && last.is_work) {
                 self.coop.shared.totals.event(Event::LastLookHits, 1);
+                polls = true;
                 continue;
             }
-            let nap = self.nap(last.is_work);
-            self.sleep(last.next_host_tsc, nap);
+            let nap = self.nap();
+            let wake = self.sleep(last.next_host_tsc, nap);
+            polls = may_poll && wake != Wake::Deadline;
         }
     }
 
-    /// How long to sleep at most; as long as nobody comes, if there is nothing to come for.
-    ///
-    /// Without polling, whoever has just been served a deadline will soon publish the next one: a
-    /// short nap, for whose end the thread is armed, spares that one its stock write.
-    fn nap(&mut self, was_work: bool) -> Option<Duration> {
-        if !self.any(|served| served.can_lease() || served.can_time()) {
-            return None;
-        }
-        if was_work {
-            self.window.worked(Duration::ZERO);
-            return Some(self.window.polling());
-        }
-        Some(self.window.nap())
+    /// How long to sleep at most; as long as nobody comes, if there is no lease to give: deadlines
+    /// have alarms of their own, and a guest that misses them rings (`[TIMER-11]`).
+    fn nap(&mut self) -> Option<Duration> {
+        let may_poll = self.coop.options.sidecore.policy != SidecorePolicy::Off;
+        (may_poll && self.any(Served::can_lease)).then(|| self.window.nap())
     }
 
     /// Looks at all areas under leases until there was no work for a window.
@@ -201,7 +202,7 @@ impl<'a> Poller<'a> {
         self.pulse.start();
         self.coop.tell_worker(Message::Watch);
         let mut last_work = Instant::now();
-        let mut turns = 0;
+        let (mut last_turn, mut turns) = (last_work, 0);
         while !self.stop.load(Ordering::Acquire) {
             self.pulse.beat();
             turns += 1;
@@ -210,6 +211,8 @@ impl<'a> Poller<'a> {
                 self.window.asked();
             }
             let now = Instant::now();
+            self.note_gap(now.saturating_duration_since(last_turn));
+            last_turn = now;
             let idle = now.saturating_duration_since(last_work);
             if pass.is_work {
                 self.window.worked(idle);
@@ -221,6 +224,19 @@ impl<'a> Poller<'a> {
             }
         }
         self.coop.shared.totals.event(Event::PollTurns, turns);
+    }
+
+    /// A thread that was not let run for a lease's time has kept guests waiting, or sent them to their
+    /// stock path.
+    fn note_gap(&self, between: Duration) {
+        let beyond = between.saturating_sub(LEASE);
+        if !beyond.is_zero() {
+            let totals = &self.coop.shared.totals;
+            let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+            totals.event(Event::Gaps, 1);
+            totals.event(Event::GapMicros, micros(beyond));
+            totals.event_max(Event::LongestTurn, micros(between));
+        }
     }
 
     fn turn(&self) -> Pass {
@@ -244,13 +260,16 @@ impl<'a> Poller<'a> {
         pass
     }
 
-    /// Ends all leases, each with a last look (`[LEASE-4]`). Here it waits for others, but by then
-    /// it serves nobody any more.
+    /// Ends all leases, each with a last look (`[LEASE-4]`), and promises the next ones. Here it
+    /// waits for others, but by then it serves nobody any more.
     fn retire(&self) -> Pass {
         let mut pass = Pass::default();
         for (vcpu, station) in (0..).zip(&self.coop.stations) {
             let found = match station.seat.lock().as_mut() {
-                Some(served) => served.retire(&self.coop.shared),
+                Some(served) => {
+                    served.set_wake_up(self.window.wake_up());
+                    served.retire(&self.coop.shared)
+                }
                 None => continue,
             };
             if found.taken > 0 && found.has_deferred {
@@ -270,17 +289,17 @@ impl<'a> Poller<'a> {
         })
     }
 
-    /// Sleeps until a doorbell, the next deadline or the end of the nap.
-    fn sleep(&mut self, next_host_tsc: Option<u64>, nap: Option<Duration>) {
+    /// Sleeps until a doorbell, the next deadline or the end of the nap; says which it was.
+    fn sleep(&mut self, next_host_tsc: Option<u64>, nap: Option<Duration>) -> Wake {
         let totals = &self.coop.shared.totals;
         totals.event(Event::Sleeps, 1);
         let asleep = Instant::now();
         let Ok(alarm) = self.sleeper.set(next_host_tsc, nap) else {
             // Cannot fail for a valid time; without a timer there is no sleep.
-            return;
+            return Wake::Deadline;
         };
-        // Only now that the timer is set (`[TIMER-6]`). The end of a nap is a promise as well.
-        if let Some(alarm) = alarm {
+        // The end of a nap is a promise as well, for whom there is none.
+        if let Some(alarm) = alarm.filter(|alarm| alarm.wake == Wake::Nap) {
             for station in &self.coop.stations {
                 if let Some(served) = station.seat.lock().as_mut() {
                     served.arm(alarm.host_tsc);
@@ -303,6 +322,7 @@ impl<'a> Poller<'a> {
         }
         self.was_rung = wake == Wake::Bell;
         self.window.slept(slept, wake);
+        wake
     }
 }
 

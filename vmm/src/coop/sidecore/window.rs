@@ -5,12 +5,15 @@
 //! costs more than it saves.
 //!
 //! Sleeping guests ring the doorbell for calls, but not for what they can do by their stock path.
-//! So a sleeping thread also wakes by itself now and then and polls for one window: a *nap*.
+//! So a sleeping thread also wakes by itself now and then and polls for one window: a *nap*. How long
+//! it lasts follows from what it costs.
 
 use std::time::Duration;
 
-const SHORTEST_NAP: Duration = Duration::from_millis(4);
-const LONGEST_NAP: Duration = Duration::from_millis(128);
+/// A nap lasts from so many times of what a wake-up and the shortest window take ...
+const SHORTEST_NAP: u32 = 64;
+/// ... to so many: without work they take a thousandth of a CPU.
+const LONGEST_NAP: u32 = 1024;
 /// A window is from this many wake-up times ...
 const FEWEST: u32 = 2;
 /// ... to this many.
@@ -32,8 +35,11 @@ pub(super) enum Wake {
 pub(super) struct Window {
     wake_up: Duration,
     window: Duration,
-    nap: Duration,
+    /// In wake-ups with their shortest windows.
+    nap: u32,
     is_probe: bool,
+    /// Whether the last sleep was a nap: what comes after it is a glance.
+    is_nap: bool,
 }
 
 impl Window {
@@ -45,17 +51,26 @@ impl Window {
             window: wake_up * 8,
             nap: SHORTEST_NAP,
             is_probe: false,
+            is_nap: false,
         }
     }
 
     /// How long to poll after the last work.
     pub(super) fn polling(&self) -> Duration {
-        self.window
+        match self.is_nap {
+            true => self.wake_up * FEWEST,
+            false => self.window,
+        }
     }
 
     /// How long to sleep at most.
     pub(super) fn nap(&self) -> Duration {
-        self.nap
+        self.wake_up * (1 + FEWEST) * self.nap
+    }
+
+    /// How long a wake-up takes.
+    pub(super) fn wake_up(&self) -> Duration {
+        self.wake_up
     }
 
     /// A timer came so late: that is what a wake-up costs here.
@@ -83,6 +98,7 @@ impl Window {
             self.clamp();
         }
         self.is_probe = false;
+        self.is_nap = false;
     }
 
     /// The thread has slept so long.
@@ -99,7 +115,8 @@ impl Window {
                 self.window /= 2;
             }
         }
-        self.is_probe = wake == Wake::Nap;
+        self.is_nap = wake == Wake::Nap;
+        self.is_probe = self.is_nap;
         self.clamp();
     }
 
@@ -122,7 +139,8 @@ mod tests {
         for _ in 0..20 {
             window.slept(window.nap(), Wake::Nap);
         }
-        assert_eq!(window.nap(), LONGEST_NAP);
+        let cost = window.polling() + window.wake_up;
+        assert_eq!(window.nap(), cost * LONGEST_NAP);
         assert_eq!(window.polling(), window.wake_up * FEWEST);
     }
 
@@ -137,10 +155,10 @@ mod tests {
             window.slept(window.polling() * 10, Wake::Bell);
         }
         assert_eq!(window.polling(), window.wake_up * FEWEST);
-        window.slept(SHORTEST_NAP, Wake::Nap);
+        window.slept(window.nap(), Wake::Nap);
         window.worked(MICRO);
         assert!(window.polling() > window.wake_up * FEWEST);
-        assert_eq!(window.nap(), SHORTEST_NAP);
+        assert_eq!(window.nap, SHORTEST_NAP);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use coopvirt_spec::counter::HostCounter;
 
+use super::hints::Hints;
 use super::WATCH;
 use crate::coop::budget::Budget;
 use crate::coop::clock;
@@ -22,6 +23,8 @@ pub(crate) enum Message {
     Calls(u8),
     /// The polling thread has begun to poll: watch it.
     Watch,
+    /// An area was registered whose guest wants hints.
+    Hints,
     /// The machine ends.
     Stop,
 }
@@ -89,9 +92,15 @@ pub(super) fn run(coop: &Coop, inbox: &Receiver<Message>, pulse: &Pulse) {
     let mut watch = Watch::default();
     let mut is_watching = false;
     let mut next_look = Instant::now();
+    let mut hints = Hints::new(coop.stations.len());
     loop {
-        let message = if is_watching {
-            let wait = next_look.saturating_duration_since(Instant::now());
+        let watch_at = is_watching.then_some(next_look);
+        let wake_at = match (watch_at, hints.next()) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        };
+        let message = if let Some(wake_at) = wake_at {
+            let wait = wake_at.saturating_duration_since(Instant::now());
             match inbox.recv_timeout(wait) {
                 Ok(message) => Some(message),
                 Err(RecvTimeoutError::Timeout) => None,
@@ -110,8 +119,10 @@ pub(super) fn run(coop: &Coop, inbox: &Receiver<Message>, pulse: &Pulse) {
                 is_watching = true;
                 next_look = Instant::now() + WATCH;
             }
+            Some(Message::Hints) => hints.begin(),
             Some(Message::Watch) | None => {}
         }
+        hints.look(coop);
         if is_watching && Instant::now() >= next_look {
             let verdict = watch.look(pulse);
             is_watching = verdict != Verdict::Asleep;

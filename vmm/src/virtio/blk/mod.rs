@@ -7,6 +7,7 @@
 mod open;
 
 use std::fs::File;
+use std::sync::Arc;
 
 use vm_memory::GuestMemoryMmap;
 
@@ -49,8 +50,17 @@ const SIZE_MAX: u32 = 128 << 10;
 const MAX_REQUEST_BYTES: u64 = 16 << 20;
 const _: () = assert!(SEG_MAX as u64 * SIZE_MAX as u64 <= MAX_REQUEST_BYTES);
 
+/// Told when a request is taken and when it is answered.
+pub trait InFlight: Send + Sync {
+    /// One more.
+    fn begins(&self);
+    /// One less.
+    fn ends(&self);
+}
+
 /// The block device.
 pub struct Blk {
+    in_flight: Option<Arc<dyn InFlight>>,
     file: File,
     access: BlkAccess,
     nr_sectors: u64,
@@ -61,6 +71,7 @@ pub struct Blk {
 impl Blk {
     fn new(file: File, access: BlkAccess, nr_sectors: u64, nr_queues: u16) -> Self {
         let mut blk = Self {
+            in_flight: None,
             file,
             access,
             nr_sectors,
@@ -76,6 +87,11 @@ impl Blk {
         let len = serial.len().min(ID_BYTES);
         self.serial = [0; ID_BYTES];
         self.serial[..len].copy_from_slice(&serial.as_bytes()[..len]);
+    }
+
+    /// Says who is told of its requests.
+    pub fn tell(&mut self, in_flight: Arc<dyn InFlight>) {
+        self.in_flight = Some(in_flight);
     }
 
     /// Size of the disk in sectors of 512 bytes.
@@ -189,8 +205,14 @@ impl VirtioDevice for Blk {
     ) -> Result<Progress, QueueError> {
         while let Some(chain) = queue.pop(ram)? {
             let head = chain.head();
-            let written = self.serve(chain)?;
-            queue.add_used(ram, head, written)?;
+            if let Some(in_flight) = &self.in_flight {
+                in_flight.begins();
+            }
+            let written = self.serve(chain);
+            if let Some(in_flight) = &self.in_flight {
+                in_flight.ends();
+            }
+            queue.add_used(ram, head, written?)?;
         }
         Ok(Progress::Drained)
     }

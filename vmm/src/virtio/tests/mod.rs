@@ -4,6 +4,7 @@
     reason = "a driver cuts addresses into halves, and dice into anything"
 )]
 
+mod balloon;
 mod blk;
 mod console;
 mod fake_host;

@@ -4,12 +4,14 @@
 
 mod coop_abuse;
 mod coop_batch;
+mod coop_hints;
 mod coop_hostile;
 mod coop_ipi;
 mod coop_memory;
 mod coop_neighbour;
 mod coop_setup;
 mod coop_sidecore;
+mod coop_timer;
 mod cpuid;
 mod end;
 mod experiments;

@@ -1,0 +1,71 @@
+//! `cycles`: the guest's module is loaded and unloaded while the machine is busy. Operation: one
+//! cycle.
+//!
+//! Busy means: a storm of pipe messages between many threads, a sleeper on each CPU, direct disk
+//! reads, children that come and go, and hackbench where the initramfs has it. Each of them must get
+//! on in every stretch of cycles, or something that unloading left behind has stopped it. Nothing is
+//! unloaded before this work, so it is not run beside `coopvirt.module=`.
+
+use super::bench::{Bench, Failure, Measured};
+use super::load::Load;
+use crate::module;
+use crate::sys::time;
+use coopvirt_spec::work::Work;
+use serde_json::json;
+use std::time::Duration;
+
+/// At scale 1.
+const CYCLES: u64 = 100;
+/// Every so many cycles all loads must have gone on.
+const STRETCH: u64 = 10;
+/// How long the module stays in, and out: longer and shorter than a tick.
+const STAY: [Duration; 3] = [
+    Duration::from_micros(500),
+    Duration::from_millis(7),
+    Duration::from_millis(20),
+];
+/// What a load may take to get on, on a machine that is emulated.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+pub(super) fn run(bench: &mut Bench<'_>) -> Result<Measured, Failure> {
+    if !module::is_there() {
+        return Err(Failure::Skip("there is no module to load".to_string()));
+    }
+    let cycles = bench.scaled(CYCLES);
+    let params = bench.cycle_params().replace(',', " ");
+    let since = module::log_time();
+    let load = Load::start(bench.cpus(), bench.disk())?;
+    let mut progress = load.progress();
+    let phase = bench.phase(Work::Cycles, || {
+        for cycle in 0..cycles {
+            let stay = STAY[usize::try_from(cycle % 3).unwrap_or(0)];
+            module::load_once(&params)
+                .map_err(|error| format!("cannot load the module, cycle {cycle}: {error}"))?;
+            pause(stay)?;
+            module::unload_once()
+                .map_err(|error| format!("cannot unload the module, cycle {cycle}: {error}"))?;
+            pause(stay)?;
+            if (cycle + 1) % STRETCH == 0 {
+                progress = load.wait_for_more(&progress, PATIENCE)?;
+            }
+        }
+        Ok(())
+    });
+    let done = load.progress();
+    let ended = load.finish();
+    let ((), span) = phase?;
+    let trouble = module::trouble_since(since);
+    let check = match trouble.first() {
+        Some(line) => Err(format!("the kernel complained: {line}")),
+        None => ended,
+    };
+    let detail = json!({ "trouble": trouble, "load": done });
+    Ok(Measured {
+        detail: Some(detail),
+        ..Measured::new(cycles, span).checked(check)
+    })
+}
+
+fn pause(duration: Duration) -> Result<(), String> {
+    time::sleep(duration).map_err(|error| format!("pause: {error}"))
+}

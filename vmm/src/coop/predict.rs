@@ -1,0 +1,177 @@
+//! When one vCPU's next deadline will be published, and for when to promise a look at it.
+//!
+//! A guest whose next deadline lies behind the host's promise (`[TIMER-6]`) needs no stock write. So
+//! whoever served a deadline promises a look a little before the next one is expected; at that look
+//! the published deadline is known, and the promise becomes exact. Mean and deviation of the
+//! intervals from deadline to deadline are followed as TCP follows round-trip times (RFC 6298); how
+//! much earlier than the mean the promise lies follows from them and from how long a wake-up takes.
+//! No time is fixed, all are the guest's TSC.
+//!
+//! Whatever a guest publishes, looks are bounded: a few per deadline, and then the published one
+//! alone; without any they become rarer, and end.
+//!
+//! [`super::seat`] keeps one for each area. Nothing here looks at memory or at a clock.
+
+/// Guesses made although a deadline is published: a guest that sleeps publishes its tick before the
+/// deadline that it sleeps for.
+const GUESSES: u32 = 3;
+/// Looks without any deadline after which nothing is expected any more.
+const FRUITLESS: u32 = 8;
+/// Promises without any deadline after which the next look is not in haste any more.
+const HASTY: u32 = 8;
+
+/// What became of a promise that was a prediction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// A deadline was published behind it, without a stock write, and has been served.
+    Hit,
+    /// The look came before any deadline.
+    Early,
+    /// The guest made a stock write, for a deadline before it.
+    Missed,
+}
+
+/// What a look found in the deadline word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Seen {
+    /// Nothing that is not served.
+    Nothing,
+    /// A deadline that is not due.
+    Later(u64),
+    /// A deadline that is being served now.
+    Served(u64),
+}
+
+/// Expects one vCPU's deadlines.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Prediction {
+    /// The deadline before, whoever served it; zero if there was none.
+    last_tsc: u64,
+    mean: u64,
+    deviation: u64,
+    stock_tsc: u64,
+    /// Promises made since the deadline before.
+    promises: u32,
+    /// Whether a promise since the deadline before was a guess.
+    is_guessed: bool,
+}
+
+impl Prediction {
+    /// Whether nothing was promised since the last deadline, so that a new promise may lie earlier.
+    pub(super) fn is_new(&self) -> bool {
+        self.promises == 0
+    }
+
+    /// The guest's last stock deadline (`[TIMER-10]`), as a look found it.
+    pub(super) fn stock(&mut self, stock_tsc: u64) -> Option<Outcome> {
+        if stock_tsc == 0 || stock_tsc == self.stock_tsc {
+            return None;
+        }
+        self.stock_tsc = stock_tsc;
+        let was_guessed = std::mem::take(&mut self.is_guessed);
+        self.learn(stock_tsc);
+        // The next promise is as early as can be; then the deviation shrinks again.
+        self.deviation = self.deviation.max(self.mean / 4);
+        was_guessed.then_some(Outcome::Missed)
+    }
+
+    /// What a look found; `is_promised` if it is the one that was promised.
+    pub(super) fn looked(&mut self, seen: Seen, is_promised: bool) -> Option<Outcome> {
+        match seen {
+            Seen::Nothing => (is_promised && self.is_guessed).then_some(Outcome::Early),
+            Seen::Later(_) => None,
+            Seen::Served(deadline_tsc) => {
+                let was_guessed = std::mem::take(&mut self.is_guessed);
+                self.learn(deadline_tsc);
+                was_guessed.then_some(Outcome::Hit)
+            }
+        }
+    }
+
+    /// For when to promise the next look; `None` if nothing is to be expected. `wake_up` is how long
+    /// it takes to wake up.
+    pub(super) fn promise(
+        &mut self,
+        now_tsc: u64,
+        wake_up: u64,
+        published: Option<u64>,
+    ) -> Option<u64> {
+        if self.last_tsc == 0 {
+            // As if there had been one just now: then the first one can be expected.
+            self.last_tsc = now_tsc;
+        }
+        let guess_tsc = self.guess(now_tsc, wake_up, published);
+        self.is_guessed |= guess_tsc.is_some();
+        let at_tsc = guess_tsc.or(published)?;
+        self.promises = self.promises.saturating_add(1);
+        Some(self.without_haste(at_tsc, now_tsc, wake_up))
+    }
+
+    fn guess(&self, now_tsc: u64, wake_up: u64, published: Option<u64>) -> Option<u64> {
+        // The first promise may lie as close as can be: whatever the guest publishes is behind it.
+        let soonest_tsc = now_tsc.saturating_add(match self.promises {
+            0 => wake_up / 4,
+            _ => wake_up.saturating_mul(2),
+        });
+        let Some(deadline_tsc) = published else {
+            return (self.promises < FRUITLESS).then(|| self.expected(soonest_tsc, wake_up));
+        };
+        if self.promises >= GUESSES {
+            return None;
+        }
+        // The guest may still replace it by an earlier one. A guess that is hardly earlier than the
+        // deadline would be a wake-up for nothing.
+        let guess_tsc = self.expected(soonest_tsc, wake_up);
+        (guess_tsc.saturating_add(wake_up.saturating_mul(2)) < deadline_tsc).then_some(guess_tsc)
+    }
+
+    /// Early at first, then closer to what is usual, then less and less often.
+    fn expected(&self, soonest_tsc: u64, wake_up: u64) -> u64 {
+        let from_last = |cycles: u64| {
+            let early = cycles.saturating_sub(wake_up.saturating_mul(2));
+            self.last_tsc.saturating_add(early).max(soonest_tsc)
+        };
+        let usual = self.mean.max(wake_up.saturating_mul(4));
+        match self.promises {
+            0 => from_last(self.mean.saturating_sub(self.deviation.saturating_mul(4))),
+            1 => from_last(self.mean.saturating_sub(self.deviation)),
+            2 => from_last(self.mean.saturating_add(self.deviation.saturating_mul(2))),
+            more => soonest_tsc.saturating_add(usual.saturating_mul(1 << (more - 3).min(16))),
+        }
+    }
+
+    /// A guest that moves its deadline again and again, always a little ahead, must not keep a
+    /// thread busy. What it has published by then comes late by a few wake-ups.
+    fn without_haste(&self, at_tsc: u64, now_tsc: u64, wake_up: u64) -> u64 {
+        let near_tsc = now_tsc.saturating_add(wake_up.saturating_mul(8));
+        if self.promises > HASTY {
+            return at_tsc.max(near_tsc);
+        }
+        at_tsc.max(now_tsc.saturating_add(1))
+    }
+
+    fn learn(&mut self, deadline_tsc: u64) {
+        let interval = deadline_tsc.saturating_sub(self.last_tsc);
+        let is_first = self.last_tsc == 0;
+        self.last_tsc = deadline_tsc;
+        self.promises = 0;
+        // None to learn from: a deadline in the past, or one that was served before.
+        if is_first || interval == 0 {
+            return;
+        }
+        if self.mean == 0 {
+            (self.mean, self.deviation) = (interval, interval / 2);
+            return;
+        }
+        // A pause is not a change of habit; a new habit still gets through, in some steps.
+        let most = (self.mean.saturating_mul(3)).saturating_add(self.deviation.saturating_mul(4));
+        let interval = interval.min(most);
+        let error = interval.abs_diff(self.mean);
+        self.deviation = (self.deviation - self.deviation / 4).saturating_add(error / 4);
+        self.mean = (self.mean - self.mean / 8).saturating_add(interval / 8);
+    }
+}
+
+#[cfg(test)]
+#[path = "predict/tests.rs"]
+mod tests;

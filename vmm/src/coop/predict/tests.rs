@@ -1,0 +1,202 @@
+//! Guests of several habits against the predictions, with a thread that takes 20 to wake up.
+
+use super::*;
+
+const WAKE_UP: u64 = 20;
+
+/// What a run of deadlines cost.
+#[derive(Debug, Default)]
+struct Cost {
+    served: u32,
+    stock: u32,
+    looks: u32,
+}
+
+/// A guest that publishes a deadline, then perhaps another one, when one is over.
+struct Guest {
+    random: u64,
+    now: u64,
+    prediction: Prediction,
+    armed: Option<u64>,
+    /// The word that keeps the last stock deadline.
+    stock_tsc: u64,
+}
+
+impl Guest {
+    fn new() -> Self {
+        Self {
+            random: 88_172_645_463_325_252,
+            now: 1_000_000,
+            prediction: Prediction::default(),
+            armed: None,
+            stock_tsc: 0,
+        }
+    }
+
+    fn below(&mut self, end: u64) -> u64 {
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        self.random % end.max(1)
+    }
+
+    /// One deadline: what is published at which time, in order; the last one counts.
+    fn deadline(&mut self, published: &[(u64, u64)], cost: &mut Cost) {
+        let (mut word, mut stock) = (None, None);
+        let mut steps = published.iter().copied().peekable();
+        loop {
+            let step = steps.peek().copied();
+            let next_look = self.armed.unwrap_or(u64::MAX);
+            let end = word.or(stock).unwrap_or(u64::MAX);
+            let next = step.map_or(u64::MAX, |(at, _)| at);
+            if next <= next_look && next <= end {
+                self.now = self.now.max(next);
+                let (_, deadline) = steps.next().expect("peeked");
+                let is_elided = self.armed.is_some_and(|armed| armed <= deadline);
+                (word, stock) = match is_elided {
+                    true => (Some(deadline), None),
+                    false => (None, Some(deadline)),
+                };
+                if !is_elided {
+                    cost.stock += 1;
+                    self.stock_tsc = deadline;
+                }
+                continue;
+            }
+            if next_look <= end {
+                self.now = self.now.max(next_look);
+                let _ = self.prediction.stock(self.stock_tsc);
+                cost.looks += 1;
+                let is_due = word.is_some_and(|word| word <= self.now);
+                let seen = match word {
+                    Some(word) if is_due => Seen::Served(word),
+                    Some(word) => Seen::Later(word),
+                    None => Seen::Nothing,
+                };
+                let _ = self.prediction.looked(seen, true);
+                let later = word.filter(|_| !is_due);
+                self.armed = self.prediction.promise(self.now, WAKE_UP, later);
+                if let (Some(armed), Some(later)) = (self.armed, later) {
+                    self.armed = Some(armed.min(later));
+                }
+                if is_due {
+                    cost.served += 1;
+                    return;
+                }
+                continue;
+            }
+            // By the local APIC's timer.
+            assert!(word.is_none(), "lost");
+            self.now = self.now.max(end);
+            return;
+        }
+    }
+}
+
+fn run(turns: u32, mut next: impl FnMut(&mut Guest) -> Vec<(u64, u64)>) -> Cost {
+    let (mut guest, mut cost) = (Guest::new(), Cost::default());
+    // As after registration.
+    guest.armed = guest.prediction.promise(guest.now, WAKE_UP, None);
+    for _ in 0..turns {
+        let published = next(&mut guest);
+        guest.deadline(&published, &mut cost);
+    }
+    cost
+}
+
+#[test]
+fn a_steady_tick_needs_no_stock_write_and_two_or_three_looks() {
+    for jitter in [1, 20, 200] {
+        let cost = run(1_000, |guest| {
+            let handler = guest.now + 5 + guest.below(10);
+            let period = 4_000 - jitter / 2 + guest.below(jitter);
+            vec![(handler, guest.now + period)]
+        });
+        assert!(cost.stock <= 10, "jitter {jitter}: {cost:?}");
+        assert!(cost.looks <= 3_000, "jitter {jitter}: {cost:?}");
+    }
+}
+
+#[test]
+fn a_sleeper_needs_few_stock_writes_although_its_tick_is_published_first() {
+    let mut tick = 0;
+    let cost = run(1_000, |guest| {
+        let (handler, task) = (guest.now + 5, guest.now + 30 + guest.below(40));
+        while tick <= guest.now {
+            tick += 4_000;
+        }
+        let sleep = task + 1_050 + guest.below(10);
+        vec![(handler, tick), (task, sleep.min(tick))]
+    });
+    assert!(cost.stock <= 50, "{cost:?}");
+    assert!(cost.looks <= 4_000, "{cost:?}");
+}
+
+#[test]
+fn random_deadlines_cost_a_bounded_number_of_looks() {
+    let cost = run(1_000, |guest| {
+        let handler = guest.now + 5;
+        let deadline = handler + 1 + guest.below(3_000);
+        vec![(handler, deadline)]
+    });
+    assert!(cost.stock <= 100, "{cost:?}");
+    assert!(cost.looks <= 4_500, "{cost:?}");
+}
+
+#[test]
+fn a_new_habit_is_learnt() {
+    let mut turn = 0;
+    let cost = run(1_000, |guest| {
+        let period = [4_000, 1_000, 10_000, 300][turn / 250];
+        turn += 1;
+        vec![(guest.now + 5, guest.now + period + guest.below(10))]
+    });
+    // Until the first look that had been promised for the old one, and a few more.
+    assert!(cost.stock <= 60, "{cost:?}");
+}
+
+#[test]
+fn an_idle_guest_is_left_alone_in_the_end() {
+    let mut prediction = Prediction::default();
+    let (mut now, mut looks) = (5_000, 0);
+    let _ = prediction.looked(Seen::Served(4_000), true);
+    let _ = prediction.looked(Seen::Served(5_000), true);
+    while let Some(at) = prediction.promise(now, WAKE_UP, None) {
+        assert!(at > now);
+        now = at;
+        looks += 1;
+        assert_eq!(prediction.looked(Seen::Nothing, true), Some(Outcome::Early));
+    }
+    assert_eq!(looks, FRUITLESS);
+    assert!(now > 5_000 + 16_000, "rarer and rarer: {now}");
+}
+
+#[test]
+fn trust_4_a_deadline_that_moves_on_and_on_costs_no_look_for_each_move() {
+    let mut prediction = Prediction::default();
+    let (mut now, mut looks) = (1_000, 0);
+    while now < 1_000_000 {
+        let at = prediction.promise(now, WAKE_UP, Some(now + 1));
+        now = at.expect("a deadline is published").max(now + 1);
+        let _ = prediction.looked(Seen::Later(now + 1), true);
+        looks += 1;
+    }
+    assert!(
+        looks <= 1_000_000 / WAKE_UP / 8 + HASTY as u64 + 2,
+        "{looks}"
+    );
+}
+
+#[test]
+fn trust_4_no_value_makes_it_panic() {
+    let values = [0, 1, 2, 1 << 40, u64::MAX - 1, u64::MAX];
+    let mut prediction = Prediction::default();
+    for turn in 0..values.len().pow(4) {
+        let of = |place: u32| values[turn / values.len().pow(place) % values.len()];
+        let _ = prediction.stock(of(0));
+        let _ = prediction.looked(Seen::Served(of(1)), turn % 2 == 0);
+        let _ = prediction.looked(Seen::Later(of(2)), turn % 3 == 0);
+        let _ = prediction.promise(of(3), of(2), (turn % 5 > 0).then_some(of(0)));
+        let _ = prediction.promise(of(3), of(1), None);
+    }
+}
