@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The idle task's way to wait, for `idle`.
+#![expect(unsafe_code)]
+// UNSAFETY: calls C inside the kernel's idle loop.
+
+use core::ptr::NonNull;
+
+use kernel::prelude::*;
+
+use super::glue::*;
+
+/// The name of the idle driver that the kernel has, if it has one.
+pub(crate) fn idle_owner() -> Option<&'static CStr> {
+    let name = NonNull::new(coopvirt_glue_idle_owner().cast_mut())?;
+    // SAFETY: a string of a driver. One that is built in stays; ours is not asked for while it goes.
+    Some(unsafe { CStr::from_char_ptr(name.as_ptr().cast()) })
+}
+
+/// The idle task's way to wait, inside the idle driver's callback: interrupts off, RCU watching.
+///
+/// # Invariants
+/// Only made by [`IdleTask::from_callback`], so it exists only there.
+pub(crate) struct IdleTask(core::marker::PhantomData<*mut ()>);
+
+impl IdleTask {
+    /// # Safety
+    /// To be called by `coopvirt_rs_idle` only, and dropped before it returns.
+    pub(crate) unsafe fn from_callback() -> Self {
+        Self(core::marker::PhantomData)
+    }
+
+    /// Waits for a task with interrupts on, without halting, as long as `f` says so.
+    /// Whether there is a task; interrupts are off again.
+    pub(crate) fn poll(&mut self, mut f: impl FnMut() -> bool) -> bool {
+        // SAFETY: in the idle task, interrupts off.
+        if unsafe { coopvirt_glue_poll_begin() } {
+            while coopvirt_glue_poll_goes_on() && f() {}
+        }
+        // SAFETY: after coopvirt_glue_poll_begin().
+        unsafe { coopvirt_glue_poll_end() }
+    }
+
+    /// Halts until an interrupt has been handled. Whether there is a task; interrupts are off.
+    pub(crate) fn halt(&mut self) -> bool {
+        // SAFETY: in the idle task, interrupts off, polling flag off, RCU watching.
+        unsafe { coopvirt_glue_halt() }
+    }
+}
