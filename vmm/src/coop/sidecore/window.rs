@@ -63,6 +63,11 @@ impl Window {
         }
     }
 
+    /// Whether a window twice as long would have lasted until now, so long after going to sleep.
+    pub(super) fn reaches(&self, slept: Duration) -> bool {
+        slept <= self.window * 2
+    }
+
     /// How long to sleep at most.
     pub(super) fn nap(&self) -> Duration {
         self.wake_up * (1 + FEWEST) * self.nap
