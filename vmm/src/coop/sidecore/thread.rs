@@ -207,9 +207,7 @@ impl<'a> Poller<'a> {
         }
         // For deadlines that are predicted well, polling would spare nothing; for one that was not,
         // only if it had gone on until then.
-        last.has_calls
-            || has_polled && last.is_work
-            || last.has_missed && self.window.reaches(slept)
+        last.has_calls || has_polled && last.is_work || last.has_missed && self.window.missed(slept)
     }
 
     /// How long to sleep at most; as long as nobody comes, if there is no lease to give: deadlines
