@@ -21,8 +21,8 @@ const SAMPLE: Duration = LEASE.saturating_mul(8);
 const MOST_LOST_PERCENT: u32 = 20;
 /// The first rest, in the time that the verdict took ...
 const FIRST_REST: u32 = 8;
-/// ... doubles so often. The longest is about three seconds.
-const MOST_DOUBLINGS: u32 = 4;
+/// ... doubles so often. The longest is about a second and a half.
+const MOST_DOUBLINGS: u32 = 3;
 
 /// What was polled and lost since the last verdict, and what followed from it.
 #[derive(Clone, Copy, Debug, Default)]
@@ -120,7 +120,7 @@ mod tests {
         }
         assert_eq!(
             rests,
-            [8, 16, 32, 64, 128, 128, 128].map(|times| SAMPLE * times)
+            [8, 16, 32, 64, 64, 64, 64].map(|times| SAMPLE * times)
         );
     }
 
