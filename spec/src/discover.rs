@@ -21,8 +21,8 @@ pub const SIGNATURE: [u8; 12] = *b"CoopvirtHost";
 pub const LEAVES: u32 = 3;
 /// Most range-list items that our host accepts.
 pub const DEFAULT_LIST_ITEMS: u32 = 512;
-/// Most bytes of memory that our host works on within one exit.
-pub const DEFAULT_STEP_BYTES: u32 = 2 << 20;
+/// Most bytes of memory that our host works on within one call; it backs much less, see `[MMU-4]`.
+pub const DEFAULT_STEP_BYTES: u32 = 128 << 20;
 
 /// The four registers that CPUID gives.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -230,7 +230,10 @@ mod tests {
         assert_eq!((offer.msr_base, offer.base), (0x4356_0000, 0x4000_0100));
         assert_eq!((offer.async_port, offer.sync_port), (0x0d10, 0x0d14));
         assert_eq!(offer.layout.ring_entries(), 32);
-        assert_eq!((offer.max_list_items, offer.max_step_bytes), (512, 2 << 20));
+        assert_eq!(
+            (offer.max_list_items, offer.max_step_bytes),
+            (512, 128 << 20)
+        );
     }
 
     #[test]

@@ -13,6 +13,9 @@ pub struct Budget {
 impl Budget {
     /// Longest time that memory operations may take within one exit.
     pub const STEP_TIME: Duration = Duration::from_millis(1);
+    /// Backing a byte takes as much of a budget as giving so many back: it finds memory, clears and
+    /// maps it, so that one exit backs 2 MiB at most.
+    pub const BACKING_WEIGHT: u64 = 64;
     /// Most submissions within one exit: one full ring, so that one doorbell empties it.
     pub const EXIT_ENTRIES: u32 = 32;
     /// Most submissions of one vCPU within one turn of the polling loop.
@@ -52,18 +55,19 @@ impl Budget {
         true
     }
 
-    /// Bytes that the next piece of memory work may have, zero if bytes or time are used up.
-    pub fn bytes_left(&self) -> u64 {
+    /// Bytes that the next piece of memory work of this weight may have, zero if bytes or time are
+    /// used up.
+    pub fn bytes_left(&self, weight: u64) -> u64 {
         if self.bytes == 0 || Instant::now() >= self.until {
             0
         } else {
-            self.bytes
+            self.bytes / weight.max(1)
         }
     }
 
-    /// Takes bytes off.
-    pub fn spend(&mut self, bytes: u64) {
-        self.bytes = self.bytes.saturating_sub(bytes);
+    /// Takes bytes of this weight off.
+    pub fn spend(&mut self, bytes: u64, weight: u64) {
+        self.bytes = self.bytes.saturating_sub(bytes.saturating_mul(weight));
         if Instant::now() >= self.until {
             self.bytes = 0;
         }

@@ -59,6 +59,8 @@ events! {
     GapMicros = "gap_us",
     /// The longest of these turns, in microseconds.
     LongestTurn = "longest_turn_us",
+    /// Times that the polling thread stopped to poll because it had no CPU to itself.
+    Rests = "rests",
     /// Looks that found a vCPU polling in its idle loop where the look before had not.
     IdlePolls = "idle_polls",
     /// The same for a vCPU about to halt.

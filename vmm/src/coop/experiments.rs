@@ -27,7 +27,8 @@ impl op::ServeExperiments for Context<'_> {
         (File::open("/proc/self/pagemap"))
             .and_then(|map| map.read_exact_at(&mut words[..len], at))
             .map_err(|_| Status::HOST_FAILED)?;
-        self.budget.spend(len as u64 * 512);
+        self.budget
+            .spend(len as u64 * 512, super::budget::Budget::BACKING_WEIGHT);
         let resident = words[..len].chunks(8).filter(|word| word[7] >> 7 != 0);
         Ok((resident.count() as u64).into())
     }

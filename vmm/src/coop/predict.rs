@@ -127,13 +127,20 @@ impl Prediction {
 
     /// Early at first, then closer to what is usual, then less and less often.
     fn expected(&self, soonest_tsc: u64, wake_up: u64) -> u64 {
+        // What comes like clockwork is looked for when it is due, in one wake-up; what does not, so
+        // much earlier that the thread is awake by then.
+        let spread = self.deviation.saturating_mul(4);
+        let early = match self.promises == 0 && self.mean > 0 && spread < wake_up {
+            true => 0,
+            false => wake_up.saturating_mul(2),
+        };
         let from_last = |cycles: u64| {
-            let early = cycles.saturating_sub(wake_up.saturating_mul(2));
+            let early = cycles.saturating_sub(early);
             self.last_tsc.saturating_add(early).max(soonest_tsc)
         };
         let usual = self.mean.max(wake_up.saturating_mul(4));
         match self.promises {
-            0 => from_last(self.mean.saturating_sub(self.deviation.saturating_mul(4))),
+            0 => from_last(self.mean.saturating_sub(spread)),
             1 => from_last(self.mean.saturating_sub(self.deviation)),
             2 => from_last(self.mean.saturating_add(self.deviation.saturating_mul(2))),
             more => soonest_tsc.saturating_add(usual.saturating_mul(1 << (more - 3).min(16))),

@@ -19,18 +19,20 @@ pub trait Ground {
     fn fetch(&self, gpa: u64) -> Option<[u64; 2]>;
 }
 
-/// Works through the list until it ends or the budget does; `act` does it to one piece. At least
-/// one whole piece is done in each call.
+/// Works through the list until it ends or the budget does; `act` does it to one piece, and each
+/// byte of it weighs so much. At least one whole piece is done in each call.
 pub fn walk(
     list: RangeList,
     max_items: u32,
     ground: &impl Ground,
     budget: &mut Budget,
+    weight: u64,
     act: impl FnMut(u64, u64) -> Result<(), Status>,
 ) -> Answer {
     let mut work = Work {
         ground,
         budget,
+        weight,
         act,
         is_first: true,
     };
@@ -40,6 +42,7 @@ pub fn walk(
 struct Work<'a, G, A> {
     ground: &'a G,
     budget: &'a mut Budget,
+    weight: u64,
     act: A,
     /// No piece is done yet.
     is_first: bool,
@@ -56,7 +59,7 @@ impl<G: Ground, A: FnMut(u64, u64) -> Result<(), Status>> RangeWork for Work<'_,
     }
 
     fn allowance(&mut self) -> u64 {
-        match self.budget.bytes_left() {
+        match self.budget.bytes_left(self.weight) {
             // One piece is bounded by its size, however late it is.
             0 if self.is_first => PIECE_BYTES,
             left => left,
@@ -66,7 +69,7 @@ impl<G: Ground, A: FnMut(u64, u64) -> Result<(), Status>> RangeWork for Work<'_,
     fn work(&mut self, gpa: u64, len_bytes: u64) -> Result<(), Status> {
         self.is_first = false;
         (self.act)(gpa, len_bytes)?;
-        self.budget.spend(len_bytes);
+        self.budget.spend(len_bytes, self.weight);
         Ok(())
     }
 }
@@ -108,13 +111,9 @@ mod tests {
     }
 
     fn status_of(item: [u64; 2]) -> Status {
-        walk(
-            list(1),
-            512,
-            &Fake(vec![item]),
-            &mut plenty(),
-            |_, _| Ok(()),
-        )
+        walk(list(1), 512, &Fake(vec![item]), &mut plenty(), 1, |_, _| {
+            Ok(())
+        })
         .status
     }
 
@@ -138,7 +137,7 @@ mod tests {
     #[test]
     fn mmu_2_bad_lists_are_refused() {
         let fake = Fake(vec![[0x10_0000, 0x1000]; 4]);
-        let status = |list| walk(list, 4, &fake, &mut plenty(), |_, _| Ok(())).status;
+        let status = |list| walk(list, 4, &fake, &mut plenty(), 1, |_, _| Ok(())).status;
         assert_eq!(status(list(0)), Status::BAD_LIST);
         assert_eq!(status(list(5)), Status::BAD_LIST);
         assert_eq!(status(list(u32::MAX)), Status::BAD_LIST);
@@ -168,7 +167,7 @@ mod tests {
         let (mut call, mut seen, mut calls) = (list(3), Vec::new(), 0);
         loop {
             let mut budget = Budget::new(32, 0x18_0000, Duration::from_secs(60));
-            let done = walk(call, 512, &fake, &mut budget, |gpa, len| {
+            let done = walk(call, 512, &fake, &mut budget, 1, |gpa, len| {
                 seen.push((gpa, len));
                 Ok(())
             });
@@ -193,19 +192,32 @@ mod tests {
     }
 
     #[test]
+    fn mmu_4_what_is_given_back_in_one_call_is_backed_in_several() {
+        let fake = Fake(vec![[0x20_0000, 0xe0_0000]]);
+        let call = |weight| {
+            let mut budget = Budget::new(32, 32 << 20, Duration::from_secs(60));
+            walk(list(1), 512, &fake, &mut budget, weight, |_, _| Ok(()))
+        };
+        assert_eq!(call(1).status, Status::OK);
+        let backed = call(16);
+        assert_eq!((backed.status, backed.result), (Status::PARTIAL, 2 << 20));
+        assert_eq!(Budget::exit().bytes_left(Budget::BACKING_WEIGHT), 2 << 20);
+    }
+
+    #[test]
     fn mmu_4_a_used_up_budget_still_makes_progress() {
         let fake = Fake(vec![[0x20_0000, 0x40_0000]]);
         let mut budget = Budget::new(1, 0, Duration::ZERO);
-        let done = walk(list(1), 512, &fake, &mut budget, |_, _| Ok(()));
+        let done = walk(list(1), 512, &fake, &mut budget, 1, |_, _| Ok(()));
         assert_eq!((done.status, done.result), (Status::PARTIAL, PIECE_BYTES));
     }
 
     #[test]
     fn mmu_3_what_fails_says_how_far_it_came() {
         let fake = Fake(vec![[0x20_0000, 0x1000], [0, 0]]);
-        let done = walk(list(2), 512, &fake, &mut plenty(), |_, _| Ok(()));
+        let done = walk(list(2), 512, &fake, &mut plenty(), 1, |_, _| Ok(()));
         assert_eq!((done.status, done.items_done), (Status::BAD_RANGE, 1));
-        let done = walk(list(2), 512, &fake, &mut plenty(), |_, _| {
+        let done = walk(list(2), 512, &fake, &mut plenty(), 1, |_, _| {
             Err(Status::HOST_FAILED)
         });
         assert_eq!((done.status, done.items_done), (Status::HOST_FAILED, 0));

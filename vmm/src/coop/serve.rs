@@ -184,6 +184,7 @@ impl Serve for Context<'_> {
             DEFAULT_LIST_ITEMS,
             &pages,
             self.budget,
+            Budget::BACKING_WEIGHT,
             |gpa, len| {
                 pages::populate(&shared.ram, gpa, len).map_err(|_| Status::HOST_FAILED)?;
                 shared.totals.event(Event::PopulatedBytes, len);
@@ -206,6 +207,7 @@ impl Serve for Context<'_> {
             DEFAULT_LIST_ITEMS,
             &pages,
             self.budget,
+            1,
             |gpa, len| {
                 pages::release(&shared.ram, gpa, len).map_err(|_| Status::HOST_FAILED)?;
                 shared.totals.event(Event::ReleasedBytes, len);

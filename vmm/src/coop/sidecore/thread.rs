@@ -15,6 +15,7 @@ use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::timerfd::TimerFd;
 
 use super::fault::Fault;
+use super::share::Share;
 use super::window::{Wake, Window};
 use super::worker::{self, Message, Pulse};
 use super::LEASE;
@@ -120,6 +121,7 @@ struct Poller<'a> {
     pulse: &'a Pulse,
     sleeper: Sleeper,
     window: Window,
+    share: Share,
     fault: Fault,
     /// Whether the last sleep was ended by a doorbell.
     was_rung: bool,
@@ -129,15 +131,18 @@ struct Poller<'a> {
 #[derive(Default)]
 struct Pass {
     is_work: bool,
-    /// Whether it was work that polling would have spared the guest an exit for.
-    wants_polling: bool,
+    /// Whether some of it was calls.
+    has_calls: bool,
+    /// Whether a guest made a stock write for a deadline that polling would have served.
+    has_missed: bool,
     next_host_tsc: Option<u64>,
 }
 
 impl Pass {
     fn add(&mut self, found: Found) {
         self.is_work |= found.is_work();
-        self.wants_polling |= found.taken > 0 || found.has_missed;
+        self.has_calls |= found.taken > 0;
+        self.has_missed |= found.has_missed;
         self.next_host_tsc = match (self.next_host_tsc, found.next_host_tsc) {
             (Some(a), Some(b)) => Some(a.min(b)),
             (a, b) => a.or(b),
@@ -160,6 +165,7 @@ impl<'a> Poller<'a> {
             pulse,
             sleeper,
             window,
+            share: Share::default(),
             fault,
             was_rung: false,
         }
@@ -169,21 +175,39 @@ impl<'a> Poller<'a> {
         let policy = self.coop.options.sidecore.policy;
         let may_poll = policy != SidecorePolicy::Off;
         let mut polls = may_poll;
+        let mut slept = Duration::ZERO;
         while !self.stop.load(Ordering::Acquire) {
-            if polls {
+            let rest = self.share.rest(Instant::now());
+            if polls && rest.is_none() {
                 self.poll(policy);
             }
             let last = self.retire();
-            // For deadlines that are predicted well, polling would spare nothing.
-            if may_poll && (last.wants_polling || polls && last.is_work) {
+            let is_hit = self.is_worth_polling(&last, polls, slept);
+            let rest = self.share.rest(Instant::now());
+            // A rest does not leave calls behind either: one more look.
+            if may_poll && (is_hit && rest.is_none() || last.has_calls) {
                 self.coop.shared.totals.event(Event::LastLookHits, 1);
-                polls = true;
+                (polls, slept) = (is_hit, Duration::ZERO);
                 continue;
             }
-            let nap = self.nap();
-            let wake = self.sleep(last.next_host_tsc, nap);
-            polls = may_poll && wake != Wake::Deadline;
+            let nap = rest.or_else(|| self.nap());
+            let wake;
+            (wake, slept) = self.sleep(last.next_host_tsc, nap);
+            polls = may_poll && wake == Wake::Nap;
         }
+    }
+
+    /// Whether to poll, after a look without a lease.
+    fn is_worth_polling(&mut self, last: &Pass, has_polled: bool, slept: Duration) -> bool {
+        let is_rung = std::mem::take(&mut self.was_rung);
+        if is_rung && !last.is_work && !last.has_missed {
+            // Nothing to be seen: what the guest wants is to be heard (`[BELL-6]`).
+            self.window.asked();
+            return true;
+        }
+        // For deadlines that are predicted well, polling would spare nothing; for one that was not,
+        // only if it had gone on until then.
+        last.has_calls || has_polled && last.is_work || last.has_missed && self.window.missed(slept)
     }
 
     /// How long to sleep at most; as long as nobody comes, if there is no lease to give: deadlines
@@ -207,12 +231,14 @@ impl<'a> Poller<'a> {
             self.pulse.beat();
             turns += 1;
             let pass = self.turn();
-            if std::mem::take(&mut self.was_rung) && !pass.is_work {
-                self.window.asked();
-            }
             let now = Instant::now();
-            self.note_gap(now.saturating_duration_since(last_turn));
+            let between = now.saturating_duration_since(last_turn);
+            self.note_gap(between);
             last_turn = now;
+            if policy == SidecorePolicy::Adaptive && self.share.turn(between, now) {
+                self.coop.shared.totals.event(Event::Rests, 1);
+                break;
+            }
             let idle = now.saturating_duration_since(last_work);
             if pass.is_work {
                 self.window.worked(idle);
@@ -289,14 +315,15 @@ impl<'a> Poller<'a> {
         })
     }
 
-    /// Sleeps until a doorbell, the next deadline or the end of the nap; says which it was.
-    fn sleep(&mut self, next_host_tsc: Option<u64>, nap: Option<Duration>) -> Wake {
+    /// Sleeps until a doorbell, the next deadline or the end of the nap; says which it was, and how
+    /// long it took.
+    fn sleep(&mut self, next_host_tsc: Option<u64>, nap: Option<Duration>) -> (Wake, Duration) {
         let totals = &self.coop.shared.totals;
         totals.event(Event::Sleeps, 1);
         let asleep = Instant::now();
         let Ok(alarm) = self.sleeper.set(next_host_tsc, nap) else {
             // Cannot fail for a valid time; without a timer there is no sleep.
-            return Wake::Deadline;
+            return (Wake::Deadline, Duration::ZERO);
         };
         // The end of a nap is a promise as well, for whom there is none.
         if let Some(alarm) = alarm.filter(|alarm| alarm.wake == Wake::Nap) {
@@ -322,7 +349,7 @@ impl<'a> Poller<'a> {
         }
         self.was_rung = wake == Wake::Bell;
         self.window.slept(slept, wake);
-        wake
+        (wake, slept)
     }
 }
 

@@ -17,7 +17,7 @@ const LONGEST_NAP: u32 = 1024;
 /// A window is from this many wake-up times ...
 const FEWEST: u32 = 2;
 /// ... to this many.
-const MOST: u32 = 64;
+const MOST: u32 = 16;
 
 /// Why a sleep ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,6 +61,19 @@ impl Window {
             true => self.wake_up * FEWEST,
             false => self.window,
         }
+    }
+
+    /// A guest made a stock write for a deadline, so long after this thread went to sleep: whether
+    /// polling would have spared it, which follows the same rule as a doorbell that ends a sleep.
+    pub(super) fn missed(&mut self, slept: Duration) -> bool {
+        let is_within_reach = slept <= self.window * 2;
+        if is_within_reach {
+            self.window *= 2;
+        } else {
+            self.window /= 2;
+        }
+        self.clamp();
+        is_within_reach
     }
 
     /// How long to sleep at most.
@@ -159,6 +172,19 @@ mod tests {
         window.worked(MICRO);
         assert!(window.polling() > window.wake_up * FEWEST);
         assert_eq!(window.nap, SHORTEST_NAP);
+    }
+
+    #[test]
+    fn a_missed_deadline_is_polled_for_only_if_that_would_have_caught_it() {
+        let mut window = Window::new();
+        let near = window.polling();
+        assert!(window.missed(near) && window.polling() > near);
+        let far = window.polling() * 3;
+        assert!(!window.missed(far));
+        for _ in 0..10 {
+            assert!(!window.missed(far));
+        }
+        assert_eq!(window.polling(), window.wake_up * FEWEST);
     }
 
     #[test]
