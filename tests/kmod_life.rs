@@ -22,7 +22,7 @@ const NOISE_PERCENT: f64 = 10.0;
 /// The clock's drift that is allowed in ten minutes, and in proportion.
 const DRIFT_US_PER_600_S: f64 = 2000.0;
 /// How much longer than without the module a repetition may take while the polling host is frozen: it must not wait
-/// for that host at each operation.
+/// for that host at each operation. The lower quartile is taken: the machine has more to do than this.
 const SLOWER: u64 = 3;
 
 fn is_long() -> bool {
@@ -105,6 +105,12 @@ fn median(values: &[f64]) -> f64 {
     let mut values = values.to_vec();
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
+}
+
+fn lower_quartile(values: &[f64]) -> f64 {
+    let mut values = values.to_vec();
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 4]
 }
 
 fn width(values: &[f64]) -> f64 {
@@ -208,38 +214,40 @@ fn wakeups_beside_a_stock_guest() {
     }
 }
 
-/// The guest's clocks keep the host's time and never step back.
+/// The guest's clocks keep the host's time and never step back, in two guests at the same time.
 #[test]
 fn clocks_keep_the_hosts_time() {
     let seconds = if is_long() { 600 } else { 20 };
+    let with = |mode| move || clock(mode, seconds);
+    let threads = ["kvm", "coop"].map(|mode| std::thread::spawn(with(mode)));
+    let results = threads.map(std::thread::JoinHandle::join);
+    assert!(results.iter().all(Result::is_ok), "one of the two failed");
+}
+
+fn clock(mode: &str, seconds: u32) {
     let allowed_us = DRIFT_US_PER_600_S * f64::from(seconds) / 600.0;
-    for mode in ["kvm", "coop"] {
-        let words = format!("coopvirt.works=clock coopvirt.seconds={seconds}");
-        let mut guest = guest(mode, &words).limit(Duration::from_secs(900));
-        if mode == "coop" {
-            guest = guest.cmdline("coopvirt.module=");
-        }
-        let run = run(guest);
-        let record = run.outcome.work("clock");
-        let points = run.report.phases.iter();
-        let points: Vec<_> = points
-            .filter(|phase| Work::from_code(phase.work) == Some(Work::Clock))
-            .collect();
-        let drift =
-            detail::drift(Some(&record["detail"]), &points).expect("the host saw all marks");
-        eprintln!("{mode}, {seconds} s: {drift:?}");
-        assert_eq!(record["detail"]["steps_back"], 0);
-        assert!(
-            record["detail"]["readings"].as_u64() > Some(1000),
-            "{record}"
-        );
-        // What no choice of the moment between two readings explains.
-        let sure_us = drift["drift_sure_us"];
-        assert!(
-            sure_us <= allowed_us,
-            "{mode}: {sure_us} us of {allowed_us}"
-        );
+    let words = format!("coopvirt.works=clock coopvirt.seconds={seconds}");
+    let mut guest = guest(mode, &words).limit(Duration::from_secs(900));
+    if mode == "coop" {
+        guest = guest.cmdline("coopvirt.module=");
     }
+    let run = run(guest);
+    let record = run.outcome.work("clock");
+    let points = run.report.phases.iter();
+    let points: Vec<_> = points
+        .filter(|phase| Work::from_code(phase.work) == Some(Work::Clock))
+        .collect();
+    let drift = detail::drift(Some(&record["detail"]), &points).expect("the host saw all marks");
+    eprintln!("{mode}, {seconds} s: {drift:?}");
+    assert_eq!(record["detail"]["steps_back"], 0);
+    let readings = record["detail"]["readings"].as_u64();
+    assert!(readings > Some(1000), "{record}");
+    // What no choice of the moment between two readings explains.
+    let sure_us = drift["drift_sure_us"];
+    assert!(
+        sure_us <= allowed_us,
+        "{mode}: {sure_us} us of {allowed_us}"
+    );
 }
 
 fn nr_said(running: &Running) -> usize {
@@ -271,11 +279,11 @@ fn times_us(outcome: &Outcome, first: usize, end: usize) -> Vec<f64> {
 /// and uses the polling host again once that is back, without anybody's doing.
 #[test]
 fn a_frozen_polling_host_is_done_without() {
-    const FREEZE_AT: usize = 5;
-    const REPETITIONS: usize = 60;
-    let words = "coopvirt.works=pipe,sleep coopvirt.scale=0.3 coopvirt.counters=on";
-    let stock = run(guest("coop", &format!("{words} coopvirt.reps=9")));
-    let stock = median(&times_us(&stock.outcome, 0, 9));
+    const FREEZE_AT: usize = 10;
+    const REPETITIONS: usize = 80;
+    let words = "coopvirt.works=pipe,sleep coopvirt.scale=0.1 coopvirt.counters=on";
+    let stock = run(guest("coop", &format!("{words} coopvirt.reps=20")));
+    let stock = lower_quartile(&times_us(&stock.outcome, 0, 20));
 
     let words = format!("{words} coopvirt.module=idle=0 coopvirt.reps={REPETITIONS}");
     let guest = guest("coop", &words).arguments(["--sidecore", "adaptive"]);
@@ -296,11 +304,11 @@ fn a_frozen_polling_host_is_done_without() {
     let fallback: Vec<u64> = fallback.collect();
     eprintln!("frozen from {frozen_at} to {released_at}; elided {elided:?}, not {fallback:?}");
     let frozen = times_us(&outcome, frozen_at + 1, released_at);
-    let median_us = median(&frozen);
+    let frozen_us = lower_quartile(&frozen);
     eprintln!(
-        "a repetition, in us: {median_us} frozen, {stock} without the module, {} before, {} afterwards",
-        median(&times_us(&outcome, 0, frozen_at)),
-        median(&times_us(&outcome, released_at + 1, REPETITIONS)),
+        "a repetition, in us: {frozen_us} frozen, {stock} without the module, {} before, {} afterwards",
+        lower_quartile(&times_us(&outcome, 0, frozen_at)),
+        lower_quartile(&times_us(&outcome, released_at + 1, REPETITIONS)),
     );
     assert!(
         frozen.len() >= 3,
@@ -311,7 +319,7 @@ fn a_frozen_polling_host_is_done_without() {
     // The repetition in which it froze aside, nobody was heard, and everything took the kernel's own path.
     assert_eq!(elided[frozen_at], elided[released_at - 1]);
     assert!(fallback[frozen_at] < fallback[released_at - 1]);
-    assert!(median_us <= stock * SLOWER as f64, "{median_us} of {stock}");
+    assert!(frozen_us <= stock * SLOWER as f64, "{frozen_us} of {stock}");
     assert!(elided[REPETITIONS - 1] > elided[released_at]);
     assert_eq!(counter(unloaded(&outcome), "timer_lost"), 0);
 }
