@@ -15,6 +15,7 @@ compile_error!("marks are x86 port writes: only x86_64 is supported");
 
 mod console;
 mod helper;
+mod hooks;
 mod init;
 mod latency;
 mod marks;

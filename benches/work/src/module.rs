@@ -129,6 +129,15 @@ impl Module {
         }))
     }
 
+    /// What it has counted so far; `None` if it is not loaded.
+    pub(crate) fn counters_record(&self, rep: u32) -> Option<Value> {
+        if self.state != State::Loaded {
+            return None;
+        }
+        let counters = fs::read_to_string(COUNTERS).unwrap_or_default();
+        Some(json!({ "type": "counters", "rep": rep, "counters": counters_of(&counters) }))
+    }
+
     /// Unloads it, and says how that went and what it had counted; `None` if it was not loaded.
     pub(crate) fn unload(&self) -> Option<(Value, bool)> {
         if self.state != State::Loaded {

@@ -34,6 +34,7 @@ As process 1 it takes its settings from the kernel command line (coopvirt.NAME=V
   --module PARAMS     load /lib/coopvirt/coopvirt.ko with these parameters, separated by commas or
                       none, before the works, and unload it behind them (default: leave it alone)
   --module-cycles N   load and unload it so often under load before that (default 0)
+  --counters on|off   say the module's counters behind each repetition (default off)
   --end HOW           poweroff, reboot, halt, panic, triple, hang or exit (process 1 only)
 
 Exit status: 0 if each work that was not skipped is ok (and not all were skipped), 1 otherwise,
@@ -131,6 +132,8 @@ pub(crate) struct Options {
     pub(crate) module: Option<String>,
     /// How often it is loaded and unloaded before the works.
     pub(crate) module_cycles: u32,
+    /// Whether its counters are said behind each repetition.
+    pub(crate) has_counters: bool,
     /// How init ends.
     pub(crate) end: End,
 }
@@ -153,6 +156,7 @@ impl Default for Options {
             console: None,
             module: None,
             module_cycles: 0,
+            has_counters: false,
             end: End::PowerOff,
         }
     }
@@ -255,11 +259,10 @@ impl Options {
             }
             "disk" => self.disk = PathBuf::from(value),
             "marks" => {
-                self.has_marks = match value {
-                    "on" => true,
-                    "off" => false,
-                    _ => return Err(bad("`on` or `off`")),
-                };
+                self.has_marks = parse_switch(value).ok_or_else(|| bad("`on` or `off`"))?;
+            }
+            "counters" => {
+                self.has_counters = parse_switch(value).ok_or_else(|| bad("`on` or `off`"))?;
             }
             "console" => {
                 let is_name = !value.is_empty() && !value.contains('/');
@@ -298,6 +301,14 @@ fn parse_works(list: &str) -> Option<Vec<Work>> {
             .filter(|&work| work != Work::Boot)
             .collect(),
     )
+}
+
+fn parse_switch(value: &str) -> Option<bool> {
+    match value {
+        "on" => Some(true),
+        "off" => Some(false),
+        _ => None,
+    }
 }
 
 fn parse_end(value: &str) -> Option<End> {

@@ -65,6 +65,12 @@ pub(crate) fn run(
             console.drain();
             reported += 1;
         }
+        if options.has_counters {
+            if let Some(counters) = module.counters_record(rep) {
+                console.line(&record::module(&counters))?;
+                console.drain();
+            }
+        }
     }
     if reported == 0 && !(options.works.is_empty() && options.first.is_empty()) {
         // Only skips: that is no success, however good each reason is.

@@ -3,13 +3,15 @@
 //!
 //! Busy means: a storm of pipe messages between many threads, a sleeper on each CPU, direct disk
 //! reads, children that come and go, and hackbench where the initramfs has it. Each of them must get
-//! on in every stretch of cycles, or something that unloading left behind has stopped it. Nothing is
+//! on in every stretch of cycles, or something that unloading left behind has stopped it. After the
+//! last unload, still under load, each hook must be what it was before the first load; then the last
+//! CPU goes and comes back. Nothing is
 //! unloaded before this work, so it is not run beside `coopvirt.module=`.
 
 use super::bench::{Bench, Failure, Measured};
 use super::load::Load;
-use crate::module;
 use crate::sys::time;
+use crate::{hooks, module};
 use coopvirt_spec::work::Work;
 use serde_json::json;
 use std::time::Duration;
@@ -36,34 +38,58 @@ pub(super) fn run(bench: &mut Bench<'_>) -> Result<Measured, Failure> {
     let since = module::log_time();
     let load = Load::start(bench.cpus(), bench.disk())?;
     let mut progress = load.progress();
+    let mut trouble = Vec::new();
+    let before = hooks::read()?;
+    let mut loaded = Vec::new();
     let phase = bench.phase(Work::Cycles, || {
         for cycle in 0..cycles {
             let stay = STAY[usize::try_from(cycle % 3).unwrap_or(0)];
             module::load_once(&params)
                 .map_err(|error| format!("cannot load the module, cycle {cycle}: {error}"))?;
             pause(stay)?;
+            if cycle == 0 {
+                loaded = hooks::read()?;
+            }
             module::unload_once()
                 .map_err(|error| format!("cannot unload the module, cycle {cycle}: {error}"))?;
             pause(stay)?;
             if (cycle + 1) % STRETCH == 0 {
                 progress = load.wait_for_more(&progress, PATIENCE)?;
+                // The log keeps its latest lines only.
+                note(&mut trouble, module::trouble_since(since));
             }
         }
         Ok(())
     });
+    let after = hooks::read()?;
     let done = load.progress();
     let ended = load.finish();
     let ((), span) = phase?;
-    let trouble = module::trouble_since(since);
+    let plugged = hooks::replug_last_cpu(bench.cpus());
+    note(&mut trouble, module::trouble_since(since));
     let check = match trouble.first() {
         Some(line) => Err(format!("the kernel complained: {line}")),
-        None => ended,
+        None if after != before => Err(format!("left behind: {after:?}; it was {before:?}")),
+        None => ended.and(plugged),
     };
-    let detail = json!({ "trouble": trouble, "load": done });
+    let detail = json!({
+        "trouble": trouble,
+        "load": done,
+        "hooks": { "before": before, "loaded": loaded, "after": after },
+    });
     Ok(Measured {
         detail: Some(detail),
         ..Measured::new(cycles, span).checked(check)
     })
+}
+
+/// Adds the lines that are new.
+fn note(all: &mut Vec<String>, lines: Vec<String>) {
+    for line in lines {
+        if !all.contains(&line) {
+            all.push(line);
+        }
+    }
 }
 
 fn pause(duration: Duration) -> Result<(), String> {

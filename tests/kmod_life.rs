@@ -1,0 +1,347 @@
+//! The life of the guest's kernel module beside a busy guest: loaded and unloaded again and again, with wake-ups and
+//! clocks held against those of a guest without it, with a polling host that stops, and beside another reporter of free
+//! pages. Where `COOPVIRT_LONG` is set, for as long as the module is asked to stand it.
+//!
+//! Times are printed; what is demanded are counts, but for the clock's drift and the factor named at `SLOWER`.
+
+use std::time::Duration;
+
+use coopvirt::account::report::ExitReport;
+use coopvirt::compare::detail;
+use coopvirt_spec::work::Work;
+use coopvirt_tests::files::Folder;
+use coopvirt_tests::lab::MODULE_KERNEL;
+use coopvirt_tests::{Guest, Image, Outcome, Running};
+use rustix::process::Signal;
+use serde_json::Value;
+
+/// Repetitions of each work whose exits are compared.
+const REPS: usize = 5;
+/// What medians of two guests may differ by, in percent, where their repetitions differ by less.
+const NOISE_PERCENT: f64 = 10.0;
+/// The clock's drift that is allowed in ten minutes, and in proportion.
+const DRIFT_US_PER_600_S: f64 = 2000.0;
+/// How much longer than without the module a repetition may take while the polling host is frozen: it must not wait
+/// for that host at each operation. The lower quartile is taken: the machine has more to do than this.
+const SLOWER: u64 = 3;
+
+fn is_long() -> bool {
+    std::env::var_os("COOPVIRT_LONG").is_some()
+}
+
+fn guest(mode: &str, words: &str) -> Guest {
+    Guest::with_kernel(MODULE_KERNEL, Image::Vmlinux)
+        .cpus(2)
+        .memory("512M")
+        .arguments(["--mode", mode])
+        .cmdline("tsc=reliable no_timer_check coopvirt.settle_ms=50")
+        .cmdline(words)
+}
+
+struct Run {
+    outcome: Outcome,
+    report: ExitReport,
+}
+
+/// Runs it to its end with an exit report; all works must pass.
+#[track_caller]
+fn run(guest: Guest) -> Run {
+    let folder = Folder::new();
+    let path = folder.path("exits.json");
+    let outcome = guest.arguments(["--exits".into(), path.clone()]).run();
+    assert_eq!(outcome.status(), 0, "{}", outcome.stderr);
+    outcome.done();
+    let text = std::fs::read(path).expect("a report");
+    let report: ExitReport = serde_json::from_slice(&text).expect("the report reads back");
+    assert_eq!(report.not_traced, None);
+    assert_well(&outcome);
+    Run { outcome, report }
+}
+
+/// The kernel has not complained.
+#[track_caller]
+fn assert_well(outcome: &Outcome) {
+    for record in outcome.records("module") {
+        assert_eq!(record["trouble"], serde_json::json!([]), "{record}");
+    }
+}
+
+impl Run {
+    /// Net exits per operation, of each repetition.
+    #[track_caller]
+    fn exits(&self, work: Work) -> Vec<f64> {
+        let records = self.outcome.records("work");
+        let ops = records.filter(|record| record["work"] == work.name());
+        let phases = self.report.phases.iter();
+        let phases = phases.filter(|phase| Work::from_code(phase.work) == Some(work));
+        let exits = ops.zip(phases).map(|(record, phase)| {
+            let ops = record["ops"].as_u64().expect("a number of operations");
+            phase.counts.net() as f64 / ops as f64
+        });
+        let exits: Vec<f64> = exits.collect();
+        assert_eq!(exits.len(), REPS, "repetitions of {}", work.name());
+        exits
+    }
+}
+
+/// The sum of a counter over all CPUs.
+fn counter(record: &Value, name: &str) -> u64 {
+    let groups = record["counters"]
+        .as_object()
+        .expect("counters by CPU")
+        .values();
+    groups.filter_map(|group| group[name].as_u64()).sum()
+}
+
+/// The module's record of its end.
+#[track_caller]
+fn unloaded(outcome: &Outcome) -> &Value {
+    let mut records = outcome.records("module");
+    let found = records.find(|record| record["state"] == "unloaded");
+    found.expect("the module was unloaded")
+}
+
+fn median(values: &[f64]) -> f64 {
+    let mut values = values.to_vec();
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+fn lower_quartile(values: &[f64]) -> f64 {
+    let mut values = values.to_vec();
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 4]
+}
+
+fn width(values: &[f64]) -> f64 {
+    let least = values.iter().copied().fold(f64::INFINITY, f64::min);
+    values.iter().copied().fold(0.0, f64::max) - least
+}
+
+/// Many cycles under load: nothing is left of the module, and what the guest does costs what it cost before. The
+/// medians of each work's repetitions are apart by no more than [`NOISE_PERCENT`], or than the repetitions of one guest.
+#[test]
+fn a_guest_that_had_it_many_times_is_as_one_that_never_had() {
+    let folder = Folder::new();
+    let disk = folder.disk("disk", 4096).display().to_string();
+    // A hundred cycles at scale 1.
+    let (cycles, scale) = if is_long() {
+        (1000, "10")
+    } else {
+        (25, "0.25")
+    };
+    let limit = Duration::from_secs(if is_long() { 3000 } else { 300 });
+    let words = format!(
+        "coopvirt.works=sleep,busy,read1,pipe,tlb coopvirt.reps={REPS} coopvirt.seconds=1 coopvirt.scale={scale}"
+    );
+    let with = |more: &str| {
+        let guest = guest("coop", &format!("{words} {more}")).limit(limit);
+        run(guest.arguments(["--disk", &disk, "--sidecore", "adaptive"]))
+    };
+    let cycled = with("coopvirt.first=cycles");
+    let never = with("");
+
+    let record = cycled.outcome.work("cycles");
+    assert_eq!(record["ops"], cycles, "{record}");
+    let load = &record["detail"]["load"];
+    let seconds = record["elapsed_ns"].as_u64().unwrap_or(0) / 1_000_000_000;
+    eprintln!("{cycles} cycles in {seconds} s beside {load}");
+    for kind in ["messages", "received", "sleeps", "children", "reads"] {
+        assert!(load[kind].as_u64() > Some(0), "{kind}: {load}");
+    }
+    let hooks = &record["detail"]["hooks"];
+    assert_eq!(hooks["before"], hooks["after"]);
+    // The same reading does show the hooks while they are in.
+    assert_ne!(hooks["before"], hooks["loaded"]);
+    assert!(
+        hooks["after"].to_string().contains("lapic_next_deadline"),
+        "{hooks}"
+    );
+
+    for work in [Work::Sleep, Work::Busy, Work::Read1, Work::Pipe, Work::Tlb] {
+        let (ours, theirs) = (cycled.exits(work), never.exits(work));
+        let apart = (median(&ours) - median(&theirs)).abs();
+        let noise = f64::max(
+            median(&theirs) * NOISE_PERCENT / 100.0,
+            f64::max(width(&ours), width(&theirs)),
+        );
+        eprintln!(
+            "{}: exits per operation {:.2} after the cycles, {:.2} without; {apart:.2} apart, noise {noise:.2}",
+            work.name(),
+            median(&ours),
+            median(&theirs),
+        );
+        assert!(apart <= noise, "{}: {ours:?}, {theirs:?}", work.name());
+    }
+}
+
+/// How late real-time threads wake, beside a stock guest; no timer is lost.
+#[test]
+fn wakeups_beside_a_stock_guest() {
+    eprintln!("wake-ups late, us         median    99.9 %     worst   lost");
+    let scale = if is_long() { "10" } else { "1" };
+    for (name, mode, sidecore) in [
+        ("kvm", "kvm", "off"),
+        ("coop", "coop", "off"),
+        ("coop+sidecore", "coop", "adaptive"),
+    ] {
+        let words = format!("coopvirt.works=cyclictest,wakeup coopvirt.scale={scale}");
+        let mut guest = guest(mode, &words).limit(Duration::from_secs(600));
+        if mode == "coop" {
+            guest = guest
+                .cmdline("coopvirt.module=")
+                .arguments(["--sidecore", sidecore]);
+        }
+        let run = run(guest);
+        for work in ["cyclictest", "wakeup"] {
+            let record = run.outcome.work(work);
+            let us = |value: &Value| value.as_u64().expect("nanoseconds") / 1000;
+            let detail = &record["detail"];
+            eprintln!(
+                "{name:<14} {work:<10} {:>6} {:>9} {:>9} {:>6}",
+                us(&record["latency_ns"]["median"]),
+                us(&detail["p999_ns"]),
+                us(&detail["worst_ns"]),
+                detail["lost"],
+            );
+            assert_eq!(detail["lost"], 0, "{record}");
+        }
+        if mode == "coop" {
+            let record = unloaded(&run.outcome);
+            assert_eq!(counter(record, "timer_lost"), 0, "{record}");
+            assert!(counter(record, "deadline_published") > 0, "{record}");
+        }
+    }
+}
+
+/// The guest's clocks keep the host's time and never step back, in two guests at the same time.
+#[test]
+fn clocks_keep_the_hosts_time() {
+    let seconds = if is_long() { 600 } else { 20 };
+    let with = |mode| move || clock(mode, seconds);
+    let threads = ["kvm", "coop"].map(|mode| std::thread::spawn(with(mode)));
+    let results = threads.map(std::thread::JoinHandle::join);
+    assert!(results.iter().all(Result::is_ok), "one of the two failed");
+}
+
+fn clock(mode: &str, seconds: u32) {
+    let allowed_us = DRIFT_US_PER_600_S * f64::from(seconds) / 600.0;
+    let words = format!("coopvirt.works=clock coopvirt.seconds={seconds}");
+    let mut guest = guest(mode, &words).limit(Duration::from_secs(900));
+    if mode == "coop" {
+        guest = guest.cmdline("coopvirt.module=");
+    }
+    let run = run(guest);
+    let record = run.outcome.work("clock");
+    let points = run.report.phases.iter();
+    let points: Vec<_> = points
+        .filter(|phase| Work::from_code(phase.work) == Some(Work::Clock))
+        .collect();
+    let drift = detail::drift(Some(&record["detail"]), &points).expect("the host saw all marks");
+    eprintln!("{mode}, {seconds} s: {drift:?}");
+    assert_eq!(record["detail"]["steps_back"], 0);
+    let readings = record["detail"]["readings"].as_u64();
+    assert!(readings > Some(1000), "{record}");
+    // What no choice of the moment between two readings explains.
+    let sure_us = drift["drift_sure_us"];
+    assert!(
+        sure_us <= allowed_us,
+        "{mode}: {sure_us} us of {allowed_us}"
+    );
+}
+
+fn nr_said(running: &Running) -> usize {
+    running.text().matches(r#""type":"counters""#).count()
+}
+
+fn wait_until_said(running: &Running, count: usize) {
+    for _ in 0..1200 {
+        if nr_said(running) >= count {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    panic!("the guest did not come to repetition {count} within a minute");
+}
+
+/// Time of one repetition of these works, in microseconds, of those between two.
+fn times_us(outcome: &Outcome, first: usize, end: usize) -> Vec<f64> {
+    let times = (first..end).map(|rep| {
+        let records = outcome.records("work");
+        let records = records.filter(|record| record["rep"] == rep);
+        let times = records.filter_map(|record| record["elapsed_ns"].as_u64());
+        times.sum::<u64>() as f64 / 1e3
+    });
+    times.collect()
+}
+
+/// Frozen for five seconds under load: nothing is lost, the guest goes on at the speed that it has without the module,
+/// and uses the polling host again once that is back, without anybody's doing.
+#[test]
+fn a_frozen_polling_host_is_done_without() {
+    const FREEZE_AT: usize = 10;
+    const REPETITIONS: usize = 80;
+    let words = "coopvirt.works=pipe,sleep coopvirt.scale=0.1 coopvirt.counters=on";
+    let stock = run(guest("coop", &format!("{words} coopvirt.reps=20")));
+    let stock = lower_quartile(&times_us(&stock.outcome, 0, 20));
+
+    let words = format!("{words} coopvirt.module=idle=0 coopvirt.reps={REPETITIONS}");
+    let guest = guest("coop", &words).arguments(["--sidecore", "adaptive"]);
+    let running = guest.limit(Duration::from_secs(300)).start();
+    wait_until_said(&running, FREEZE_AT);
+    let frozen_at = nr_said(&running);
+    running.signal(Signal::USR2);
+    std::thread::sleep(Duration::from_secs(5));
+    let released_at = nr_said(&running);
+    running.signal(Signal::USR2);
+    let outcome = running.finish();
+    outcome.assert_powered_off();
+    assert_well(&outcome);
+
+    let counters: Vec<&Value> = outcome.records("counters").collect();
+    let elided: Vec<u64> = counters.iter().map(|c| counter(c, "ipi_elided")).collect();
+    let fallback = counters.iter().map(|c| counter(c, "ipi_fallback"));
+    let fallback: Vec<u64> = fallback.collect();
+    eprintln!("frozen from {frozen_at} to {released_at}; elided {elided:?}, not {fallback:?}");
+    let frozen = times_us(&outcome, frozen_at + 1, released_at);
+    let frozen_us = lower_quartile(&frozen);
+    eprintln!(
+        "a repetition, in us: {frozen_us} frozen, {stock} without the module, {} before, {} afterwards",
+        lower_quartile(&times_us(&outcome, 0, frozen_at)),
+        lower_quartile(&times_us(&outcome, released_at + 1, REPETITIONS)),
+    );
+    assert!(
+        frozen.len() >= 3,
+        "{} repetitions while frozen",
+        frozen.len()
+    );
+    assert!(elided[frozen_at - 1] > 0, "the host was never heard");
+    // The repetition in which it froze aside, nobody was heard, and everything took the kernel's own path.
+    assert_eq!(elided[frozen_at], elided[released_at - 1]);
+    assert!(fallback[frozen_at] < fallback[released_at - 1]);
+    assert!(frozen_us <= stock * SLOWER as f64, "{frozen_us} of {stock}");
+    assert!(elided[REPETITIONS - 1] > elided[released_at]);
+    assert_eq!(counter(unloaded(&outcome), "timer_lost"), 0);
+}
+
+/// Another reporter of free pages was there first: memory is left to it, and the rest works.
+#[test]
+fn beside_a_balloon_that_reports_free_pages() {
+    let guest = guest("coop", "coopvirt.works=pipe,sleep,touch coopvirt.scale=0.2");
+    let run = run(guest.cmdline("coopvirt.module=").arguments(["--balloon"]));
+    assert_eq!(run.outcome.platform()["module"], "loaded");
+    let loaded = run.outcome.record("module");
+    let text = loaded["text"].as_str().expect("text");
+    let says = |line: &str| text.lines().any(|found| found == line);
+    for line in ["populate refused -16", "release refused -16"] {
+        assert!(says(line), "{line}: {text}");
+    }
+    for line in ["idle on", "timer on", "ipi on"] {
+        assert!(says(line), "{line}: {text}");
+    }
+    let reason = "populate and release are off: somebody else has the free page reports";
+    assert!(loaded["log"].to_string().contains(reason), "{loaded}");
+    let unloaded = unloaded(&run.outcome);
+    assert_eq!(counter(unloaded, "timer_lost"), 0);
+    assert_eq!(unloaded["idle"], "none/menu");
+}
