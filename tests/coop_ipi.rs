@@ -157,7 +157,7 @@ fn a_frozen_thread_loses_nothing_and_is_stood_in_for() {
 /// afterwards without its doing.
 #[test]
 fn frozen_for_long_the_guest_goes_on_at_stock_speed() {
-    let storm = Storm::run("adaptive", 40, |running| {
+    let storm = Storm::run("always", 40, |running| {
         sleep(SLICE * 4);
         freeze(running, Duration::from_secs(5));
     });
