@@ -61,6 +61,8 @@ events! {
     LongestTurn = "longest_turn_us",
     /// Times that the polling thread stopped to poll because it had no CPU to itself.
     Rests = "rests",
+    /// How long it did not poll then, in microseconds altogether.
+    RestMicros = "rest_us",
     /// Looks that found a vCPU polling in its idle loop where the look before had not.
     IdlePolls = "idle_polls",
     /// The same for a vCPU about to halt.

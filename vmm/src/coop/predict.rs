@@ -127,11 +127,12 @@ impl Prediction {
 
     /// Early at first, then closer to what is usual, then less and less often.
     fn expected(&self, soonest_tsc: u64, wake_up: u64) -> u64 {
-        // What comes like clockwork is looked for when it is due, in one wake-up; what does not, so
-        // much earlier that the thread is awake by then.
+        // What comes like clockwork is looked for in one wake-up, which ends when it is due; what does
+        // not, so much earlier that the thread is awake by then. The rest of a wake-up is for what
+        // the mean has followed the last interval.
         let spread = self.deviation.saturating_mul(4);
-        let early = match self.promises == 0 && self.mean > 0 && spread < wake_up {
-            true => 0,
+        let early = match self.promises == 0 && self.mean > 0 && spread < wake_up / 2 {
+            true => wake_up / 4,
             false => wake_up.saturating_mul(2),
         };
         let from_last = |cycles: u64| {

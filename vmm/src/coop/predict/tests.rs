@@ -80,7 +80,7 @@ impl Guest {
                 };
                 let _ = self.prediction.looked(seen, true);
                 let later = word.filter(|_| !is_due);
-                self.armed = self.prediction.promise(self.now, WAKE_UP, later);
+                self.armed = self.prediction.promise(self.now, WAKE_UP.max(self.late), later);
                 if let (Some(armed), Some(later)) = (self.armed, later) {
                     self.armed = Some(armed.min(later));
                 }
@@ -116,12 +116,24 @@ fn run_late(late: u64, turns: u32, mut next: impl FnMut(&mut Guest) -> Vec<(u64,
 #[test]
 fn a_tick_like_clockwork_needs_one_wake_up() {
     let mut tick = 1_000_000;
-    let cost = run_late(WAKE_UP, 1_000, |guest| {
-        tick += 4_000;
+    let cost = run_late(2_000, 1_000, |guest| {
+        tick += 400_000;
         vec![(guest.now + 5, tick)]
     });
     assert!(cost.stock <= 10, "{cost:?}");
     assert!(cost.looks <= 1_100, "{cost:?}");
+}
+
+#[test]
+fn a_tick_that_came_late_once_is_not_missed_the_next_time() {
+    let (mut tick, mut turn) = (1_000_000, 0);
+    let cost = run_late(2_000, 1_000, |guest| {
+        tick += 400_000;
+        turn += 1;
+        let late = if turn % 50 == 0 { 1_500 } else { 0 };
+        vec![(guest.now + 5, tick + late)]
+    });
+    assert!(cost.stock <= 10, "{cost:?}");
 }
 
 #[test]

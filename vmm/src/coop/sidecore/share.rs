@@ -34,25 +34,26 @@ pub(super) struct Share {
 }
 
 impl Share {
-    /// A turn began so long after the one before, in the same episode of polling. True: stop to poll.
-    pub(super) fn turn(&mut self, between: Duration, now: Instant) -> bool {
+    /// A turn began so long after the one before, in the same episode of polling. How long to rest, if
+    /// it has to stop.
+    pub(super) fn turn(&mut self, between: Duration, now: Instant) -> Option<Duration> {
         self.polled += between;
         if between > GAP {
             self.lost += between;
         }
         if self.polled < SAMPLE {
-            return false;
+            return None;
         }
         let Self { polled, lost, .. } = *self;
         (self.polled, self.lost) = (Duration::ZERO, Duration::ZERO);
         if lost * 100 <= polled * MOST_LOST_PERCENT {
             self.doublings = 0;
-            return false;
+            return None;
         }
         let rest = SAMPLE * FIRST_REST * (1 << self.doublings);
         self.doublings = (self.doublings + 1).min(MOST_DOUBLINGS);
         self.rests_until = Some(now + rest);
-        true
+        Some(rest)
     }
 
     /// How long it still has to rest; `None` if it may poll.
@@ -87,7 +88,7 @@ mod tests {
                 _ => 10 * MICRO,
             };
             *now += between;
-            if share.turn(between, *now) {
+            if share.turn(between, *now).is_some() {
                 return Some(now.saturating_duration_since(start));
             }
         }

@@ -235,9 +235,13 @@ impl<'a> Poller<'a> {
             let between = now.saturating_duration_since(last_turn);
             self.note_gap(between);
             last_turn = now;
-            if policy == SidecorePolicy::Adaptive && self.share.turn(between, now) {
-                self.coop.shared.totals.event(Event::Rests, 1);
-                break;
+            if policy == SidecorePolicy::Adaptive {
+                if let Some(rest) = self.share.turn(between, now) {
+                    let totals = &self.coop.shared.totals;
+                    totals.event(Event::Rests, 1);
+                    totals.event(Event::RestMicros, micros(rest));
+                    break;
+                }
             }
             let idle = now.saturating_duration_since(last_work);
             if pass.is_work {
@@ -258,7 +262,6 @@ impl<'a> Poller<'a> {
         let beyond = between.saturating_sub(LEASE);
         if !beyond.is_zero() {
             let totals = &self.coop.shared.totals;
-            let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
             totals.event(Event::Gaps, 1);
             totals.event(Event::GapMicros, micros(beyond));
             totals.event_max(Event::LongestTurn, micros(between));
@@ -351,6 +354,10 @@ impl<'a> Poller<'a> {
         self.window.slept(slept, wake);
         (wake, slept)
     }
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// What the timer is set to.
