@@ -80,7 +80,7 @@ impl Load {
         }
         if Path::new(HACKBENCH).exists() {
             let child = Command::new(HACKBENCH)
-                .args(["-g", "2", "-l", HACKBENCH_LOOPS])
+                .args(["-g", "1", "-f", "4", "-l", HACKBENCH_LOOPS])
                 .stdin(Stdio::null())
                 .stdout(Stdio::null())
                 .stderr(Stdio::null())
