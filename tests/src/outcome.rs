@@ -29,6 +29,8 @@ pub struct Outcome {
 
 /// Exit status of `coopvirt run` after a guest's panic.
 const PANIC_STATUS: i32 = 3;
+/// And after its triple fault.
+const TRIPLE_FAULT_STATUS: i32 = 4;
 
 impl Outcome {
     pub(crate) fn new(
@@ -61,9 +63,11 @@ impl Outcome {
 
     /// Whether the guest's kernel died of a breakpoint that it had set itself, to patch its code,
     /// and removed again: QEMU before 8.1 may still run it on another CPU. Hardware does not. One
-    /// that dies of it before its console is there leaves no word of it, only the panic's status.
+    /// that dies of it before its console is there leaves no word of it, only the panic's status, or
+    /// before it can handle exceptions, that of a triple fault.
     pub fn met_stale_breakpoint(&self) -> bool {
-        let is_dumb = self.status() == PANIC_STATUS && self.console.trim().is_empty();
+        let is_dead = [PANIC_STATUS, TRIPLE_FAULT_STATUS].contains(&self.status());
+        let is_dumb = is_dead && self.console.trim().is_empty();
         Backend::probe().emulated && (is_dumb || self.console.contains("Oops: int3: 0000 [#1]"))
     }
 
