@@ -48,7 +48,10 @@ fn discovery() -> Ran {
     assert_eq!(offer.msr_base, MARK_MSR);
     assert_eq!((offer.async_port, offer.sync_port), (ASYNC_PORT, SYNC_PORT));
     assert_eq!(offer.layout, AreaLayout::DEFAULT);
-    assert_eq!((offer.max_list_items, offer.max_step_bytes), (512, 128 << 20));
+    assert_eq!(
+        (offer.max_list_items, offer.max_step_bytes),
+        (512, 128 << 20)
+    );
     assert!(offer.features.contains(Features::RING));
     cpus::on_each(&|cpu| assert_eq!(coop::offer().ok(), Some(offer), "CPU {cpu}"));
     value("features", offer.features.0);
