@@ -1,6 +1,6 @@
-//! Making a child that does nothing, and waiting for it.
+//! Making a child that does nothing, ending a group of them, and waiting for them.
 #![expect(unsafe_code)]
-// UNSAFETY: fork, and waitpid with a pointer.
+// UNSAFETY: fork, killpg, and waitpid with a pointer.
 
 use super::check;
 use std::io;
