@@ -13,7 +13,7 @@ use coopvirt_spec::discover::Offer;
 use coopvirt_spec::entry::{Completion, Submission};
 use coopvirt_spec::mem::{AtomicWords, Load, SharedMem};
 use coopvirt_spec::op::{Answer, ExperimentalArgs, IpiArgs, LogArgs, Request};
-use coopvirt_spec::page::{self, AreaLayout};
+use coopvirt_spec::page::{self, AreaLayout, DEFAULT_RING_ENTRIES};
 use coopvirt_spec::range::{walk, Range, RangeList, RangeWork};
 use coopvirt_spec::ring::HostRing;
 use coopvirt_spec::setup::{Effect, Places, SetupState, VcpuSetup};
@@ -34,6 +34,8 @@ pub(crate) const LEASE_TSC: u64 = 1000;
 pub(crate) struct Vcpu {
     pub(crate) setup: VcpuSetup,
     pub(crate) ring: HostRing,
+    /// Calls taken since the area was registered, counted here and not by the ring.
+    taken: u32,
     pub(crate) timer: HostTimer,
     /// When the host's own timer for this vCPU fires; 0 if it is not set.
     pub(crate) timer_set: u64,
@@ -122,6 +124,7 @@ impl Machine {
         let vcpu = |_| Vcpu {
             setup: VcpuSetup::new(features, layout),
             ring: HostRing::new(layout),
+            taken: 0,
             timer: HostTimer::new(),
             timer_set: 0,
             interrupts: Vec::new(),
@@ -190,6 +193,7 @@ impl Machine {
     fn begin(&mut self, cpu: usize) {
         let (layout, features) = (AreaLayout::DEFAULT, self.vcpus[cpu].setup.negotiated());
         self.vcpus[cpu].ring = HostRing::new(layout);
+        self.vcpus[cpu].taken = 0;
         self.vcpus[cpu].timer = HostTimer::new();
         let apic_id = u32::try_from(cpu).expect("few vCPUs");
         let mem = self.area(cpu).expect("it was registered");
@@ -317,12 +321,23 @@ impl Machine {
         let ram = Arc::clone(&self.ram);
         let first = usize::try_from(gpa / 8).expect("in memory");
         let mem = AtomicWords(&ram[first..first + 512]);
+        // Nobody writes while the host looks, so this is the tail that it fetches (`[RING-5]`).
+        let tail = mem.load_u32(page::at::SUBMISSION_TAIL, Load::Relaxed);
+        let offered = tail.wrapping_sub(self.vcpus[cpu].taken);
+        let allowed = if offered > DEFAULT_RING_ENTRIES {
+            0
+        } else {
+            offered
+        };
+        let mut taken = 0;
         let mut ring = self.vcpus[cpu].ring.clone();
         let mut turn = ring.turn(&mem);
         for _ in 0..BUDGET {
             let Some(call) = turn.take() else {
                 break;
             };
+            taken += 1;
+            assert!(taken <= allowed, "taken {taken} of {allowed} calls");
             let done = self.serve(cpu, &call);
             turn.finish(&call, done);
         }
@@ -330,6 +345,7 @@ impl Machine {
         assert_ne!(ring.broken(), Some(BrokenReason::HOST), "no room was kept");
         let broken = ring.broken();
         self.vcpus[cpu].ring = ring;
+        self.vcpus[cpu].taken = self.vcpus[cpu].taken.wrapping_add(taken);
         if let Some(reason) = broken {
             self.is_broken(cpu, reason);
         }
