@@ -59,3 +59,19 @@ cached() {
     fi
     printf '%s\n' "$dir"
 }
+
+# watched LOG COMMAND...: runs it with its output in LOG, and says every ten seconds how far it is. kbuild and
+# `ninja -v` print one line for every file they make.
+watched() {
+    local log=$1 pid status=0
+    shift
+    "$@" >"$log" 2>&1 &
+    pid=$!
+    while kill -0 "$pid" 2>/dev/null; do
+        sleep 10
+        note "  $(wc -l <"$log") files: $(tail -n 1 -- "$log" | tr -s ' ' | cut -c1-80)"
+    done
+    wait "$pid" || status=$?
+    [ "$status" = 0 ] || { grep -E -A5 'error|Error|\*\*\*' -- "$log" | tail -n 30 >&2; }
+    return "$status"
+}

@@ -46,22 +46,6 @@ rust_kernel_make_vars() {
         "BINDGEN=$bindgen/bin/bindgen"
 }
 
-# watched LOG COMMAND...: runs it with its output in LOG, and says every ten seconds how far it is. kbuild prints one
-# line for every file it makes.
-watched() {
-    local log=$1 pid status=0
-    shift
-    "$@" >"$log" 2>&1 &
-    pid=$!
-    while kill -0 "$pid" 2>/dev/null; do
-        sleep 10
-        note "  $(wc -l <"$log") files: $(tail -n 1 -- "$log" | tr -s ' ' | cut -c1-80)"
-    done
-    wait "$pid" || status=$?
-    [ "$status" = 0 ] || { grep -E -A5 'error|Error|\*\*\*' -- "$log" | tail -n 30 >&2; }
-    return "$status"
-}
-
 # rust_kernel_build DIR PACKAGE=VERSION: fills DIR, called by `cached`. The tree is built inside its source, so that
 # every path in it is relative and it can be moved.
 rust_kernel_build() {
