@@ -125,7 +125,9 @@ pub enum ConfigError {
     Disk(String),
     #[error("CPU list {0:?}: expected numbers and ranges such as 1,2 or 1-2")]
     CpuList(String),
-    #[error("network {text:?}: {reason}; expected tap=NAME[,mac=ADDRESS][,queues=N][,vhost=on|off]")]
+    #[error(
+        "network {text:?}: {reason}; expected tap=NAME[,mac=ADDRESS][,queues=N][,vhost=on|off]"
+    )]
     Net { text: String, reason: String },
     #[error("--pin names {given} CPUs; {needed} vCPUs need {needed}")]
     PinCount { given: usize, needed: usize },

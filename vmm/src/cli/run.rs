@@ -12,7 +12,9 @@ use clap::{Args as ClapArgs, ValueEnum};
 use coopvirt_spec::version::Features;
 
 use crate::accounting::Accounting;
-use crate::config::{self, ConfigError, ConsoleKind, DiskConfig, Kernel, MachineConfig, Mode, NetConfig};
+use crate::config::{
+    self, ConfigError, ConsoleKind, DiskConfig, Kernel, MachineConfig, Mode, NetConfig,
+};
 use crate::console::output::Stdout;
 use crate::console::terminal::RawMode;
 use crate::coop::{self, CoopOptions, SidecoreOptions};

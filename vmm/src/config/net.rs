@@ -111,7 +111,8 @@ fn mac(value: &str) -> Result<[u8; 6], String> {
         })
         .collect();
     let mac: Option<[u8; 6]> = bytes.and_then(|bytes| bytes.try_into().ok());
-    let mac = mac.ok_or_else(|| format!("mac {value:?} is not six bytes such as 02:00:00:00:00:01"))?;
+    let mac =
+        mac.ok_or_else(|| format!("mac {value:?} is not six bytes such as 02:00:00:00:00:01"))?;
     if mac[0] & 1 != 0 {
         return Err(format!(
             "mac {value} is a group address; make its first byte even, best 02"

@@ -27,7 +27,8 @@ use crate::pci::{
 };
 use crate::vcpu::dispatch::Buses;
 use crate::virtio::{
-    attach, Balloon, Blk, BlkAccess, Console, ConsoleOutput, Host, KvmDoorbells, Net, Rng, VirtioDevice,
+    attach, Balloon, Blk, BlkAccess, Console, ConsoleOutput, Host, KvmDoorbells, Net, Rng,
+    VirtioDevice,
 };
 
 /// The devices while they are being put together.

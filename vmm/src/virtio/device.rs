@@ -122,11 +122,7 @@ pub trait VirtioDevice: Send {
         false
     }
     /// Gives the live queues to those that serve them. Never called without a queue.
-    fn hand_over(
-        &mut self,
-        _features: u64,
-        _queues: &[HandedQueue<'_>],
-    ) -> Result<(), QueueError> {
+    fn hand_over(&mut self, _features: u64, _queues: &[HandedQueue<'_>]) -> Result<(), QueueError> {
         Ok(())
     }
 }

@@ -83,9 +83,7 @@ pub use balloon::Balloon;
 pub use blk::{Blk, BlkAccess, BlkError, InFlight};
 pub use chain::{Chain, Segments};
 pub use console::{Console, ConsoleInput, ConsoleOutput};
-pub use device::{
-    HandedQueue, Progress, QueueError, VirtioDevice, Watched, QUEUE_SIZE_MAX,
-};
+pub use device::{HandedQueue, Progress, QueueError, VirtioDevice, Watched, QUEUE_SIZE_MAX};
 pub use doorbell::{DoorbellSink, KvmDoorbells};
 pub use net::{Net, NetError};
 pub use pci_function::{attach, AttachError, Host};

@@ -174,9 +174,12 @@ impl DeviceQueue {
         self.queue.needs_notification(ram).map_err(ring)?;
         let avail_word = |offset: u64| {
             let address = self.queue.avail_ring().checked_add(offset);
-            ram.load::<u16>(GuestAddress(address.ok_or(QueueError::Setup)?), Ordering::Relaxed)
-                .map(u16::from_le)
-                .map_err(|error| QueueError::Ring(error.to_string()))
+            ram.load::<u16>(
+                GuestAddress(address.ok_or(QueueError::Setup)?),
+                Ordering::Relaxed,
+            )
+            .map(u16::from_le)
+            .map_err(|error| QueueError::Ring(error.to_string()))
         };
         if self.queue.event_idx_enabled() {
             // The crate counts chains that were added one by one; here some come together.

@@ -22,7 +22,8 @@ impl LinkNews {
         let file = unsafe { File::from_raw_fd(fd) };
         // SAFETY: all zeros are a valid address; the fields that matter are set below.
         let mut address: libc::sockaddr_nl = unsafe { std::mem::zeroed() };
-        address.nl_family = libc::sa_family_t::try_from(libc::AF_NETLINK).map_err(io::Error::other)?;
+        address.nl_family =
+            libc::sa_family_t::try_from(libc::AF_NETLINK).map_err(io::Error::other)?;
         address.nl_groups = u32::try_from(libc::RTMGRP_LINK).map_err(io::Error::other)?;
         let len = libc::socklen_t::try_from(size_of_val(&address)).map_err(io::Error::other)?;
         // SAFETY: the address is valid for its length.

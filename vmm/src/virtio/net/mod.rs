@@ -209,7 +209,11 @@ impl VirtioDevice for Net {
             .filter(|&(feature, _)| self.has(feature))
             .fold(0, |all, (_, offload)| all | offload);
         // Segments need checksums left to the other side, or the kernel refuses all of it.
-        let offloads = if offloads & OFFLOAD_CSUM == 0 { 0 } else { offloads };
+        let offloads = if offloads & OFFLOAD_CSUM == 0 {
+            0
+        } else {
+            offloads
+        };
         for pair in &self.pairs {
             // It fails where the interface has gone; then there is nothing to receive either.
             if pair.is_enabled && pair.tap.set_offloads(offloads).is_err() {

@@ -26,13 +26,17 @@ pub enum NetError {
     Permission(String),
     #[error("tap {0} is in use by another program; give each guest a tap of its own")]
     Busy(String),
-    #[error("tap {tap} has one queue, not {wanted}; make it with scripts/tap, or leave queues= out")]
+    #[error(
+        "tap {tap} has one queue, not {wanted}; make it with scripts/tap, or leave queues= out"
+    )]
     OneQueue { tap: String, wanted: u16 },
     #[error("{TUN_PATH} cannot be opened; load the module: modprobe tun")]
     NoTun(#[source] io::Error),
     #[error("no permission to open {TUN_PATH}; check its permissions")]
     TunPermission,
-    #[error("{VHOST_PATH} cannot be used; load the module (modprobe vhost_net) or leave vhost=on out")]
+    #[error(
+        "{VHOST_PATH} cannot be used; load the module (modprobe vhost_net) or leave vhost=on out"
+    )]
     NoVhost(#[source] io::Error),
     #[error("could not {what} of tap {tap}")]
     Io {
