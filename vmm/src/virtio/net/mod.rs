@@ -112,6 +112,15 @@ impl Net {
         Ok(net)
     }
 
+    /// A device whose taps are sockets.
+    #[cfg(test)]
+    pub(super) fn stand_in(taps: Vec<std::fs::File>) -> Self {
+        let config = crate::config::net("tap=test").expect("a good configuration");
+        let taps = taps.into_iter().map(Tap::stand_in).collect();
+        let news = LinkNews::open().expect("anybody may listen");
+        Self::new(&config, taps, news, None).expect("nothing to fail")
+    }
+
     /// Lets the tap use the first `count` pairs only.
     fn enable_pairs(&mut self, count: usize) -> io::Result<()> {
         for (index, pair) in self.pairs.iter_mut().enumerate() {
@@ -154,9 +163,6 @@ impl Net {
         queue: &mut DeviceQueue,
         ram: &GuestMemoryMmap<()>,
     ) -> Result<Progress, QueueError> {
-        if !self.has(FEATURE_CTRL_VQ) {
-            return Ok(Progress::Waiting);
-        }
         let allowed = if self.has(FEATURE_MQ) {
             1..=self.pairs.len()
         } else {

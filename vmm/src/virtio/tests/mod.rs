@@ -9,6 +9,7 @@ mod blk;
 mod console;
 mod fake_host;
 mod hostile;
+mod net;
 mod pci;
 mod rig;
 mod rng;
