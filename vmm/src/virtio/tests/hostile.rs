@@ -7,13 +7,13 @@ use std::time::{Duration, Instant};
 use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::tempfile::TempFile;
 
+use super::net::net_with_packets;
 use super::rig::{
     put_descriptor, Dice, Rig, BUFFERS, F_EVENT_IDX, F_VERSION_1, INDIRECT, MMIO_BASE, MMIO_LEN,
     NEXT, RAM_BYTES, WRITE,
 };
 use crate::bus::BusDevice;
 use crate::pci::{BarWindow, ConfigPorts, EcamWindow};
-use super::net::net_with_packets;
 use crate::virtio::{Blk, BlkAccess, Console, ConsoleInput, Rng};
 
 const NEEDS_RESET: u8 = 0x40;

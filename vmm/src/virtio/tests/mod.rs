@@ -8,6 +8,7 @@ mod balloon;
 mod blk;
 mod console;
 mod fake_host;
+mod handed;
 mod hostile;
 mod net;
 mod pci;
