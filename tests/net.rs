@@ -104,7 +104,7 @@ fn assert_exchanged(outcome: &Outcome) -> serde_json::Value {
     let record = outcome.record("net").clone();
     eprintln!("{record}\n{}", outcome.stderr);
     assert_eq!(record["ok"], true, "{record}");
-    let bytes = MIB_EACH * u64::from(CONNECTIONS) << 20;
+    let bytes = (MIB_EACH << 20) * u64::from(CONNECTIONS);
     assert_eq!(record["bytes_each_way"], bytes);
     record
 }

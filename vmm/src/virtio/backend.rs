@@ -136,8 +136,14 @@ impl Backend {
 
     /// Processes one batch of a queue. Returns whether there is more to do at once.
     fn process(&mut self, index: usize) -> bool {
-        let Some(QueueState::Live(queue)) = self.queues.get_mut(index) else {
-            return false;
+        let queue = match self.queues.get_mut(index) {
+            Some(QueueState::Live(queue)) => queue,
+            Some(QueueState::Elsewhere) if self.device.has_failed_elsewhere() => {
+                let error = QueueError::Backend("the ring is corrupt".into());
+                self.break_queue(index, &error);
+                return false;
+            }
+            _ => return false,
         };
         let batch = run_batch(&mut *self.device, index, queue, &self.ram);
         self.report_config_change();
@@ -269,6 +275,7 @@ impl MutEventSubscriber for QueueWorker {
         if events.data() == HOST_EVENT {
             // Cleared before the work: what arrives during it gives another event.
             let _ = self.host_event.as_ref().map(|event| event.read());
+            lock(&self.backend).device().host_event_came();
             (0..self.doorbells.len()).for_each(|index| self.process_queue(index));
             return;
         }

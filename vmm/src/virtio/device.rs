@@ -106,6 +106,12 @@ pub trait VirtioDevice: Send {
     fn host_event(&self) -> Option<Arc<EventFd>> {
         None
     }
+    /// That event came; the queues are processed next.
+    fn host_event_came(&mut self) {}
+    /// Whether those who serve queues elsewhere have given up; asked when such a queue is processed.
+    fn has_failed_elsewhere(&self) -> bool {
+        false
+    }
     /// Files of the host's that tell, edge by edge, that there is something to do.
     fn watched(&self) -> Vec<Watched> {
         Vec::new()

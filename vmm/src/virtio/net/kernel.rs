@@ -4,11 +4,13 @@
 //! the kernel gets them: it would take any address of this process.
 
 use std::io;
+use std::sync::Arc;
 
 use vhost::net::VhostNet;
 use vhost::vhost_kern::net::Net as Handle;
 use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
 use vm_memory::{Address, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
+use vmm_sys_util::eventfd::{EventFd, EFD_NONBLOCK};
 
 use super::tap::Tap;
 use crate::virtio::device::{HandedQueue, QueueError};
@@ -21,6 +23,8 @@ pub(super) struct KernelServer {
     ram: GuestRam,
     handles: Vec<Handle<GuestRam>>,
     features: u64,
+    // The kernel found a ring corrupt.
+    errors: Arc<EventFd>,
     is_running: bool,
 }
 
@@ -49,8 +53,14 @@ impl KernelServer {
             ram: ram.clone(),
             handles,
             features,
+            errors: Arc::new(EventFd::new(EFD_NONBLOCK)?),
             is_running: false,
         })
+    }
+
+    /// Signalled when the kernel finds a ring corrupt.
+    pub(super) fn errors(&self) -> Arc<EventFd> {
+        self.errors.clone()
     }
 
     /// The virtio features that the kernel has to know of.
@@ -105,6 +115,7 @@ impl KernelServer {
             handle.set_vring_addr(index, &addresses).map_err(refused)?;
             handle.set_vring_call(index, &queue.call).map_err(refused)?;
             handle.set_vring_kick(index, queue.kick).map_err(refused)?;
+            handle.set_vring_err(index, &self.errors).map_err(refused)?;
             handle
                 .set_backend(index, Some(&tap.file))
                 .map_err(refused)?;
@@ -123,6 +134,8 @@ impl KernelServer {
                 let _ = handle.set_backend(queue, None);
             }
         }
+        // What was wrong with these rings says nothing of the next.
+        let _ = self.errors.read();
     }
 
     /// Each part of the ring lies in one piece of guest memory, so that its first address stands
@@ -151,6 +164,10 @@ impl KernelServer {
     }
 }
 
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "used as a function for map_err"
+)]
 fn refused(error: vhost::Error) -> QueueError {
     QueueError::Backend(error.to_string())
 }

@@ -18,8 +18,10 @@ mod pair;
 mod tap;
 
 use std::io;
+use std::sync::Arc;
 
 use vm_memory::GuestMemoryMmap;
+use vmm_sys_util::eventfd::EventFd;
 
 use self::kernel::KernelServer;
 use self::links::LinkNews;
@@ -78,6 +80,8 @@ pub struct Net {
     features: Option<u64>,
     is_link_up: bool,
     config_changed: bool,
+    // The kernel has given up on a ring of this driver.
+    has_failed: bool,
 }
 
 impl Net {
@@ -107,6 +111,7 @@ impl Net {
             features: None,
             is_link_up: true,
             config_changed: false,
+            has_failed: false,
         };
         net.enable_pairs(1)?;
         Ok(net)
@@ -163,14 +168,14 @@ impl Net {
         queue: &mut DeviceQueue,
         ram: &GuestMemoryMmap<()>,
     ) -> Result<Progress, QueueError> {
-        let allowed = if self.has(FEATURE_MQ) {
-            1..=self.pairs.len()
+        let most = if self.has(FEATURE_MQ) {
+            self.pairs.len()
         } else {
-            1..=0
+            0
         };
         control::process(queue, ram, |count| {
             let count = usize::from(count);
-            allowed.contains(&count) && self.enable_pairs(count).is_ok()
+            (1..=most).contains(&count) && self.enable_pairs(count).is_ok()
         })
     }
 }
@@ -253,9 +258,25 @@ impl VirtioDevice for Net {
             server.stop();
         }
         self.features = None;
+        self.has_failed = false;
         self.pairs.iter_mut().for_each(Pair::reset);
         // Fails only where the interface has gone.
         let _ = self.enable_pairs(1);
+    }
+
+    fn host_event(&self) -> Option<Arc<EventFd>> {
+        self.server.as_ref().map(KernelServer::errors)
+    }
+
+    fn host_event_came(&mut self) {
+        if let Some(server) = &mut self.server {
+            server.stop();
+            self.has_failed = true;
+        }
+    }
+
+    fn has_failed_elsewhere(&self) -> bool {
+        self.has_failed
     }
 
     fn watched(&self) -> Vec<Watched> {

@@ -24,6 +24,8 @@ struct Given {
 struct Half {
     given: Arc<Mutex<Vec<Given>>>,
     refuses: bool,
+    failure: Option<Arc<EventFd>>,
+    has_failed: bool,
 }
 
 impl VirtioDevice for Half {
@@ -56,6 +58,15 @@ impl VirtioDevice for Half {
     }
     fn is_served_elsewhere(&self, index: usize) -> bool {
         index == 1
+    }
+    fn host_event(&self) -> Option<Arc<EventFd>> {
+        self.failure.clone()
+    }
+    fn host_event_came(&mut self) {
+        self.has_failed = true;
+    }
+    fn has_failed_elsewhere(&self) -> bool {
+        self.has_failed
     }
     fn hand_over(&mut self, _features: u64, queues: &[HandedQueue<'_>]) -> Result<(), QueueError> {
         if self.refuses {
@@ -131,6 +142,21 @@ fn server_that_refuses_breaks_its_queues() {
     rig.set_up_queue(1, &ring);
     rig.set_status(15);
     assert_eq!(rig.status(), 15 | NEEDS_RESET);
+}
+
+#[test]
+fn server_that_gives_up_later_needs_a_reset() {
+    let failure = Arc::new(EventFd::new(0).unwrap());
+    let mut rig = Rig::new(Half {
+        failure: Some(failure.clone()),
+        ..Default::default()
+    });
+    rig.start(0, 16);
+    assert_eq!(rig.status(), 15);
+    failure.write(1).unwrap();
+    rig.run();
+    assert_eq!(rig.status(), 15 | NEEDS_RESET);
+    assert_eq!(rig.interrupts.take(0), 1);
 }
 
 #[test]
