@@ -3,11 +3,15 @@
 //! The command line and library callers fill [`MachineConfig`]; its constructor functions check
 //! each value once, and the builder does not check again.
 
+mod net;
+
 use std::num::NonZeroU8;
 use std::path::PathBuf;
 
 use crate::coop::CoopOptions;
 use crate::mem::Backing;
+
+pub use net::{net, NetConfig, NetServer, MAX_QUEUE_PAIRS};
 
 /// Most vCPUs a machine can have: what the interrupt and ACPI tables here are tested with.
 pub const MAX_VCPUS: u8 = 64;
@@ -82,6 +86,8 @@ pub struct MachineConfig {
     pub backing: Backing,
     /// Disks, `vda` first.
     pub disks: Vec<DiskConfig>,
+    /// Network interfaces, `eth0` first.
+    pub nets: Vec<NetConfig>,
     /// What the guest may know of the hypervisor.
     pub mode: Mode,
     /// What of the cooperative interface is offered in `coop` mode.
@@ -119,6 +125,10 @@ pub enum ConfigError {
     Disk(String),
     #[error("CPU list {0:?}: expected numbers and ranges such as 1,2 or 1-2")]
     CpuList(String),
+    #[error(
+        "network {text:?}: {reason}; expected tap=NAME[,mac=ADDRESS][,queues=N][,vhost=on|off]"
+    )]
+    Net { text: String, reason: String },
     #[error("--pin names {given} CPUs; {needed} vCPUs need {needed}")]
     PinCount { given: usize, needed: usize },
 }

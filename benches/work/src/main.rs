@@ -21,6 +21,7 @@ mod latency;
 mod marks;
 mod module;
 mod module_cycles;
+mod net;
 mod options;
 mod platform;
 mod program;

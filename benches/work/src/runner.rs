@@ -7,7 +7,7 @@ use crate::options::Options;
 use crate::platform::Platform;
 use crate::sys::{cpu, memory};
 use crate::works::{self, Bench, Failure, Measured};
-use crate::{module_cycles, record};
+use crate::{module_cycles, net, record};
 use std::io;
 
 /// How a run that came to its end went.
@@ -31,6 +31,16 @@ pub(crate) fn run(
         let (record, went_well) = module_cycles::run(params, options.module_cycles);
         console.line(&record::module(&record))?;
         is_well = went_well;
+    }
+    if let Some(plan) = &options.net {
+        let (record, went_well) = net::run(plan);
+        console.line(&record::module(&record))?;
+        is_well &= went_well;
+        if plan.awaits_down {
+            let (record, went_well) = net::wait_for_link_down();
+            console.line(&record::module(&record))?;
+            is_well &= went_well;
+        }
     }
     let module = Module::load(options.module.as_deref());
     let platform = Platform::read(cpus.len());

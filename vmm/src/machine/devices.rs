@@ -27,7 +27,8 @@ use crate::pci::{
 };
 use crate::vcpu::dispatch::Buses;
 use crate::virtio::{
-    attach, Balloon, Blk, BlkAccess, Console, ConsoleOutput, Host, KvmDoorbells, Rng, VirtioDevice,
+    attach, Balloon, Blk, BlkAccess, Console, ConsoleOutput, Host, KvmDoorbells, Net, Rng,
+    VirtioDevice,
 };
 
 /// The devices while they are being put together.
@@ -181,6 +182,10 @@ impl Devices {
             .try_for_each(|disk| self.add(Box::new(disk)))
     }
 
+    pub(super) fn add_nets(&mut self, nets: Vec<Net>) -> Result<(), BuildError> {
+        nets.into_iter().try_for_each(|net| self.add(Box::new(net)))
+    }
+
     fn add(&mut self, virtio: Box<dyn VirtioDevice>) -> Result<(), BuildError> {
         let worker = attach(&self.pci, virtio, &self.host)
             .map_err(|error| device("attach a virtio device")(error.into()))?;
@@ -202,5 +207,14 @@ pub(super) fn open_disks(config: &MachineConfig) -> Result<Vec<Blk>, BuildError>
             };
             Ok(Blk::open(&disk.path, access, queues)?)
         })
+        .collect()
+}
+
+pub(super) fn open_nets(config: &MachineConfig, ram: &GuestRam) -> Result<Vec<Net>, BuildError> {
+    let vcpus = u16::from(config.vcpus.get());
+    config
+        .nets
+        .iter()
+        .map(|net| Ok(Net::open(net, vcpus, ram)?))
         .collect()
 }

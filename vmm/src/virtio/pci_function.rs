@@ -137,7 +137,7 @@ impl VirtioPci {
                 let (features, event_idx) =
                     (self.transport.features(), self.transport.uses_event_idx());
                 let setups = self.transport.queues();
-                lock(&self.backend).activate(features, event_idx, setups);
+                lock(&self.backend).activate(features, event_idx, setups, &self.doorbells);
                 self.bind_doorbells();
                 // What either side had ready before now needs no notification.
                 self.doorbells.iter().for_each(ring);

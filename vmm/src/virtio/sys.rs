@@ -33,6 +33,17 @@ pub(super) fn write_at(file: &File, source: &Segments, offset: u64) -> io::Resul
     })
 }
 
+/// Sends all of `source` as one packet.
+pub(super) fn write_packet(file: &File, source: &Segments) -> io::Result<()> {
+    let iovecs = iovecs_of(source.slices(), 0);
+    // SAFETY: as in `write_at`.
+    let written = unsafe { libc::writev(file.as_raw_fd(), iovecs.as_ptr(), nr(&iovecs)) };
+    if written < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
 /// Fills `target` with random bytes of the kernel's.
 pub(super) fn fill_random(target: &Segments) -> io::Result<()> {
     transfer(target, 0, |iovecs, _| match iovecs.first() {

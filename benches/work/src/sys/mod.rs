@@ -7,6 +7,7 @@ pub(crate) mod aio;
 pub(crate) mod alarm;
 pub(crate) mod boot;
 pub(crate) mod cpu;
+pub(crate) mod interface;
 pub(crate) mod memory;
 pub(crate) mod port;
 pub(crate) mod process;

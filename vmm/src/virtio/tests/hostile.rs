@@ -1,11 +1,13 @@
 //! Guests that mean harm, or are merely broken: nothing panics, nothing hangs, and a reset helps.
 
 use std::io;
+use std::os::unix::net::UnixDatagram;
 use std::time::{Duration, Instant};
 
 use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::tempfile::TempFile;
 
+use super::net::net_with_packets;
 use super::rig::{
     put_descriptor, Dice, Rig, BUFFERS, F_EVENT_IDX, F_VERSION_1, INDIRECT, MMIO_BASE, MMIO_LEN,
     NEXT, RAM_BYTES, WRITE,
@@ -23,6 +25,7 @@ struct Machines {
     rigs: Vec<Rig>,
     _image: TempFile,
     _input: ConsoleInput,
+    _peer: UnixDatagram,
 }
 
 fn machines() -> Machines {
@@ -31,11 +34,18 @@ fn machines() -> Machines {
     let blk = Blk::open(image.as_path(), BlkAccess::ReadWrite, 2).unwrap();
     let (console, input, _) = Console::new(Box::new(io::sink())).unwrap();
     input.push(&[b'x'; 60_000]);
-    let rigs = vec![Rig::new(blk), Rig::new(console), Rig::new(Rng::new())];
+    let (net, peer) = net_with_packets();
+    let rigs = vec![
+        Rig::new(blk),
+        Rig::new(console),
+        Rig::new(Rng::new()),
+        Rig::new(net),
+    ];
     Machines {
         rigs,
         _image: image,
         _input: input,
+        _peer: peer,
     }
 }
 
