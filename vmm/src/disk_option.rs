@@ -13,7 +13,8 @@ pub struct DiskConfig {
     pub path: PathBuf,
     /// Whether the guest is refused writes.
     pub read_only: bool,
-    /// How requests are carried out; `None`: by io_uring where there is one.
+    /// How requests are carried out; `None`: by io_uring where there is one, but images in memory
+    /// one by one.
     pub io: Option<DiskIo>,
     /// Most queues; `None`: one per vCPU. There are never more than vCPUs.
     pub queues: Option<u16>,

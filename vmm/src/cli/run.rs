@@ -47,8 +47,9 @@ pub(super) struct Args {
     /// Guest memory, with K, M or G
     #[arg(long, value_name = "SIZE", default_value = "512M", value_parser = config::size)]
     memory: u64,
-    /// Raw disk image or block device, with ,ro for read-only, ,io=uring or ,io=sync (all at once, the
-    /// default, or one by one), ,queues=N and ,serial=S. May be repeated: vda, vdb, ...
+    /// Raw disk image or block device, with ,ro for read-only, ,io=uring or ,io=sync (many at once, the
+    /// default but for images on tmpfs, or one by one), ,queues=N and ,serial=S. May be repeated: vda,
+    /// vdb, ...
     #[arg(long = "disk", value_name = "PATH[,ro][,...]", value_parser = config::disk)]
     disks: Vec<DiskConfig>,
     /// What the guest may know of the hypervisor

@@ -210,7 +210,11 @@ fn open_disk(disk: &DiskConfig, nr_vcpus: u16) -> Result<Blk, BlkError> {
     if let Some(serial) = &disk.serial {
         blk.set_serial(serial)?;
     }
-    if disk.io == Some(DiskIo::Sync) {
+    let is_sync = match disk.io {
+        Some(io) => io == DiskIo::Sync,
+        None => blk.is_in_memory(),
+    };
+    if is_sync {
         return Ok(blk);
     }
     match blk.use_uring() {

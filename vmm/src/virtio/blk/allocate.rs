@@ -1,6 +1,6 @@
-//! System calls that free or zero parts of a file or block device.
+//! System calls that free or zero parts of a file or block device, or tell what it is.
 #![expect(unsafe_code)]
-// UNSAFETY: fallocate and the ioctls of block devices have no safe wrapper here. None is handed an
+// UNSAFETY: fallocate, fstatfs and the ioctls of block devices have no safe wrapper here. None is handed an
 // address but of its own arguments.
 
 use std::fs::File;
@@ -14,6 +14,8 @@ pub(super) const PUNCH: i32 = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_
 /// Zeroes the range and keeps its blocks.
 pub(super) const ZERO: i32 = libc::FALLOC_FL_ZERO_RANGE | libc::FALLOC_FL_KEEP_SIZE;
 
+// Of linux/magic.h.
+const RAMFS_MAGIC: i64 = 0x8584_58f6;
 // _IO(0x12, 119), _IO(0x12, 127) and _IO(0x12, 123) of linux/fs.h.
 const BLKDISCARD: libc::c_ulong = 0x1277;
 const BLKZEROOUT: libc::c_ulong = 0x127f;
@@ -74,4 +76,14 @@ pub(super) fn device_block_bytes(file: &File) -> io::Result<u32> {
         return Err(io::Error::last_os_error());
     }
     Ok(bytes)
+}
+
+/// Whether the file's content is in the host's memory only, so that nothing on it ever waits.
+pub(super) fn is_in_memory(file: &File) -> bool {
+    // SAFETY: the struct is made of integers, for which zero is valid.
+    let mut about = unsafe { std::mem::zeroed::<libc::statfs>() };
+    // SAFETY: the descriptor is open, and the struct may be written to.
+    let result = unsafe { libc::fstatfs(file.as_raw_fd(), &raw mut about) };
+    let kinds = [libc::TMPFS_MAGIC, libc::HUGETLBFS_MAGIC, RAMFS_MAGIC];
+    result == 0 && kinds.contains(&about.f_type)
 }

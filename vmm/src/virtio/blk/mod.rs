@@ -107,6 +107,13 @@ impl Blk {
         Ok(())
     }
 
+    /// Whether the image is in the host's memory (tmpfs). Then no request ever waits, and a ring only
+    /// costs: the kernel hands each of its requests to a worker thread, as such files cannot be asked
+    /// not to wait.
+    pub fn is_in_memory(&self) -> bool {
+        allocate::is_in_memory(&self.disk.file)
+    }
+
     /// Says who is told of its requests.
     pub fn tell(&mut self, in_flight: Arc<dyn InFlight>) {
         self.in_flight = Some(in_flight);
