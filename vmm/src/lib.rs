@@ -19,6 +19,7 @@ pub mod config;
 pub mod console;
 pub mod coop;
 pub mod devices;
+mod disk_option;
 pub mod doctor;
 pub mod doors;
 pub mod event;

@@ -29,6 +29,8 @@ As process 1 it takes its settings from the kernel command line (coopvirt.NAME=V
   --timeout-s N       time-out of one work (default 60, times the scale if that is above 1)
   --tlb-threads N     threads that spin during `tlb` (default: all other CPUs)
   --disk PATH         what read1 and read32 read (default /dev/vda)
+  --disk-check N      before the works, overwrite the disk with patterns and verify them, with N
+                      operations in each of four threads per CPU; then zero and discard parts of it
   --marks on|off      whether to write marks to the port (default on)
   --no-marks          the same as --marks off
   --console NAME      terminal for records, such as hvc0 (process 1 only)
@@ -167,6 +169,8 @@ pub(crate) struct Options {
     pub(crate) tlb_threads: Option<usize>,
     /// The disk or file for the reads.
     pub(crate) disk: PathBuf,
+    /// Operations per thread of the check that overwrites the disk; 0: it is not done.
+    pub(crate) disk_check: u64,
     /// Whether marks are written.
     pub(crate) has_marks: bool,
     /// The terminal for records, if one is asked for.
@@ -197,6 +201,7 @@ impl Default for Options {
             timeout: None,
             tlb_threads: None,
             disk: PathBuf::from("/dev/vda"),
+            disk_check: 0,
             has_marks: true,
             console: None,
             module: None,
@@ -304,6 +309,7 @@ impl Options {
                 self.tlb_threads.ok_or_else(|| bad("a count above zero"))?;
             }
             "disk" => self.disk = PathBuf::from(value),
+            "disk_check" => self.disk_check = value.parse().map_err(|_| bad("a count"))?,
             "marks" => {
                 self.has_marks = parse_switch(value).ok_or_else(|| bad("`on` or `off`"))?;
             }

@@ -32,6 +32,11 @@ pub(crate) fn module(record: &Value) -> String {
     line(record)
 }
 
+/// A record that its maker has put together.
+pub(crate) fn other(record: &Value) -> String {
+    line(record)
+}
+
 /// What one repetition of a work did. `rep` counts from zero.
 pub(crate) fn work(work: Work, rep: u32, measured: &Measured) -> String {
     let mut record = json!({

@@ -7,7 +7,7 @@ use crate::options::Options;
 use crate::platform::Platform;
 use crate::sys::{cpu, memory};
 use crate::works::{self, Bench, Failure, Measured};
-use crate::{module_cycles, net, record};
+use crate::{disk_check, module_cycles, net, record};
 use std::io;
 
 /// How a run that came to its end went.
@@ -47,6 +47,11 @@ pub(crate) fn run(
     console.line(&record::platform(&platform, &module.state.text()))?;
     if let Some(loaded) = module.loaded_record() {
         console.line(&record::module(&loaded))?;
+    }
+    if options.disk_check > 0 {
+        let (checked, went_well) = disk_check::run(&options.disk, options.disk_check, cpus.len());
+        console.line(&record::other(&checked))?;
+        is_well &= went_well;
     }
     memory::lock_present();
     let mut bench = Bench::new(options, marks, cpus);

@@ -49,8 +49,10 @@ pub(super) struct Args {
     /// Guest memory, with K, M or G
     #[arg(long, value_name = "SIZE", default_value = "512M", value_parser = config::size)]
     memory: u64,
-    /// Raw disk image or block device; ",ro" for read-only. May be repeated: vda, vdb, ...
-    #[arg(long = "disk", value_name = "PATH[,ro]", value_parser = config::disk)]
+    /// Raw disk image or block device, with ,ro for read-only, ,io=uring or ,io=sync (many at once, the
+    /// default but for images on tmpfs, or one by one), ,queues=N and ,serial=S. May be repeated: vda,
+    /// vdb, ...
+    #[arg(long = "disk", value_name = "PATH[,ro][,...]", value_parser = config::disk)]
     disks: Vec<DiskConfig>,
     /// Network interface on a host's tap (scripts/tap makes one): tap=NAME, then ",mac=ADDRESS",
     /// ",queues=N" (pairs; one per vCPU), ",vhost=on|off", ",offloads=on|off". May be repeated

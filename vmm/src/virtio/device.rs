@@ -1,6 +1,7 @@
 //! What a virtio device implements.
 
 use std::fs::File;
+use std::io;
 use std::sync::Arc;
 
 use vm_memory::GuestMemoryMmap;
@@ -87,6 +88,11 @@ pub trait VirtioDevice: Send {
     fn config_read(&self, offset: u64, data: &mut [u8]);
     /// Takes a write to the configuration. Any offset can come.
     fn config_write(&mut self, _offset: u64, _data: &[u8]) {}
+    /// Gives the device its doorbells, one per queue, before anything else: signalling one has its
+    /// queue processed, as if the guest had notified it.
+    fn connect(&mut self, _doorbells: &Arc<[EventFd]>) -> io::Result<()> {
+        Ok(())
+    }
     /// The guest's driver is ready, with these features.
     fn activate(&mut self, _features: u64) {}
     /// Takes chains from the queue until it is empty or the device has to wait.
@@ -99,7 +105,8 @@ pub trait VirtioDevice: Send {
         queue: &mut DeviceQueue,
         ram: &GuestMemoryMmap<()>,
     ) -> Result<Progress, QueueError>;
-    /// The guest reset the device: forget everything about requests.
+    /// The guest reset the device: forget everything about requests. Nothing touches the guest's
+    /// memory any more when this returns.
     fn reset(&mut self) {}
     /// An event of the host's side after which all queues are processed (input arrived, output has
     /// room again).

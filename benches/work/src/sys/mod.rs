@@ -5,6 +5,7 @@
 
 pub(crate) mod aio;
 pub(crate) mod alarm;
+pub(crate) mod block;
 pub(crate) mod boot;
 pub(crate) mod cpu;
 pub(crate) mod interface;

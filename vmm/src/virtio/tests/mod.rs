@@ -6,6 +6,10 @@
 
 mod balloon;
 mod blk;
+mod blk_flight;
+mod blk_open;
+mod blk_ranges;
+mod blk_rig;
 mod console;
 mod fake_host;
 mod handed;
