@@ -407,3 +407,20 @@ fn set_mode(path: &str, mode: u32) {
     let permissions = std::fs::Permissions::from_mode(mode);
     std::fs::set_permissions(path, permissions).expect("the file is this test's own");
 }
+
+#[test]
+fn a_file_of_options_with_a_mistake() {
+    let folder = Folder::new("config");
+    let file = folder.file("vm.toml", b"kernel = \"vmlinuz\"\n\ncpu = 2\n");
+    let line = refused(&["run", "--config", &file]);
+    assert_names(&line, &["vm.toml:3", "\"cpu\"", "\"cpus\""]);
+    let file = folder.file("vm.toml", b"# no kernel\nmemory = '12Q'\n");
+    let line = refused(&["run", "--config", &file]);
+    assert_names(&line, &["vm.toml:2", "\"12Q\""]);
+    let line = refused(&["run", "--config", &folder.missing("no.toml")]);
+    assert_names(&line, &["no.toml", "--config", "No such file"]);
+    // The kernel's path is relative to the file.
+    let file = folder.file("vm.toml", b"kernel = 'vmlinuz'\n");
+    let line = refused(&["run", "--config", &file]);
+    assert_names(&line, &[&folder.missing("vmlinuz"), "does not exist"]);
+}

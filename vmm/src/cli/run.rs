@@ -42,7 +42,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "STR")]
     cmdline: Option<String>,
     /// Number of vCPUs, 1 to 64
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = config::cpus)]
     cpus: u64,
     /// Guest memory, with K, M or G
     #[arg(long, value_name = "SIZE", default_value = "512M", value_parser = config::size)]
@@ -81,7 +81,7 @@ pub(super) struct Args {
     #[arg(long, value_enum, default_value_t = AccountingArg::Full)]
     accounting: AccountingArg,
     /// Host CPUs: one for each vCPU, then those of all other threads; "none" for no pinning
-    #[arg(long, value_name = "LIST", default_value = "none")]
+    #[arg(long, value_name = "LIST", default_value = "none", value_parser = config::pin)]
     pin: String,
     /// Do not advise huge pages for guest memory
     #[arg(long)]
@@ -101,6 +101,12 @@ pub(super) struct Args {
     /// Let the guest end the machine by a byte written to port 0xf4 (test guests)
     #[arg(long)]
     debug_exit: bool,
+    /// Take options from this TOML file, "KEY = VALUE" by long name; those given here win
+    #[arg(long, value_name = "FILE.toml")]
+    config: Option<PathBuf>,
+    /// Print the file for --config that says the same, and run nothing
+    #[arg(long)]
+    pub(super) print_config: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -138,6 +144,13 @@ pub(super) enum AccountingArg {
 }
 
 impl Args {
+    /// What the arguments say, wherever each of them came from.
+    #[cfg(test)]
+    pub(super) fn without_file(mut self) -> String {
+        self.config = None;
+        format!("{self:?}")
+    }
+
     fn config(&self) -> Result<MachineConfig, ConfigError> {
         let mode = match self.mode {
             ModeArg::Hvm => Mode::Hvm,
