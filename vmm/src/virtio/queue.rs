@@ -10,6 +10,7 @@ use virtio_queue::{Queue, QueueOwnedT, QueueT};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use super::chain::Chain;
+use super::counters::Work;
 use super::device::QueueError;
 
 // VIRTQ_AVAIL_F_NO_INTERRUPT.
@@ -33,6 +34,10 @@ pub struct DeviceQueue {
     budget: u16,
     // Whether this batch has put anything in the used ring.
     has_used: bool,
+    // Since `take_work`.
+    work: Work,
+    // Of the chain that was taken last.
+    last_bytes: u64,
 }
 
 impl DeviceQueue {
@@ -58,6 +63,8 @@ impl DeviceQueue {
             queue,
             budget: 0,
             has_used: false,
+            work: Work::default(),
+            last_bytes: 0,
         })
     }
 
@@ -73,11 +80,15 @@ impl DeviceQueue {
             return Ok(None);
         };
         self.budget -= 1;
-        Chain::parse(descriptors, ram).map(Some)
+        let chain = Chain::parse(descriptors, ram)?;
+        self.last_bytes = chain.readable.len_bytes();
+        self.work.bytes_from_guest += self.last_bytes;
+        Ok(Some(chain))
     }
 
     /// Puts back the chain that was taken last, to be taken again later.
     pub fn unpop(&mut self) {
+        self.work.bytes_from_guest -= std::mem::take(&mut self.last_bytes);
         self.queue.go_to_previous_position();
     }
 
@@ -89,6 +100,8 @@ impl DeviceQueue {
         len_bytes: u32,
     ) -> Result<(), QueueError> {
         self.has_used = true;
+        self.work.requests += 1;
+        self.work.bytes_to_guest += u64::from(len_bytes);
         self.queue.add_used(ram, head, len_bytes).map_err(ring)
     }
 
@@ -96,6 +109,17 @@ impl DeviceQueue {
     pub(super) fn begin_batch(&mut self) {
         self.budget = self.queue.size();
         self.has_used = false;
+    }
+
+    /// What has been done since the last call.
+    pub(super) fn take_work(&mut self) -> Work {
+        self.last_bytes = 0;
+        std::mem::take(&mut self.work)
+    }
+
+    /// Whether this batch gave anything back.
+    pub(super) fn has_used(&self) -> bool {
+        self.has_used
     }
 
     /// Spends one unit of the budget without a chain. Returns whether any is left.

@@ -7,6 +7,7 @@
 mod balloon;
 mod blk;
 mod console;
+mod counters;
 mod fake_host;
 mod hostile;
 mod pci;
