@@ -2,6 +2,7 @@
 
 mod arena;
 mod config_file;
+mod ctl;
 mod doors;
 mod hypercalls;
 mod run;
@@ -36,6 +37,8 @@ enum Command {
     Run(Box<run::Args>),
     /// Run the same works in several arms and peers, and compare why they exit
     Compare(Box<compare::Args>),
+    /// Look at a running machine and steer it, by the socket of run --control
+    Ctl(ctl::Args),
     /// Say what this machine can do, and what to do about what it cannot
     Doctor {
         /// Print JSON instead of text
@@ -69,6 +72,7 @@ pub fn main() -> ExitCode {
     let result = match cli.command {
         Command::Run(args) if args.print_config => print_config(&command, &matches),
         Command::Run(args) => run::run(&args),
+        Command::Ctl(args) => ctl::run(&args),
         Command::Compare(args) => compare::run(&args),
         Command::Doctor { json } => Ok(crate::doctor::run(json)),
         Command::Doors(args) => doors::run(&args),

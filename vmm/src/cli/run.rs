@@ -15,6 +15,7 @@ use crate::accounting::Accounting;
 use crate::config::{self, ConfigError, ConsoleKind, DiskConfig, Kernel, MachineConfig, Mode};
 use crate::console::output::Stdout;
 use crate::console::terminal::RawMode;
+use crate::control::{ControlServer, ControlSocket, MachineControls};
 use crate::coop::{self, CoopOptions, SidecoreOptions};
 use crate::event::MachineEvent;
 use crate::kvm::features;
@@ -101,6 +102,9 @@ pub(super) struct Args {
     /// Let the guest end the machine by a byte written to port 0xf4 (test guests)
     #[arg(long)]
     debug_exit: bool,
+    /// Listen on this UNIX socket for `coopvirt ctl` and other HTTP clients of the same user
+    #[arg(long, value_name = "PATH")]
+    control: Option<PathBuf>,
     /// Take options from this TOML file, "KEY = VALUE" by long name; those given here win
     #[arg(long, value_name = "FILE.toml")]
     config: Option<PathBuf>,
@@ -213,6 +217,9 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let exits = args.exits.as_ref().map(create_report).transpose()?;
     let accounting = (args.accounting != AccountingArg::Off && exits.is_some())
         .then(|| Accounting::start(args.accounting == AccountingArg::Full));
+    // Nor a socket that cannot be made.
+    let socket = args.control.as_deref();
+    let socket = socket.map(ControlSocket::bind).transpose()?;
     let console = ConsoleEnds {
         output: Box::new(Stdout),
         stdin: true,
@@ -227,12 +234,18 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         accounting.name_devices(machine.gauges());
     }
     forward_signals(machine.events()).context("could not watch for signals")?;
+    let controls = Arc::new(MachineControls::new(&machine, &config));
+    let control = socket
+        .map(|socket| ControlServer::start(socket, controls))
+        .transpose()?;
     let raw = RawMode::enter().context("could not set the terminal to raw mode")?;
     machine.resume();
     let reason = machine
         .wait(None)
         .context("the machine's event channel closed")?;
-    machine.pause();
+    machine.end();
+    // Nobody must wait for a machine that is gone, or find its socket.
+    drop(control);
     let gauges = machine.gauges().clone();
     let coop = machine.coop();
     machine.shut_down();

@@ -31,6 +31,7 @@ const SAMPLES: &[(&str, &[&str])] = &[
     ("balloon", &[]),
     ("pci-config-ports", &[]),
     ("debug-exit", &[]),
+    ("control", &["/run/vm.sock"]),
 ];
 
 struct File(vmm_sys_util::tempfile::TempFile);
