@@ -111,6 +111,8 @@ pub struct MachineConfig {
 pub enum ConfigError {
     #[error("a machine cannot have {0} vCPUs; give --cpus 1 to {MAX_VCPUS}")]
     Vcpus(u64),
+    #[error("{0:?} is not a number of vCPUs; give --cpus 1 to {MAX_VCPUS}")]
+    Cpus(String),
     #[error("memory size {0:?} is not a number with an optional K, M or G")]
     Size(String),
     #[error(
@@ -134,6 +136,15 @@ pub fn vcpus(count: u64) -> Result<NonZeroU8, ConfigError> {
         .and_then(NonZeroU8::new)
         .filter(|count| count.get() <= MAX_VCPUS)
         .ok_or(ConfigError::Vcpus(count))
+}
+
+/// Reads a number of vCPUs that a machine can have.
+pub fn cpus(text: &str) -> Result<u64, ConfigError> {
+    let count = text
+        .parse()
+        .map_err(|_| ConfigError::Cpus(text.to_owned()))?;
+    vcpus(count)?;
+    Ok(count)
 }
 
 /// Reads a size such as `512M`, `2G` or `1048576`; a bare number below 1 MiB counts as MiB, as
@@ -174,6 +185,14 @@ pub fn cpu_list(text: &str) -> Result<Vec<usize>, ConfigError> {
         cpus.extend(first..=last);
     }
     Ok(cpus)
+}
+
+/// Checks a CPU list, or `none`.
+pub fn pin(text: &str) -> Result<String, ConfigError> {
+    if text != "none" {
+        cpu_list(text)?;
+    }
+    Ok(text.to_owned())
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ pub mod code_guest;
 pub mod compare;
 pub mod config;
 pub mod console;
+pub mod control;
 pub mod coop;
 pub mod devices;
 mod disk_option;

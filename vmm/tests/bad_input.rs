@@ -421,3 +421,47 @@ fn set_mode(path: &str, mode: u32) {
     let permissions = std::fs::Permissions::from_mode(mode);
     std::fs::set_permissions(path, permissions).expect("the file is this test's own");
 }
+
+#[test]
+fn a_file_of_options_with_a_mistake() {
+    let folder = Folder::new("config");
+    let file = folder.file("vm.toml", b"kernel = \"vmlinuz\"\n\ncpu = 2\n");
+    let line = refused(&["run", "--config", &file]);
+    assert_names(&line, &["vm.toml:3", "\"cpu\"", "\"cpus\""]);
+    let file = folder.file("vm.toml", b"# no kernel\nmemory = '12Q'\n");
+    let line = refused(&["run", "--config", &file]);
+    assert_names(&line, &["vm.toml:2", "\"12Q\""]);
+    let line = refused(&["run", "--config", &folder.missing("no.toml")]);
+    assert_names(&line, &["no.toml", "--config", "No such file"]);
+    // The kernel's path is relative to the file.
+    let file = folder.file("vm.toml", b"kernel = 'vmlinuz'\n");
+    let line = refused(&["run", "--config", &file]);
+    assert_names(&line, &[&folder.missing("vmlinuz"), "does not exist"]);
+}
+
+// --- control socket ---
+
+#[test]
+fn a_control_socket_that_cannot_be_made() {
+    let folder = Folder::new("control");
+    let file = folder.file("notes.txt", b"mine");
+    let line = refused_with(&folder, &["--control", &file]);
+    assert_names(&line, &[&file, "is no socket", "--control"]);
+    let line = refused_with(&folder, &["--control", &format!("{file}/vm.sock")]);
+    assert_names(&line, &["notes.txt/vm.sock", "check the path", "--control"]);
+    let long = folder.missing(&"x".repeat(200));
+    let line = refused_with(&folder, &["--control", &long]);
+    assert_names(&line, &[&long, "--control"]);
+}
+
+#[test]
+fn a_machine_that_is_not_there_to_be_asked() {
+    let folder = Folder::new("ctl");
+    let missing = folder.missing("vm.sock");
+    let line = refused(&["ctl", &missing, "state"]);
+    assert_names(&line, &[&missing, "running machine"]);
+    let file = folder.file("notes.txt", b"mine");
+    let line = refused(&["ctl", &file, "pause"]);
+    assert_names(&line, &[&file, "running machine"]);
+    assert_names(&refused(&["ctl", &missing, "fly"]), &["'fly'", "--help"]);
+}

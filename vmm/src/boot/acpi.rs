@@ -81,7 +81,7 @@ fn fadt(facs: u64, dsdt: u64) -> acpi_tables::fadt::FADT {
         .firmware_ctrl_32(low32(facs))
         .dsdt_64(dsdt)
         .flag(Flags::Wbinvd)
-        .flag(Flags::PwrButton)
+        // A flag that is set means no fixed button of this kind. There is a power button.
         .flag(Flags::SlpButton)
         .flag(Flags::FixRtc)
         .flag(Flags::ResetRegSup);

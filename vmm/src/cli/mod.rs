@@ -1,6 +1,8 @@
 //! The command line: arguments, errors, exit statuses. No policy of its own.
 
 mod arena;
+mod config_file;
+mod ctl;
 mod doors;
 mod hypercalls;
 mod run;
@@ -9,9 +11,12 @@ mod validate;
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
-use clap::{Parser, Subcommand};
+use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::compare;
+
+/// The exit status of a command line, or a file of options, that cannot be understood.
+const WRONG_ARGUMENTS: i32 = 2;
 
 /// Runs Linux guests under KVM and says exactly why they exit.
 #[derive(Debug, Parser)]
@@ -32,6 +37,8 @@ enum Command {
     Run(Box<run::Args>),
     /// Run the same works in several arms and peers, and compare why they exit
     Compare(Box<compare::Args>),
+    /// Look at a running machine and steer it, by the socket of run --control
+    Ctl(ctl::Args),
     /// Say what this machine can do, and what to do about what it cannot
     Doctor {
         /// Print JSON instead of text
@@ -53,9 +60,19 @@ enum Command {
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
     arena::share();
-    let cli = Cli::try_parse().unwrap_or_else(|error| refuse(&error));
+    let command = Cli::command();
+    let argv = std::env::args_os().collect();
+    let argv = config_file::expand(&command, argv).unwrap_or_else(|error| {
+        eprintln!("coopvirt: {}", chain(&error.into()));
+        std::process::exit(WRONG_ARGUMENTS)
+    });
+    let parsed = command.clone().try_get_matches_from(argv);
+    let matches = parsed.unwrap_or_else(|error| refuse(&error));
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| refuse(&error));
     let result = match cli.command {
+        Command::Run(args) if args.print_config => print_config(&command, &matches),
         Command::Run(args) => run::run(&args),
+        Command::Ctl(args) => ctl::run(&args),
         Command::Compare(args) => compare::run(&args),
         Command::Doctor { json } => Ok(crate::doctor::run(json)),
         Command::Doors(args) => doors::run(&args),
@@ -64,11 +81,22 @@ pub fn main() -> ExitCode {
     };
     result.unwrap_or_else(|error| {
         crate::console::terminal::restore();
-        // One line: what was tried, then why it failed.
-        let chain: Vec<String> = error.chain().map(ToString::to_string).collect();
-        eprintln!("coopvirt: {}", chain.join(": "));
+        eprintln!("coopvirt: {}", chain(&error));
         ExitCode::FAILURE
     })
+}
+
+/// One line: what was tried, then why it failed.
+fn chain(error: &anyhow::Error) -> String {
+    let chain: Vec<String> = error.chain().map(ToString::to_string).collect();
+    chain.join(": ")
+}
+
+fn print_config(command: &clap::Command, matches: &ArgMatches) -> anyhow::Result<ExitCode> {
+    let run = matches.subcommand_matches("run");
+    let text = config_file::print(command, run.expect("run was parsed"))?;
+    print!("{text}");
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Says in one line what is wrong with the arguments, as for every other error; help and version
@@ -77,23 +105,21 @@ fn refuse(error: &clap::Error) -> ! {
     if !error.use_stderr() || error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
         error.exit();
     }
-    eprintln!("coopvirt: {}", one_line(&error.render().to_string()));
+    eprintln!("coopvirt: {} (see --help)", one_line(error));
     std::process::exit(error.exit_code());
 }
 
-/// Clap's paragraphs without usage and its pointer to help, which are replaced by a short one.
-fn one_line(text: &str) -> String {
+/// Clap's paragraphs without usage and its pointer to help.
+fn one_line(error: &clap::Error) -> String {
+    let text = error.render().to_string();
     let end = ["\n\nUsage:", "\n\nFor more information"]
         .iter()
         .filter_map(|part| text.find(part))
         .min();
-    let text = text.get(..end.unwrap_or(text.len())).unwrap_or(text);
+    let text = text.get(..end.unwrap_or(text.len())).unwrap_or(&text);
     let words: Vec<&str> = text.split_whitespace().collect();
     let line = words.join(" ");
-    format!(
-        "{} (see --help)",
-        line.strip_prefix("error: ").unwrap_or(&line)
-    )
+    line.strip_prefix("error: ").unwrap_or(&line).to_owned()
 }
 
 #[cfg(test)]
@@ -103,9 +129,8 @@ mod tests {
     #[test]
     fn wrong_arguments_become_one_line() {
         let error = Cli::try_parse_from(["coopvirt", "run", "--kernal", "x"]).unwrap_err();
-        let line = one_line(&error.render().to_string());
+        let line = one_line(&error);
         assert!(!line.contains('\n') && !line.contains("Usage"), "{line}");
         assert!(line.starts_with("unexpected argument '--kernal'"), "{line}");
-        assert!(line.ends_with("(see --help)"), "{line}");
     }
 }

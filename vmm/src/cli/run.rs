@@ -17,6 +17,7 @@ use crate::config::{
 };
 use crate::console::output::Stdout;
 use crate::console::terminal::RawMode;
+use crate::control::{ControlServer, ControlSocket, MachineControls};
 use crate::coop::{self, CoopOptions, SidecoreOptions};
 use crate::event::MachineEvent;
 use crate::kvm::features;
@@ -44,7 +45,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "STR")]
     cmdline: Option<String>,
     /// Number of vCPUs, 1 to 64
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = config::cpus)]
     cpus: u64,
     /// Guest memory, with K, M or G
     #[arg(long, value_name = "SIZE", default_value = "512M", value_parser = config::size)]
@@ -89,7 +90,7 @@ pub(super) struct Args {
     #[arg(long, value_enum, default_value_t = AccountingArg::Full)]
     accounting: AccountingArg,
     /// Host CPUs: one for each vCPU, then those of all other threads; "none" for no pinning
-    #[arg(long, value_name = "LIST", default_value = "none")]
+    #[arg(long, value_name = "LIST", default_value = "none", value_parser = config::pin)]
     pin: String,
     /// Do not advise huge pages for guest memory
     #[arg(long)]
@@ -109,6 +110,15 @@ pub(super) struct Args {
     /// Let the guest end the machine by a byte written to port 0xf4 (test guests)
     #[arg(long)]
     debug_exit: bool,
+    /// Listen on this UNIX socket for `coopvirt ctl` and other HTTP clients of the same user
+    #[arg(long, value_name = "PATH")]
+    control: Option<PathBuf>,
+    /// Take options from this TOML file, "KEY = VALUE" by long name; those given here win
+    #[arg(long, value_name = "FILE.toml")]
+    config: Option<PathBuf>,
+    /// Print the file for --config that says the same, and run nothing
+    #[arg(long)]
+    pub(super) print_config: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -146,6 +156,13 @@ pub(super) enum AccountingArg {
 }
 
 impl Args {
+    /// What the arguments say, wherever each of them came from.
+    #[cfg(test)]
+    pub(super) fn without_file(mut self) -> String {
+        self.config = None;
+        format!("{self:?}")
+    }
+
     fn config(&self) -> Result<MachineConfig, ConfigError> {
         let mode = match self.mode {
             ModeArg::Hvm => Mode::Hvm,
@@ -209,6 +226,9 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let exits = args.exits.as_ref().map(create_report).transpose()?;
     let accounting = (args.accounting != AccountingArg::Off && exits.is_some())
         .then(|| Accounting::start(args.accounting == AccountingArg::Full));
+    // Nor a socket that cannot be made.
+    let socket = args.control.as_deref();
+    let socket = socket.map(ControlSocket::bind).transpose()?;
     let console = ConsoleEnds {
         output: Box::new(Stdout),
         stdin: true,
@@ -223,12 +243,18 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         accounting.name_devices(machine.gauges());
     }
     forward_signals(machine.events()).context("could not watch for signals")?;
+    let controls = Arc::new(MachineControls::new(&machine, &config));
+    let control = socket
+        .map(|socket| ControlServer::start(socket, controls))
+        .transpose()?;
     let raw = RawMode::enter().context("could not set the terminal to raw mode")?;
     machine.resume();
     let reason = machine
         .wait(None)
         .context("the machine's event channel closed")?;
-    machine.pause();
+    machine.end();
+    // Nobody must wait for a machine that is gone, or find its socket.
+    drop(control);
     let gauges = machine.gauges().clone();
     let coop = machine.coop();
     machine.shut_down();

@@ -27,17 +27,20 @@ use crate::pci::{
 };
 use crate::vcpu::dispatch::Buses;
 use crate::virtio::{
-    attach, Balloon, Blk, BlkAccess, BlkError, Console, ConsoleOutput, Host, KvmDoorbells, Net,
-    Rng, VirtioDevice,
+    attach, Balloon, Blk, BlkAccess, BlkError, Console, ConsoleOutput, DeviceCounters, Host,
+    KvmDoorbells, Net, Rng, VirtioDevice,
 };
 
 /// The devices while they are being put together.
 pub(super) struct Devices {
     pub(super) buses: Buses,
     pub(super) pci: Arc<PciRoot>,
+    pub(super) power: Arc<Mutex<Power>>,
     host: Host,
     pub(super) subscribers: Vec<Subscriber>,
     pub(super) console_output: Option<ConsoleOutput>,
+    /// Names and counters, in the order of the bus.
+    pub(super) counters: Vec<(String, Arc<DeviceCounters>)>,
 }
 
 fn device(what: &'static str) -> impl Fn(anyhow::Error) -> BuildError {
@@ -69,14 +72,22 @@ impl Devices {
             ports: Bus::new(),
             mmio: Bus::new(),
         };
+        let line = Arc::clone(vm);
+        let sci = Box::new(move |level| {
+            // It fails for a VM without interrupt controllers only, and ours has them.
+            let _ = line.set_irq_line(layout::IRQ_SCI.into(), level);
+        });
+        let power = Power::new(Arc::clone(acpi_in_use), events.clone(), sci);
         let mut devices = Self {
             buses,
+            power: Arc::new(Mutex::new(power)),
             pci: Arc::new(pci),
             host,
             subscribers: Vec::new(),
             console_output: None,
+            counters: Vec::new(),
         };
-        devices.add_ports(config, events, acpi_in_use)?;
+        devices.add_ports(config, events)?;
         devices.add_pci_windows(config, events)?;
         let sink = devices.add_console(config, vm, console.output)?;
         devices.add(Box::new(Rng::new()))?;
@@ -95,7 +106,6 @@ impl Devices {
         &mut self,
         config: &MachineConfig,
         events: &Sender<MachineEvent>,
-        acpi_in_use: &Arc<AtomicBool>,
     ) -> Result<(), BuildError> {
         let ports = &mut self.buses.ports;
         ports.insert(layout::PORT_RTC, 2, Arc::new(Mutex::new(Rtc::default())))?;
@@ -103,8 +113,7 @@ impl Devices {
         ports.insert(layout::PORT_I8042, 1, Arc::new(Mutex::new(i8042)))?;
         let pvpanic = PvPanic::new(events.clone());
         ports.insert(layout::PORT_PVPANIC, 1, Arc::new(Mutex::new(pvpanic)))?;
-        let power = Power::new(Arc::clone(acpi_in_use), events.clone());
-        ports.insert(layout::PORT_PM1A, Power::PORTS, Arc::new(Mutex::new(power)))?;
+        ports.insert(layout::PORT_PM1A, Power::PORTS, self.power.clone())?;
         if config.debug_exit {
             let debug_exit = DebugExit::new(events.clone());
             ports.insert(layout::PORT_DEBUG_EXIT, 1, Arc::new(Mutex::new(debug_exit)))?;
@@ -187,8 +196,10 @@ impl Devices {
     }
 
     fn add(&mut self, virtio: Box<dyn VirtioDevice>) -> Result<(), BuildError> {
+        let name = virtio.name().to_owned();
         let worker = attach(&self.pci, virtio, &self.host)
             .map_err(|error| device("attach a virtio device")(error.into()))?;
+        self.counters.push((name, worker.counters()));
         self.subscribers.push(Box::new(worker));
         Ok(())
     }

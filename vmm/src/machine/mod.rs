@@ -5,6 +5,7 @@
 
 mod coop;
 mod devices;
+mod remote;
 mod vcpus;
 
 use std::io::Write;
@@ -17,6 +18,7 @@ use kvm_bindings::{kvm_irqchip, KVM_IRQCHIP_IOAPIC};
 use kvm_ioctls::VmFd;
 
 use self::devices::Devices;
+pub use self::remote::{Remote, RemoteError, RunState};
 use crate::account::stats_fd::StatsFd;
 use crate::boot::{self, registers, BootError};
 use crate::bus::BusError;
@@ -33,7 +35,7 @@ use crate::vcpu::dispatch::Buses;
 use crate::vcpu::tally::Tally;
 use crate::vcpu::thread::VcpuParts;
 use crate::vcpu::{VcpuEvent, VcpuHandle};
-use crate::virtio::ConsoleOutput;
+use crate::virtio::{ConsoleOutput, DeviceCounters};
 
 /// Why a machine could not be built.
 #[derive(Debug, thiserror::Error)]
@@ -95,11 +97,14 @@ pub struct Gauges {
     pub buses: Arc<Buses>,
     /// Names of PCI BARs.
     pub pci: Arc<PciRoot>,
+    /// Virtio devices by name, with what they have done.
+    pub devices: Arc<Vec<(String, Arc<DeviceCounters>)>>,
 }
 
 /// A machine, built and paused at its first instruction.
 pub struct Machine {
-    vcpus: Vec<VcpuHandle>,
+    vcpus: Arc<Vec<VcpuHandle>>,
+    remote: Remote,
     io: Option<IoThread>,
     coop: Option<Arc<Coop>>,
     sidecore: Option<Sidecore>,
@@ -158,6 +163,8 @@ impl Machine {
             pci,
             subscribers,
             console_output,
+            counters,
+            power,
             ..
         } = parts;
         let buses = Arc::new(buses);
@@ -174,6 +181,7 @@ impl Machine {
             stats: Arc::new(fds.iter().filter_map(|fd| StatsFd::new(fd).ok()).collect()),
             buses: Arc::clone(&buses),
             pci,
+            devices: Arc::new(counters),
         };
         let observer = observer(&gauges);
         let coop = coop::create(config, &vm, &ram, &observer)?;
@@ -213,7 +221,9 @@ impl Machine {
             })?;
             vcpus.push(vcpu);
         }
+        let vcpus = Arc::new(vcpus);
         Ok(Self {
+            remote: Remote::new(&vcpus, power, events.clone()),
             vcpus,
             io: Some(io),
             coop,
@@ -248,6 +258,11 @@ impl Machine {
         GuestRam::clone(&self.ram)
     }
 
+    /// The way to this machine from other threads.
+    pub fn remote(&self) -> Remote {
+        self.remote.clone()
+    }
+
     /// The vCPUs, for pausing, kicking and looking into them.
     pub fn vcpus(&self) -> &[VcpuHandle] {
         &self.vcpus
@@ -255,16 +270,22 @@ impl Machine {
 
     /// Lets all vCPUs run (again).
     pub fn resume(&self) {
-        for vcpu in &self.vcpus {
-            vcpu.resume();
-        }
+        // Refused only when the machine is ending.
+        let _ = self.remote.resume();
     }
 
     /// Stops all vCPUs outside the guest, each with its last exit completed.
     pub fn pause(&self) {
-        for vcpu in &self.vcpus {
+        for vcpu in self.vcpus.iter() {
             vcpu.pause();
         }
+        self.remote.has_paused();
+    }
+
+    /// Pauses for good: nobody can resume it.
+    pub fn end(&self) {
+        self.remote.end();
+        self.pause();
     }
 
     /// Waits until the machine stops, at most `limit` if there is one (then `None`).
@@ -312,7 +333,7 @@ impl Machine {
     /// and nowhere on its way from a panic to a reset; the ACPI interrupt has an unmasked entry
     /// from the time ACPI is set up. So "ACPI was in use and all entries are masked" is orderly.
     fn has_shut_down(&self) -> bool {
-        self.pause();
+        self.end();
         if !self.acpi_in_use.load(Ordering::Relaxed) {
             return false;
         }
@@ -325,7 +346,9 @@ impl Machine {
 
     /// Stops everything and lets the guest's last output out.
     pub fn shut_down(mut self) {
-        self.vcpus.clear();
+        self.remote.end();
+        // A remote that is in the middle of something has ended that by now: this is the last one.
+        self.vcpus = Arc::default();
         if let Some(coop) = &self.coop {
             coop.reset();
         }

@@ -98,8 +98,15 @@ impl VcpuHandle {
     /// Stops guest code; returns when the vCPU is out of the guest and its state is complete.
     /// False if the thread has ended.
     pub fn pause(&self) -> bool {
+        self.begin_pause()
+            .is_some_and(|paused| paused.recv().is_ok())
+    }
+
+    /// Asks for a pause; the message says that the vCPU is out of the guest. `None` if the thread
+    /// has ended.
+    pub fn begin_pause(&self) -> Option<Receiver<()>> {
         let (sender, paused) = channel();
-        self.send(Command::Pause(sender)) && paused.recv().is_ok()
+        self.send(Command::Pause(sender)).then_some(paused)
     }
 
     /// Lets guest code run (again).

@@ -10,6 +10,7 @@ use event_manager::{EventOps, Events, MutEventSubscriber};
 use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::eventfd::EventFd;
 
+use super::counters::DeviceCounters;
 use super::device::{HandedQueue, Progress, QueueError, VirtioDevice, Watched};
 use super::interrupt::Interrupts;
 use super::queue::{DeviceQueue, QueueSetup};
@@ -37,6 +38,7 @@ pub(super) struct Backend {
     ram: GuestRam,
     interrupts: Arc<Interrupts>,
     complaints_left: u32,
+    counters: Arc<DeviceCounters>,
 }
 
 pub(super) type SharedBackend = Arc<Mutex<Backend>>;
@@ -55,11 +57,16 @@ impl Backend {
             ram,
             interrupts,
             complaints_left: MAX_COMPLAINTS,
+            counters: Arc::default(),
         }
     }
 
     pub(super) fn device(&mut self) -> &mut dyn VirtioDevice {
         &mut *self.device
+    }
+
+    pub(super) fn counters(&self) -> &Arc<DeviceCounters> {
+        &self.counters
     }
 
     /// Makes the queues live that the guest enabled.
@@ -146,9 +153,14 @@ impl Backend {
             _ => return false,
         };
         let batch = run_batch(&mut *self.device, index, queue, &self.ram);
+        self.counters.add_work(queue.take_work());
+        let has_used = queue.has_used();
         self.report_config_change();
         match batch {
             Ok(batch) => {
+                if has_used {
+                    self.counters.add_batch(batch.interrupt);
+                }
                 if batch.interrupt {
                     self.interrupts.signal_queue(index);
                 }
@@ -221,6 +233,7 @@ pub struct QueueWorker {
     doorbells: Arc<[EventFd]>,
     host_event: Option<Arc<EventFd>>,
     watched: Vec<Watched>,
+    counters: Arc<DeviceCounters>,
 }
 
 impl QueueWorker {
@@ -230,18 +243,26 @@ impl QueueWorker {
         host_event: Option<Arc<EventFd>>,
     ) -> Self {
         let watched = lock(&backend).device().watched();
+        let counters = Arc::clone(lock(&backend).counters());
         Self {
             backend,
             doorbells,
             host_event,
             watched,
+            counters,
         }
+    }
+
+    /// What the device has done.
+    pub fn counters(&self) -> Arc<DeviceCounters> {
+        Arc::clone(&self.counters)
     }
 
     fn process_queue(&self, index: usize) {
         if lock(&self.backend).process(index) {
             // The lock was dropped in between, so that a vCPU that waits for it gets its turn.
             if let Some(doorbell) = self.doorbells.get(index) {
+                self.counters.add_own_rings(1);
                 ring(doorbell);
             }
         }
@@ -295,7 +316,8 @@ impl MutEventSubscriber for QueueWorker {
         }
         let index = events.data() as usize;
         if let Some(doorbell) = self.doorbells.get(index) {
-            let _ = doorbell.read();
+            // It was not signalled after all: then nobody rang.
+            self.counters.add_doorbells(doorbell.read().unwrap_or(0));
             self.process_queue(index);
         }
     }

@@ -142,7 +142,12 @@ impl VirtioPci {
                 let (features, event_idx) =
                     (self.transport.features(), self.transport.uses_event_idx());
                 let setups = self.transport.queues();
-                lock(&self.backend).activate(features, event_idx, setups, &self.doorbells);
+                {
+                    let mut backend = lock(&self.backend);
+                    backend.activate(features, event_idx, setups, &self.doorbells);
+                    let own_rings = self.doorbells.len() as u64;
+                    backend.counters().add_own_rings(own_rings);
+                }
                 self.bind_doorbells();
                 // What either side had ready before now needs no notification.
                 self.doorbells.iter().for_each(ring);

@@ -10,6 +10,7 @@ use virtio_queue::{Queue, QueueOwnedT, QueueT};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use super::chain::Chain;
+use super::counters::Work;
 use super::device::QueueError;
 
 // VIRTQ_AVAIL_F_NO_INTERRUPT.
@@ -38,6 +39,10 @@ pub struct DeviceQueue {
     has_used: bool,
     // The used index before this batch.
     used_before: u16,
+    // Since `take_work`.
+    work: Work,
+    // Of the chain that was taken last.
+    last_bytes: u64,
 }
 
 impl DeviceQueue {
@@ -64,6 +69,8 @@ impl DeviceQueue {
             budget: 0,
             has_used: false,
             used_before: 0,
+            work: Work::default(),
+            last_bytes: 0,
         })
     }
 
@@ -79,11 +86,15 @@ impl DeviceQueue {
             return Ok(None);
         };
         self.budget -= 1;
-        Chain::parse(descriptors, ram).map(Some)
+        let chain = Chain::parse(descriptors, ram)?;
+        self.last_bytes = chain.readable.len_bytes();
+        self.work.bytes_from_guest += self.last_bytes;
+        Ok(Some(chain))
     }
 
     /// Puts back the chain that was taken last, to be taken again later.
     pub fn unpop(&mut self) {
+        self.work.bytes_from_guest -= std::mem::take(&mut self.last_bytes);
         self.queue.go_to_previous_position();
     }
 
@@ -95,6 +106,8 @@ impl DeviceQueue {
         len_bytes: u32,
     ) -> Result<(), QueueError> {
         self.has_used = true;
+        self.work.requests += 1;
+        self.work.bytes_to_guest += u64::from(len_bytes);
         self.queue.add_used(ram, head, len_bytes).map_err(ring)
     }
 
@@ -133,6 +146,17 @@ impl DeviceQueue {
         self.budget = self.queue.size();
         self.used_before = self.queue.next_used();
         self.has_used = false;
+    }
+
+    /// What has been done since the last call.
+    pub(super) fn take_work(&mut self) -> Work {
+        self.last_bytes = 0;
+        std::mem::take(&mut self.work)
+    }
+
+    /// Whether this batch gave anything back.
+    pub(super) fn has_used(&self) -> bool {
+        self.has_used
     }
 
     /// Spends one unit of the budget without a chain. Returns whether any is left.

@@ -11,6 +11,7 @@ mod blk_open;
 mod blk_ranges;
 mod blk_rig;
 mod console;
+mod counters;
 mod fake_host;
 mod handed;
 mod hostile;

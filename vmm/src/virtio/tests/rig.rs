@@ -9,7 +9,7 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use super::fake_host::{FakeDoorbells, FakeInterrupts};
 use crate::pci::{PciLayout, PciRoot};
-use crate::virtio::{attach, Host, VirtioDevice};
+use crate::virtio::{attach, DeviceCounters, Host, VirtioDevice};
 
 pub(super) const RAM_BYTES: u64 = 4 << 20;
 pub(super) const MMIO_BASE: u64 = 0xc000_0000;
@@ -41,6 +41,7 @@ pub(super) struct Rig {
     pub(super) msix_table: u64,
     pub(super) msix_pending: u64,
     pub(super) queues: Vec<Ring>,
+    pub(super) counters: Arc<DeviceCounters>,
 }
 
 /// The driver's view of one queue.
@@ -77,7 +78,9 @@ impl Rig {
             doorbells: doorbells.clone(),
         };
         let mut events = EventManager::<Box<dyn MutEventSubscriber + Send>>::new().unwrap();
-        events.add_subscriber(Box::new(attach(&root, Box::new(device), &host).unwrap()));
+        let worker = attach(&root, Box::new(device), &host).unwrap();
+        let counters = worker.counters();
+        events.add_subscriber(Box::new(worker));
         let mut rig = Self {
             ram,
             root,
@@ -91,6 +94,7 @@ impl Rig {
             msix_table: 0,
             msix_pending: 0,
             queues: Vec::new(),
+            counters,
         };
         rig.find_capabilities();
         rig

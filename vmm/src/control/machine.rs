@@ -1,0 +1,60 @@
+//! The control socket's way to a real machine.
+
+use super::metrics::Metrics;
+use super::{Controls, ShutDownHow, State};
+use crate::config::MachineConfig;
+use crate::machine::{Gauges, Machine, Remote, RemoteError};
+
+/// Steers a machine and reads its counters, without keeping it alive.
+pub struct MachineControls {
+    remote: Remote,
+    gauges: Gauges,
+    mode: &'static str,
+    vcpus: u8,
+    memory_bytes: u64,
+}
+
+impl MachineControls {
+    /// The controls of `machine`, which was built from `config`.
+    pub fn new(machine: &Machine, config: &MachineConfig) -> Self {
+        Self {
+            remote: machine.remote(),
+            gauges: machine.gauges().clone(),
+            mode: config.mode.name(),
+            vcpus: config.vcpus.get(),
+            memory_bytes: config.memory_bytes,
+        }
+    }
+}
+
+impl Controls for MachineControls {
+    fn state(&self) -> State {
+        State {
+            state: self.remote.state(),
+            mode: self.mode.into(),
+            vcpus: self.vcpus,
+            memory_bytes: self.memory_bytes,
+            pid: std::process::id(),
+            version: env!("CARGO_PKG_VERSION").into(),
+        }
+    }
+
+    fn metrics(&self) -> Metrics {
+        Metrics::read(self.remote.state(), &self.gauges)
+    }
+
+    fn pause(&self) -> Result<(), RemoteError> {
+        self.remote.pause()
+    }
+
+    fn resume(&self) -> Result<(), RemoteError> {
+        self.remote.resume()
+    }
+
+    fn shut_down(&self, how: ShutDownHow) -> Result<(), RemoteError> {
+        match how {
+            ShutDownHow::PowerButton => self.remote.press_power_button(),
+            ShutDownHow::Stop => self.remote.stop(),
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! A machine's counters at one moment: per vCPU why it exited, per device what it did.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::account::stats_fd::Snapshot;
+use crate::machine::{Gauges, RunState};
+use crate::vcpu::tally::{Kind, Tally};
+use crate::virtio::DeviceCounts;
+
+/// The answer of `GET /metrics.json`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Metrics {
+    /// Whether guest code runs: counters of a paused machine's vCPUs stand still.
+    pub state: RunState,
+    /// One per vCPU.
+    pub vcpus: Vec<VcpuMetrics>,
+    /// One per virtio device, in the order of the bus.
+    pub devices: Vec<DeviceMetrics>,
+}
+
+/// Who counted a vCPU's exits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ExitSource {
+    /// KVM's statistics descriptor: all exits.
+    KvmStats,
+    /// The VMM, where KVM has no statistics: only exits that came to userspace.
+    Vmm,
+}
+
+/// The counters of one vCPU.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VcpuMetrics {
+    /// Its number.
+    pub vcpu: usize,
+    /// Who counted `exits` and `exits_by_reason`.
+    pub source: ExitSource,
+    /// All exits that the source knows of.
+    pub exits: u64,
+    /// The reasons that the source tells apart. KVM's do not add up to `exits`: it has no counter
+    /// for some reasons.
+    pub exits_by_reason: BTreeMap<String, u64>,
+    /// Returns of `KVM_RUN` to userspace, as the VMM counted them.
+    pub returns: u64,
+    /// The same by kind; "signal" is a kick or a pause.
+    pub returns_by_kind: BTreeMap<String, u64>,
+}
+
+/// The counters of one device.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceMetrics {
+    /// Its kind: "virtio-blk".
+    pub device: String,
+    /// Which one of its kind, from 0.
+    pub index: usize,
+    /// What it has done.
+    #[serde(flatten)]
+    pub counts: DeviceCounts,
+}
+
+impl Metrics {
+    /// Reads everything that the gauges show.
+    pub fn read(state: RunState, gauges: &Gauges) -> Metrics {
+        // Without a descriptor for each vCPU nobody knows which one is whose.
+        let has_stats = gauges.stats.len() == gauges.tallies.len();
+        let vcpus = gauges.tallies.iter().enumerate().map(|(vcpu, tally)| {
+            let stats = gauges.stats.get(vcpu).filter(|_| has_stats);
+            let snapshot = stats.and_then(|stats| stats.read().ok());
+            VcpuMetrics::new(vcpu, snapshot.as_ref(), tally)
+        });
+        let mut seen = BTreeMap::<&str, usize>::new();
+        let devices = gauges.devices.iter().map(|(name, counters)| {
+            let next = seen.entry(name).or_default();
+            let index = *next;
+            *next += 1;
+            DeviceMetrics {
+                device: name.clone(),
+                index,
+                counts: counters.counts(),
+            }
+        });
+        Metrics {
+            state,
+            vcpus: vcpus.collect(),
+            devices: devices.collect(),
+        }
+    }
+}
+
+impl VcpuMetrics {
+    fn new(vcpu: usize, stats: Option<&Snapshot>, tally: &Tally) -> Self {
+        let mut returns_by_kind = BTreeMap::<String, u64>::new();
+        for (kind, count) in tally.kinds() {
+            *returns_by_kind.entry(name(kind).into()).or_default() += count;
+        }
+        let returns = tally.total();
+        let known = stats.and_then(|stats| Some((stats.exits()?, stats)));
+        let (source, exits, exits_by_reason) = match known {
+            Some((exits, stats)) => (ExitSource::KvmStats, exits, by_reason(stats)),
+            None => (ExitSource::Vmm, returns, returns_by_kind.clone()),
+        };
+        Self {
+            vcpu,
+            source,
+            exits,
+            exits_by_reason,
+            returns,
+            returns_by_kind,
+        }
+    }
+}
+
+/// KVM's counters that are named after an exit: `halt_exits` is "halt".
+fn by_reason(stats: &Snapshot) -> BTreeMap<String, u64> {
+    let reason = |(name, count): (&String, &u64)| {
+        let reason = name.strip_suffix("_exits")?;
+        Some((reason.to_owned(), *count))
+    };
+    stats.values.iter().filter_map(reason).collect()
+}
+
+/// Kinds without their addresses, which the guest chooses.
+fn name(kind: Kind) -> &'static str {
+    match kind {
+        Kind::PortOut(_) => "port-out",
+        Kind::PortIn(_) => "port-in",
+        Kind::MmioWrite(_) => "mmio-write",
+        Kind::MmioRead(_) => "mmio-read",
+        Kind::MsrWrite(_) => "msr-write",
+        Kind::MsrRead(_) => "msr-read",
+        Kind::Shutdown => "shutdown",
+        Kind::Interrupted => "signal",
+        Kind::NotStarted => "waiting-for-start-up",
+        Kind::Other => "other",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tally() -> Tally {
+        let tally = Tally::default();
+        for port in [1, 2, 3] {
+            tally.count(Kind::PortOut(port));
+        }
+        tally.count(Kind::Interrupted);
+        tally
+    }
+
+    #[test]
+    fn kvm_says_the_exits_where_it_counts_them() {
+        let values = [("exits", 50), ("halt_exits", 7), ("halt_wakeup", 3)];
+        let values = values.map(|(name, value)| (name.to_owned(), value));
+        let stats = Snapshot {
+            values: values.into(),
+        };
+        let vcpu = VcpuMetrics::new(0, Some(&stats), &tally());
+        assert_eq!((vcpu.source, vcpu.exits), (ExitSource::KvmStats, 50));
+        assert_eq!(vcpu.exits_by_reason, [("halt".to_owned(), 7)].into());
+        assert_eq!((vcpu.returns, vcpu.returns_by_kind["port-out"]), (4, 3));
+    }
+
+    #[test]
+    fn without_kvms_statistics_the_vmm_says_so() {
+        for stats in [None, Some(&Snapshot::default())] {
+            let vcpu = VcpuMetrics::new(1, stats, &tally());
+            assert_eq!((vcpu.source, vcpu.exits), (ExitSource::Vmm, 4));
+            assert_eq!(vcpu.exits_by_reason["signal"], 1);
+        }
+    }
+}

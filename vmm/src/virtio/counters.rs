@@ -1,0 +1,96 @@
+//! What one device has done so far, for metrics: written by its backend, read by anybody.
+//!
+//! All figures only grow, over resets too. Each is right by itself; two of them may be read at
+//! slightly different moments.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use serde::{Deserialize, Serialize};
+
+/// The counters of one device.
+#[derive(Debug, Default)]
+pub struct DeviceCounters {
+    requests: AtomicU64,
+    bytes_from_guest: AtomicU64,
+    bytes_to_guest: AtomicU64,
+    doorbells: AtomicU64,
+    own_rings: AtomicU64,
+    interrupts: AtomicU64,
+    interrupts_suppressed: AtomicU64,
+}
+
+/// Their values at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceCounts {
+    /// Buffers given back to the guest, each of which is one request.
+    pub requests: u64,
+    /// Bytes of the guest's that the device could read, headers of requests included.
+    pub bytes_from_guest: u64,
+    /// Bytes that the device wrote for the guest, status bytes of requests included.
+    pub bytes_to_guest: u64,
+    /// Times that the guest rang a doorbell of the device.
+    pub notifies: u64,
+    /// Requests for which it had no need to.
+    pub notifies_suppressed: u64,
+    /// Interrupts sent to the guest.
+    pub interrupts: u64,
+    /// Batches of requests after which the guest wanted none.
+    pub interrupts_suppressed: u64,
+}
+
+impl DeviceCounters {
+    /// Counts requests given back.
+    pub(super) fn add_work(&self, work: Work) {
+        add(&self.requests, work.requests);
+        add(&self.bytes_from_guest, work.bytes_from_guest);
+        add(&self.bytes_to_guest, work.bytes_to_guest);
+    }
+
+    /// Counts what came out of a doorbell's eventfd, which adds up between two looks.
+    pub(super) fn add_doorbells(&self, rings: u64) {
+        add(&self.doorbells, rings);
+    }
+
+    /// Counts rings of a doorbell that were the VMM's own. Comes before the ring.
+    pub(super) fn add_own_rings(&self, rings: u64) {
+        add(&self.own_rings, rings);
+    }
+
+    /// Counts the end of a batch that gave something back.
+    pub(super) fn add_batch(&self, interrupt: bool) {
+        let counter = if interrupt {
+            &self.interrupts
+        } else {
+            &self.interrupts_suppressed
+        };
+        add(counter, 1);
+    }
+
+    /// The values now.
+    pub fn counts(&self) -> DeviceCounts {
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let requests = load(&self.requests);
+        let notifies = load(&self.doorbells).saturating_sub(load(&self.own_rings));
+        DeviceCounts {
+            requests,
+            bytes_from_guest: load(&self.bytes_from_guest),
+            bytes_to_guest: load(&self.bytes_to_guest),
+            notifies,
+            notifies_suppressed: requests.saturating_sub(notifies),
+            interrupts: load(&self.interrupts),
+            interrupts_suppressed: load(&self.interrupts_suppressed),
+        }
+    }
+}
+
+fn add(counter: &AtomicU64, count: u64) {
+    counter.fetch_add(count, Ordering::Relaxed);
+}
+
+/// What one queue has done since it was asked last.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Work {
+    pub(super) requests: u64,
+    pub(super) bytes_from_guest: u64,
+    pub(super) bytes_to_guest: u64,
+}

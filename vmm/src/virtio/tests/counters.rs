@@ -1,0 +1,77 @@
+//! What devices count: exactly what the driver did.
+
+use super::rig::{Rig, BUFFERS};
+use crate::virtio::{Console, DeviceCounts, Rng};
+
+fn ask(rig: &mut Rig) {
+    rig.add(0, &[(BUFFERS, 16, true)]);
+}
+
+#[test]
+fn requests_notifies_and_interrupts_are_counted_once_each() {
+    let mut rig = Rig::new(Rng::new());
+    rig.start(0, 16);
+    // The VMM rings every doorbell itself when a driver starts.
+    assert_eq!(rig.counters.counts(), DeviceCounts::default());
+    ask(&mut rig);
+    rig.notify(0);
+    let mut wanted = DeviceCounts {
+        requests: 1,
+        bytes_to_guest: 16,
+        notifies: 1,
+        interrupts: 1,
+        ..Default::default()
+    };
+    assert_eq!(rig.counters.counts(), wanted);
+
+    // Three requests for one notify.
+    (0..3).for_each(|_| ask(&mut rig));
+    rig.notify(0);
+    wanted.requests += 3;
+    wanted.bytes_to_guest += 48;
+    wanted.notifies += 1;
+    wanted.notifies_suppressed += 2;
+    wanted.interrupts += 1;
+    assert_eq!(rig.counters.counts(), wanted);
+
+    // Two notifies before the device looks, for nothing.
+    let gpa = rig.notify_gpa(0);
+    assert!(rig.doorbells.ring(gpa) && rig.doorbells.ring(gpa));
+    rig.run();
+    wanted.notifies += 2;
+    wanted.notifies_suppressed = 0;
+    assert_eq!(rig.counters.counts(), wanted);
+
+    // A driver that wants no interrupt: VIRTQ_AVAIL_F_NO_INTERRUPT.
+    rig.put(rig.queues[0].avail, &1_u16.to_le_bytes());
+    ask(&mut rig);
+    rig.notify(0);
+    wanted.requests += 1;
+    wanted.bytes_to_guest += 16;
+    wanted.notifies += 1;
+    wanted.interrupts_suppressed += 1;
+    assert_eq!(rig.counters.counts(), wanted);
+
+    // They go on over a reset.
+    rig.start(0, 16);
+    assert_eq!(rig.counters.counts(), wanted);
+}
+
+#[test]
+fn bytes_of_a_buffer_that_is_put_back_count_when_it_is_taken_again() {
+    let (device, _input, output) = Console::new(Box::new(std::io::sink())).unwrap();
+    let mut rig = Rig::new(device);
+    rig.start(0, 16);
+    // More than the console holds for its writer, so that some are put back.
+    for _ in 0..8 {
+        rig.add(1, &[(BUFFERS, 64 << 10, false)]);
+    }
+    rig.notify(1);
+    while rig.counters.counts().requests < 8 {
+        rig.run_blocking();
+    }
+    assert!(output.finish(std::time::Duration::from_secs(5)));
+    let counts = rig.counters.counts();
+    assert_eq!(counts.bytes_from_guest, 8 * (64 << 10));
+    assert_eq!((counts.requests, counts.notifies), (8, 1));
+}
