@@ -31,6 +31,7 @@ pub(crate) fn run(plan: &NetPlan) -> (Value, bool) {
         "connections": plan.connections,
         "elapsed_ms": u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
         "transmit_queues": transmit_queues(),
+        "retransmitted": retransmitted(),
         "interrupts": interrupts(),
     });
     (record, result.is_ok())
@@ -123,6 +124,18 @@ fn transmit_queues() -> usize {
     names
         .filter(|entry| entry.file_name().to_string_lossy().starts_with("tx-"))
         .count()
+}
+
+/// Segments that TCP had to send again: a network that loses packets or notifications shows here.
+fn retransmitted() -> Option<u64> {
+    let text = fs::read_to_string("/proc/net/snmp").ok()?;
+    let mut lines = text.lines().filter(|line| line.starts_with("Tcp:"));
+    let (names, values) = (lines.next()?, lines.next()?);
+    let mut both = names.split_whitespace().zip(values.split_whitespace());
+    both.find(|(name, _)| *name == "RetransSegs")?
+        .1
+        .parse()
+        .ok()
 }
 
 /// Interrupts of each queue, over all CPUs, by the names that the driver gave them.

@@ -40,6 +40,41 @@ fn both_spellings_give_the_same_settings() {
 }
 
 #[test]
+fn a_plan_for_the_network_is_read_as_a_whole_or_not_at_all() {
+    let read =
+        |text: &str| args(&format!("--net {text}")).map(|options| options.and_then(|o| o.net));
+    let plan = NetPlan {
+        address: Ipv4Addr::new(10, 0, 0, 2),
+        prefix: 24,
+        server: "10.0.0.1:5001".parse().unwrap(),
+        bytes: 2 << 20,
+        connections: 4,
+        awaits_down: false,
+    };
+    assert_eq!(read("10.0.0.2/24,10.0.0.1:5001,2,4"), Ok(Some(plan)));
+    let awaiting = NetPlan {
+        awaits_down: true,
+        ..plan
+    };
+    assert_eq!(
+        read("10.0.0.2/24,10.0.0.1:5001,2,4,down"),
+        Ok(Some(awaiting))
+    );
+    for bad in [
+        "10.0.0.2,10.0.0.1:5001,2,4",
+        "10.0.0.2/0,10.0.0.1:5001,2,4",
+        "10.0.0.2/33,10.0.0.1:5001,2,4",
+        "10.0.0.2/24,10.0.0.1,2,4",
+        "10.0.0.2/24,10.0.0.1:5001,0,4",
+        "10.0.0.2/24,10.0.0.1:5001,2,0",
+        "10.0.0.2/24,10.0.0.1:5001,2",
+        "10.0.0.2/24,10.0.0.1:5001,2,4,up",
+    ] {
+        assert!(read(bad).is_err(), "{bad}");
+    }
+}
+
+#[test]
 fn an_error_does_not_hide_the_settings_beside_it() {
     let (options, result) = Options::from_cmdline("coopvirt.works=idel coopvirt.end=reboot");
     assert_eq!(options.end, End::Reboot);

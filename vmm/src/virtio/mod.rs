@@ -3,7 +3,8 @@
 //! - [`VirtioDevice`] is what a device implements: features, configuration, and what to do with the
 //!   chains of a queue. [`Blk`], [`Net`], [`Console`], [`Rng`] and [`Balloon`] are the devices.
 //! - [`attach`] puts one on a [`PciRoot`] and returns its [`QueueWorker`], which the machine builder
-//!   registers with the I/O thread's event manager. All queue processing happens there.
+//!   registers with the I/O thread's event manager. All queue processing happens there, but for
+//!   queues that the kernel serves (vhost).
 //! - The transport (`transport.rs`, `pci_function.rs`) answers the guest's register accesses on vCPU
 //!   threads. It never processes a queue.
 //!

@@ -14,6 +14,7 @@ const SAMPLES: &[(&str, &[&str])] = &[
     ("cpus", &["3"]),
     ("memory", &["1G"]),
     ("disk", &["/a.img", "/b, c.img,ro"]),
+    ("net", &["tap=tap0,queues=2"]),
     ("mode", &["coop"]),
     ("x2apic", &[]),
     ("kvm-features", &["all,-pv-eoi"]),
