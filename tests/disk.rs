@@ -77,14 +77,14 @@ fn random_writes_read_back_and_discarded_blocks_are_given_back() {
 #[test]
 fn fewer_queues_than_vcpus() {
     let folder = Folder::new();
-    let outcome = check(2, &disk(&folder), ",queues=1");
+    let outcome = check(2, &disk(&folder), ",io=uring,queues=1");
     assert_eq!(outcome.record("disk-check")["queues"], 1);
 }
 
 #[test]
 fn four_vcpus_with_four_queues() {
     let folder = Folder::new();
-    let outcome = check(4, &disk(&folder), "");
+    let outcome = check(4, &disk(&folder), ",io=uring");
     assert_eq!(outcome.record("disk-check")["queues"], 4);
 }
 

@@ -347,6 +347,23 @@ fn a_disk_of_a_wrong_size() {
 }
 
 #[test]
+fn a_disk_that_is_in_use() {
+    let folder = Folder::new("disk-in-use");
+    let disk = folder.sparse("disk", 1 << 20);
+    let line = refused_with(&folder, &["--disk", &disk, "--disk", &disk]);
+    assert_names(&line, &[&disk, "in use", "\",ro\""]);
+}
+
+#[test]
+fn a_disk_with_a_serial_number_that_does_not_fit() {
+    let folder = Folder::new("disk-serial");
+    let disk = folder.sparse("disk", 1 << 20);
+    let serial = format!("{disk},serial=123456789012345678901");
+    let line = refused_with(&folder, &["--disk", &serial]);
+    assert_names(&line, &["123456789012345678901", "1 to 20 printable"]);
+}
+
+#[test]
 fn a_disk_that_is_read_only_on_the_host() {
     let folder = Folder::new("disk-read-only");
     let (kernel, disk) = (good_kernel(&folder), folder.sparse("disk", 1 << 20));

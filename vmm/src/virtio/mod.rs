@@ -15,8 +15,9 @@
 //! Lock order, outermost first: the function (held by [`PciRoot`]), the backend (device and live
 //! queues), then, as leaves that are never held together, MSI-X state and console buffers. A vCPU
 //! thread takes the backend's lock for a change of status and for the device's own configuration, and
-//! waits at most for one batch (one queue's size of requests) that the I/O thread is working on. The
-//! I/O thread never takes a function's lock.
+//! waits at most for one batch (one queue's size of requests) that the I/O thread is working on; a
+//! reset also waits for requests that the kernel has in hand (`blk/ring.rs`). The I/O thread never
+//! takes a function's lock.
 //!
 //! # Wiring
 //!

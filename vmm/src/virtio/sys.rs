@@ -54,6 +54,25 @@ pub(super) fn write_packet(file: &File, source: &Segments) -> io::Result<()> {
     Ok(())
 }
 
+/// Fills `target` from the file if nothing has to be waited for. Returns whether all of it is filled.
+pub(super) fn read_now(file: &File, target: &Segments, offset: u64) -> bool {
+    let (Ok(offset), iovecs) = (i64::try_from(offset), iovecs_of(target.slices(), 0)) else {
+        return false;
+    };
+    let flags = libc::RWF_NOWAIT;
+    // SAFETY: as in `read_at`.
+    let read = unsafe {
+        libc::preadv2(
+            file.as_raw_fd(),
+            iovecs.as_ptr(),
+            nr(&iovecs),
+            offset,
+            flags,
+        )
+    };
+    u64::try_from(read).is_ok_and(|read| read == target.len_bytes())
+}
+
 /// Writes zeros to the file.
 pub(super) fn write_zeros(file: &File, offset: u64, len_bytes: u64) -> io::Result<()> {
     let mut done = 0;

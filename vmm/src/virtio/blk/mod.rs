@@ -2,6 +2,7 @@
 //!
 //! A request goes from its chain (`request`, all checks) to one of two back ends: carried out on the
 //! I/O thread one at a time (`disk`), or handed to the kernel with many others (`ring`, io_uring).
+//! A read that would be alone in its ring is served at once if the host has the data in memory.
 //! What comes back in one turn is told with one interrupt. Every request that has room for a status
 //! byte gets an answer; the guest's sectors are checked against the capacity before the file is
 //! touched, so the file never grows.
@@ -26,8 +27,8 @@ pub use open::{BlkAccess, BlkError};
 
 use self::disk::Disk;
 use self::request::{
-    Parsed, MAX_DISCARD_RANGES, MAX_DISCARD_SECTORS, MAX_ZERO_RANGES, MAX_ZERO_SECTORS, SEG_MAX,
-    SIZE_MAX,
+    Parsed, Request, MAX_DISCARD_RANGES, MAX_DISCARD_SECTORS, MAX_ZERO_RANGES, MAX_ZERO_SECTORS,
+    SEG_MAX, SIZE_MAX, STATUS_OK,
 };
 use self::ring::Ring;
 use super::backend;
@@ -131,6 +132,31 @@ impl Blk {
         queue: &mut DeviceQueue,
         ram: &GuestMemoryMmap<()>,
     ) -> Result<(), QueueError> {
+        let mut lone = None;
+        let taken = self.take_but_one(queue_index, queue, ram, &mut lone);
+        let (Some(request), Some(ring)) = (lone, self.rings.get_mut(queue_index)) else {
+            return taken;
+        };
+        // A ring has nothing to gain for it if its data is there already.
+        if !self.disk.read_now(&request) {
+            ring.start(&request, &self.disk, self.is_write_through, ram);
+            return taken;
+        }
+        self.in_flight.iter().for_each(|told| told.ends());
+        let (head, len) = request.reply.give(STATUS_OK);
+        queue.add_used(ram, head, len)?;
+        taken
+    }
+
+    /// The same, but leaves a request in `lone` that would be the only one of the ring.
+    fn take_but_one<'r>(
+        &mut self,
+        queue_index: usize,
+        queue: &mut DeviceQueue,
+        ram: &'r GuestMemoryMmap<()>,
+        lone: &mut Option<Request<'r>>,
+    ) -> Result<(), QueueError> {
+        let is_durable = self.is_write_through;
         let mut ring = self.rings.get_mut(queue_index);
         while !ring.as_ref().is_some_and(|ring| ring.is_full()) {
             let Some(chain) = queue.pop(ram)? else {
@@ -144,11 +170,19 @@ impl Blk {
                     let is_ioctl = self.disk.is_device && request.action.changes_allocation();
                     match &mut ring {
                         Some(ring) if !is_ioctl => {
-                            ring.start(&request, &self.disk, self.is_write_through, ram);
+                            match lone.take() {
+                                Some(first) => ring.start(&first, &self.disk, is_durable, ram),
+                                None if ring.nr_in_flight() == 0 => {
+                                    *lone = Some(request);
+                                    continue;
+                                }
+                                None => {}
+                            }
+                            ring.start(&request, &self.disk, is_durable, ram);
                             continue;
                         }
                         _ => {
-                            let status = self.disk.execute(&request, self.is_write_through);
+                            let status = self.disk.execute(&request, is_durable);
                             self.in_flight.iter().for_each(|told| told.ends());
                             request.reply.give(status)
                         }

@@ -2,8 +2,10 @@
 //! more than they may.
 
 use std::fs;
+use std::process::Command;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::Arc;
+use std::thread;
 
 use super::blk_rig::{image, open, put_header, Engine, DATA, ENGINES, HEADER, STATUS};
 use super::rig::{Rig, F_EVENT_IDX};
@@ -102,6 +104,50 @@ fn reset_waits_for_what_is_in_flight_and_answers_none_of_it() {
         assert_eq!(rig.take_used(0), None);
     }
     assert!(most > 0, "no reset found anything in flight");
+}
+
+#[test]
+fn reset_by_a_vcpu_waits_for_reads_that_the_io_thread_started() {
+    const STRIDE: u64 = 64 << 10;
+    let file = image(64 * 128);
+    let count = Arc::new(Count::default());
+    let mut blk = open(&file, BlkAccess::ReadWrite, 1, Engine::Uring);
+    blk.tell(count.clone());
+    let mut rig = Rig::new(blk);
+    for _ in 0..5 {
+        // Out of the page cache, so that the reads have to wait for the disk.
+        let dropped = Command::new("dd")
+            .args([
+                "oflag=nocache",
+                "conv=notrunc,fdatasync",
+                "count=0",
+                "status=none",
+            ])
+            .arg(format!("of={}", file.as_path().display()))
+            .status();
+        assert!(dropped.unwrap().success());
+        rig.start(0, 256);
+        for index in 0..64 {
+            let header = HEADER + index * 32;
+            put_header(&rig, header, 0, index * STRIDE / 512);
+            let data = DATA + 0x10_0000 + index * 4096;
+            let status = STATUS + 0x4000 + index;
+            rig.add(
+                0,
+                &[(header, 16, false), (data, 4096, true), (status, 1, true)],
+            );
+        }
+        let gpa = rig.notify_gpa(0);
+        assert!(rig.doorbells.ring(gpa));
+        rig.run_once();
+        let (root, status) = (rig.root.clone(), rig.common(0x14));
+        // This thread does nothing but to wait for the other one, as if for the device's lock.
+        thread::spawn(move || assert!(root.mmio_write(status, &[0])))
+            .join()
+            .unwrap();
+        assert_eq!(count.0.load(Ordering::Relaxed), 0);
+        assert_eq!(rig.status(), 0);
+    }
 }
 
 #[test]
