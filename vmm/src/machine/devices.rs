@@ -28,7 +28,7 @@ use crate::pci::{
 use crate::vcpu::dispatch::Buses;
 use crate::virtio::{
     attach, Balloon, Blk, BlkAccess, Console, ConsoleOutput, Host, KvmDoorbells, Net, Rng,
-    VirtioDevice,
+    VirtioDevice, Vsock,
 };
 
 /// The devices while they are being put together.
@@ -186,6 +186,10 @@ impl Devices {
         nets.into_iter().try_for_each(|net| self.add(Box::new(net)))
     }
 
+    pub(super) fn add_vsock(&mut self, vsock: Option<Vsock>) -> Result<(), BuildError> {
+        vsock.map_or(Ok(()), |vsock| self.add(Box::new(vsock)))
+    }
+
     fn add(&mut self, virtio: Box<dyn VirtioDevice>) -> Result<(), BuildError> {
         let worker = attach(&self.pci, virtio, &self.host)
             .map_err(|error| device("attach a virtio device")(error.into()))?;
@@ -217,4 +221,12 @@ pub(super) fn open_nets(config: &MachineConfig, ram: &GuestRam) -> Result<Vec<Ne
         .iter()
         .map(|net| Ok(Net::open(net, vcpus, ram)?))
         .collect()
+}
+
+pub(super) fn open_vsock(
+    config: &MachineConfig,
+    ram: &GuestRam,
+) -> Result<Option<Vsock>, BuildError> {
+    let vsock = config.vsock_cid.map(|cid| Vsock::open(cid, ram));
+    Ok(vsock.transpose()?)
 }

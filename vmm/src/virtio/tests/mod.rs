@@ -15,3 +15,4 @@ mod pci;
 mod rig;
 mod rng;
 mod transport;
+mod vsock;
