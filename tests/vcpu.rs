@@ -43,6 +43,7 @@ fn machine(code: &[u8]) -> Machine {
         },
         disks: Vec::new(),
         nets: Vec::new(),
+        vsock_cid: None,
         mode: Mode::Kvm,
         x2apic: true,
         kvm_features: 0,

@@ -315,6 +315,12 @@ impl Running {
         number.expect("Rss: N kB")
     }
 
+    /// How many files it has open.
+    pub fn open_files(&self) -> usize {
+        let files = std::fs::read_dir(format!("/proc/{}/fd", self.child.id()));
+        files.expect("our own child").count()
+    }
+
     /// CPU time that its threads have had whose names begin so.
     pub fn cpu_time(&self, name: &str) -> Duration {
         let tasks = std::fs::read_dir(format!("/proc/{}/task", self.child.id()));

@@ -158,6 +158,7 @@ pub fn machine(
         },
         disks: Vec::new(),
         nets: Vec::new(),
+        vsock_cid: None,
         mode: Mode::Kvm,
         coop: CoopOptions::default(),
         x2apic: true,

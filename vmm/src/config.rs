@@ -80,6 +80,8 @@ pub struct MachineConfig {
     pub disks: Vec<DiskConfig>,
     /// Network interfaces, `eth0` first.
     pub nets: Vec<NetConfig>,
+    /// The context identifier of its socket device, if there is one.
+    pub vsock_cid: Option<u32>,
     /// What the guest may know of the hypervisor.
     pub mode: Mode,
     /// What of the cooperative interface is offered in `coop` mode.
@@ -119,6 +121,10 @@ pub enum ConfigError {
         "disk {0:?}: expected PATH, then any of ,ro ,io=uring ,io=sync ,queues=N (1 to 64) ,serial=S"
     )]
     Disk(String),
+    #[error(
+        "CID {0:?}: expected a number from 3 to 4294967294 (0, 1, 2 and 4294967295 are reserved)"
+    )]
+    Cid(String),
     #[error("CPU list {0:?}: expected numbers and ranges such as 1,2 or 1-2")]
     CpuList(String),
     #[error(
@@ -169,6 +175,14 @@ pub fn size(text: &str) -> Result<u64, ConfigError> {
         shift
     };
     number.checked_mul(1 << shift).ok_or_else(bad)
+}
+
+/// Reads a CID that a guest can have: 0, 1 and 2 are hypervisor, local and host, the last is anybody.
+pub fn cid(text: &str) -> Result<u32, ConfigError> {
+    let number = text.parse().ok();
+    number
+        .filter(|cid| (3..u32::MAX).contains(cid))
+        .ok_or_else(|| ConfigError::Cid(text.to_owned()))
 }
 
 /// Reads a CPU list such as `1,3-4`.

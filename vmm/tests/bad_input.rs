@@ -310,6 +310,14 @@ fn a_tap_that_is_missing_or_none() {
     assert_names(&line, &["lo is no tap", "scripts/tap"]);
 }
 
+#[test]
+fn a_cid_that_no_guest_can_have() {
+    for cid in ["0", "1", "2", "4294967295", "4294967296", "-3", "three", ""] {
+        let line = refused(&["run", "--kernel", "k", &format!("--vsock={cid}")]);
+        assert_names(&line, &["--vsock", "3 to 4294967294", "reserved"]);
+    }
+}
+
 // --- disks ---
 
 #[test]

@@ -30,6 +30,7 @@ mod record;
 mod reported;
 mod runner;
 mod sys;
+mod vsock;
 mod works;
 
 /// Where the C library starts the program.

@@ -144,6 +144,30 @@ impl NetPlan {
     }
 }
 
+/// Connections over AF_VSOCK to the host and from it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct VsockPlan {
+    /// Where the host listens, and this side too.
+    pub(crate) port: u32,
+    /// Connections each way.
+    pub(crate) connections: u64,
+    /// Before so many of the first the driver is taken from its device and given back.
+    pub(crate) rebinds: u64,
+}
+
+impl VsockPlan {
+    fn parse(text: &str) -> Option<VsockPlan> {
+        let [port, connections, rebinds] = *text.split(',').collect::<Vec<_>>() else {
+            return None;
+        };
+        Some(VsockPlan {
+            port: port.parse().ok()?,
+            connections: connections.parse().ok().filter(|&n| n > 0)?,
+            rebinds: rebinds.parse().ok()?,
+        })
+    }
+}
+
 /// All settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Options {
@@ -183,6 +207,8 @@ pub(crate) struct Options {
     pub(crate) has_counters: bool,
     /// What is sent over the network first.
     pub(crate) net: Option<NetPlan>,
+    /// Connections over AF_VSOCK that come first too.
+    pub(crate) vsock: Option<VsockPlan>,
     /// How init ends.
     pub(crate) end: End,
 }
@@ -208,6 +234,7 @@ impl Default for Options {
             module_cycles: 0,
             has_counters: false,
             net: None,
+            vsock: None,
             end: End::PowerOff,
         }
     }
@@ -329,6 +356,10 @@ impl Options {
                 let plan = NetPlan::parse(value);
                 self.net =
                     Some(plan.ok_or_else(|| bad("ADDRESS/PREFIX,HOST:PORT,MIB,CONNECTIONS"))?);
+            }
+            "vsock" => {
+                let plan = VsockPlan::parse(value);
+                self.vsock = Some(plan.ok_or_else(|| bad("PORT,CONNECTIONS,REBINDS"))?);
             }
             "end" => self.end = parse_end(value).ok_or_else(|| bad("a way to end"))?,
             _ => return Err(OptionsError::UnknownSetting(name.to_string())),

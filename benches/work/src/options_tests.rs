@@ -141,3 +141,16 @@ fn scale_is_read_in_thousandths_and_leaves_at_least_one_operation() {
     assert_eq!(Scale(1).apply(2), 1);
     assert_eq!(Scale(1500).apply(3), 5);
 }
+
+#[test]
+fn connections_over_sockets_need_all_three_numbers() {
+    let plan = VsockPlan {
+        port: 5000,
+        connections: 100,
+        rebinds: 2,
+    };
+    assert_eq!(VsockPlan::parse("5000,100,2"), Some(plan));
+    for text in ["", "5000", "5000,100", "5000,0,0", "5000,100,2,3", "a,1,0"] {
+        assert_eq!(VsockPlan::parse(text), None, "{text}");
+    }
+}

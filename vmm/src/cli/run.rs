@@ -59,6 +59,9 @@ pub(super) struct Args {
     /// ",queues=N" (pairs; one per vCPU), ",vhost=on|off", ",offloads=on|off". May be repeated
     #[arg(long = "net", value_name = "tap=NAME[,...]", value_parser = config::net)]
     nets: Vec<NetConfig>,
+    /// Sockets between guest and host (AF_VSOCK): the guest's CID, 3 and up, no other machine's
+    #[arg(long = "vsock", value_name = "CID", value_parser = config::cid)]
+    vsock_cid: Option<u32>,
     /// What the guest may know of the hypervisor
     #[arg(long, value_enum, default_value_t = ModeArg::Kvm)]
     mode: ModeArg,
@@ -198,6 +201,7 @@ impl Args {
             },
             disks: self.disks.clone(),
             nets: self.nets.clone(),
+            vsock_cid: self.vsock_cid,
             mode,
             coop: CoopOptions {
                 features: self.coop_features,

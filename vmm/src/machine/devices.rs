@@ -28,7 +28,7 @@ use crate::pci::{
 use crate::vcpu::dispatch::Buses;
 use crate::virtio::{
     attach, Balloon, Blk, BlkAccess, BlkError, Console, ConsoleOutput, DeviceCounters, Host,
-    KvmDoorbells, Net, Rng, VirtioDevice,
+    KvmDoorbells, Net, Rng, VirtioDevice, Vsock,
 };
 
 /// The devices while they are being put together.
@@ -195,6 +195,10 @@ impl Devices {
         nets.into_iter().try_for_each(|net| self.add(Box::new(net)))
     }
 
+    pub(super) fn add_vsock(&mut self, vsock: Option<Vsock>) -> Result<(), BuildError> {
+        vsock.map_or(Ok(()), |vsock| self.add(Box::new(vsock)))
+    }
+
     fn add(&mut self, virtio: Box<dyn VirtioDevice>) -> Result<(), BuildError> {
         let name = virtio.name().to_owned();
         let worker = attach(&self.pci, virtio, &self.host)
@@ -254,4 +258,12 @@ fn open_disk(disk: &DiskConfig, nr_vcpus: u16) -> Result<Blk, BlkError> {
         Ok(()) => {}
     }
     Ok(blk)
+}
+
+pub(super) fn open_vsock(
+    config: &MachineConfig,
+    ram: &GuestRam,
+) -> Result<Option<Vsock>, BuildError> {
+    let vsock = config.vsock_cid.map(|cid| Vsock::open(cid, ram));
+    Ok(vsock.transpose()?)
 }

@@ -57,6 +57,8 @@ pub enum BuildError {
     Disk(#[from] crate::virtio::BlkError),
     #[error(transparent)]
     Net(#[from] crate::virtio::NetError),
+    #[error(transparent)]
+    Vsock(#[from] crate::virtio::VsockError),
     #[error("could not {what}")]
     Kvm {
         what: &'static str,
@@ -137,6 +139,7 @@ impl Machine {
         let mut disks = devices::open_disks(config)?;
         let ram = ram::allocate(config.memory_bytes, config.backing)?;
         let nets = devices::open_nets(config, &ram)?;
+        let vsock = devices::open_vsock(config, &ram)?;
         let entry = boot::load(&ram, config)?;
         let kvm = open::open()?;
         let max = kvm.get_max_vcpus();
@@ -158,6 +161,7 @@ impl Machine {
         }
         parts.add_disks(disks)?;
         parts.add_nets(nets)?;
+        parts.add_vsock(vsock)?;
         let Devices {
             buses,
             pci,

@@ -1,7 +1,8 @@
-//! Virtio 1.x devices over PCI: block, network, console, entropy, balloon.
+//! Virtio 1.x devices over PCI: block, network, sockets, console, entropy, balloon.
 //!
 //! - [`VirtioDevice`] is what a device implements: features, configuration, and what to do with the
-//!   chains of a queue. [`Blk`], [`Net`], [`Console`], [`Rng`] and [`Balloon`] are the devices.
+//!   chains of a queue. [`Blk`], [`Net`], [`Vsock`], [`Console`], [`Rng`] and [`Balloon`] are the
+//!   devices.
 //! - [`attach`] puts one on a [`PciRoot`] and returns its [`QueueWorker`], which the machine builder
 //!   registers with the I/O thread's event manager. All queue processing happens there, but for
 //!   queues that the kernel serves (vhost).
@@ -78,6 +79,7 @@ mod queue;
 mod rng;
 mod sys;
 mod transport;
+mod vsock;
 
 use std::sync::Arc;
 
@@ -93,6 +95,7 @@ pub use net::{Net, NetError};
 pub use pci_function::{attach, AttachError, Host};
 pub use queue::DeviceQueue;
 pub use rng::Rng;
+pub use vsock::{Vsock, VsockError};
 
 /// The guest's memory, as all devices share it.
 pub type GuestRam = Arc<vm_memory::GuestMemoryMmap<()>>;

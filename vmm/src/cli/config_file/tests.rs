@@ -15,6 +15,7 @@ const SAMPLES: &[(&str, &[&str])] = &[
     ("memory", &["1G"]),
     ("disk", &["/a.img", "/b, c.img,ro"]),
     ("net", &["tap=tap0,queues=2"]),
+    ("vsock", &["42"]),
     ("mode", &["coop"]),
     ("x2apic", &[]),
     ("kvm-features", &["all,-pv-eoi"]),

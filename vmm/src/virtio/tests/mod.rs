@@ -20,3 +20,4 @@ mod pci;
 mod rig;
 mod rng;
 mod transport;
+mod vsock;
