@@ -42,6 +42,7 @@ fn machine(code: &[u8]) -> Machine {
             overcommit: false,
         },
         disks: Vec::new(),
+        nets: Vec::new(),
         mode: Mode::Kvm,
         x2apic: true,
         kvm_features: 0,

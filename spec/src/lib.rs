@@ -4,7 +4,7 @@
 //! The crate is `no_std`, holds no unsafe code and depends on nothing, so that the VMM, the guest
 //! shim, a kernel module, bare-metal test guests and fuzzers can all compile it as it is.
 //!
-//! - measurement: [`mark`], [`work`], [`record`];
+//! - measurement: [`mark`], [`work`], [`record`], [`stream`];
 //! - finding and setting up: [`version`], [`discover`], [`setup`], [`doorbell`];
 //! - what is shared: [`page`], [`entry`], [`range`], [`code`], [`counter`];
 //! - what can be asked: [`op`];
@@ -27,8 +27,10 @@ pub mod op;
 pub mod page;
 pub mod range;
 pub mod record;
+
 pub mod ring;
 pub mod setup;
+pub mod stream;
 pub mod timer;
 mod tripwires;
 pub mod version;

@@ -8,6 +8,9 @@
 //! | `platform` | `kernel`, `clocksource`, `clockevent`, `apic`, `idle`, `hypervisor`: strings read inside the guest; `cpus`: online vCPUs; `module`: `none`, `loaded` or `refused: ERRNO` |
 //! | `module` | only if the kernel module was asked for: `state`: as above once loaded, `unloaded` or `stuck: ERRNO` behind the works; `idle`: driver/governor; `log`: its own lines; `trouble`: the kernel's warnings since it was loaded; `counters`: by CPU, when unloaded |
 //! | `module_cycles` | `cycles`: loads and unloads done; `ok`; `hotplugs`, `turns`, `error`, `trouble` |
+//! | `net` | only if data over the network was asked for: `ok`, `error`; `bytes_each_way`, `connections`, `elapsed_ms`, `transmit_queues`; `interrupts`: by queue |
+//! | `link` | `down`: whether the network's link went down as it should; `ok` |
+//! | `disk-check` | only if asked for: `ok`, `error`; `threads`, `writes`, `reads`, `flushes`: done; `queues`, `serial`, `read_only`, `write_cache`, `physical_block_bytes`, `discard_max_bytes`, `write_zeroes_max_bytes`: what the kernel says of the disk |
 //! | `work` | `work`: name; `ops`: operations done; `ok`: the work's own check; `error`: text, only if not ok; `elapsed_ns`; `latency_ns`: `{n, min, median, p99, max}` per operation, or null |
 //! | `skip` | `work`: name; `reason`: text |
 //! | `done` | `works`: number of `work` records sent before |

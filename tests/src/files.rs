@@ -14,10 +14,19 @@ pub struct Folder(PathBuf);
 impl Folder {
     /// Makes a folder that nobody else uses.
     pub fn new() -> Self {
+        Self::below(&std::env::temp_dir())
+    }
+
+    /// The same where files are not in memory, even if temporary ones are.
+    pub fn on_disk() -> Self {
+        Self::below(Path::new("/var/tmp"))
+    }
+
+    fn below(parent: &Path) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = format!("coopvirt-test-{}-{number}", std::process::id());
-        let path = std::env::temp_dir().join(name);
+        let path = parent.join(name);
         fs::create_dir_all(&path).expect("the folder for temporary files can be written");
         Self(path)
     }

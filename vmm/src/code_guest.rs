@@ -157,6 +157,7 @@ pub fn machine(
             overcommit: false,
         },
         disks: Vec::new(),
+        nets: Vec::new(),
         mode: Mode::Kvm,
         coop: CoopOptions::default(),
         x2apic: true,

@@ -3,11 +3,16 @@
 //! The command line and library callers fill [`MachineConfig`]; its constructor functions check
 //! each value once, and the builder does not check again.
 
+mod net;
+
 use std::num::NonZeroU8;
 use std::path::PathBuf;
 
 use crate::coop::CoopOptions;
+pub use crate::disk_option::{disk, DiskConfig, DiskIo};
 use crate::mem::Backing;
+
+pub use net::{net, NetConfig, NetServer, MAX_QUEUE_PAIRS};
 
 /// Most vCPUs a machine can have: what the interrupt and ACPI tables here are tested with.
 pub const MAX_VCPUS: u8 = 64;
@@ -56,15 +61,6 @@ pub enum Kernel {
     },
 }
 
-/// A disk of the guest.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DiskConfig {
-    /// Raw image file or block device.
-    pub path: PathBuf,
-    /// Whether the guest is refused writes.
-    pub read_only: bool,
-}
-
 /// Everything that decides what a machine is.
 #[derive(Clone, Debug)]
 pub struct MachineConfig {
@@ -82,6 +78,8 @@ pub struct MachineConfig {
     pub backing: Backing,
     /// Disks, `vda` first.
     pub disks: Vec<DiskConfig>,
+    /// Network interfaces, `eth0` first.
+    pub nets: Vec<NetConfig>,
     /// What the guest may know of the hypervisor.
     pub mode: Mode,
     /// What of the cooperative interface is offered in `coop` mode.
@@ -117,10 +115,16 @@ pub enum ConfigError {
     Cpus(String),
     #[error("memory size {0:?} is not a number with an optional K, M or G")]
     Size(String),
-    #[error("disk {0:?}: expected PATH or PATH,ro")]
+    #[error(
+        "disk {0:?}: expected PATH, then any of ,ro ,io=uring ,io=sync ,queues=N (1 to 64) ,serial=S"
+    )]
     Disk(String),
     #[error("CPU list {0:?}: expected numbers and ranges such as 1,2 or 1-2")]
     CpuList(String),
+    #[error(
+        "network {text:?}: {reason}; expected tap=NAME[,mac=ADDRESS][,queues=N][,vhost=on|off]"
+    )]
+    Net { text: String, reason: String },
     #[error("--pin names {given} CPUs; {needed} vCPUs need {needed}")]
     PinCount { given: usize, needed: usize },
 }
@@ -165,22 +169,6 @@ pub fn size(text: &str) -> Result<u64, ConfigError> {
         shift
     };
     number.checked_mul(1 << shift).ok_or_else(bad)
-}
-
-/// Reads `PATH` or `PATH,ro`.
-pub fn disk(text: &str) -> Result<DiskConfig, ConfigError> {
-    let (path, read_only) = match text.rsplit_once(',') {
-        Some((path, "ro")) => (path, true),
-        Some((path, "rw")) => (path, false),
-        _ => (text, false),
-    };
-    if path.is_empty() {
-        return Err(ConfigError::Disk(text.to_owned()));
-    }
-    Ok(DiskConfig {
-        path: path.into(),
-        read_only,
-    })
 }
 
 /// Reads a CPU list such as `1,3-4`.
@@ -238,10 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn disks_and_cpu_lists_parse() {
-        assert!(disk("a,ro").unwrap().read_only);
-        assert_eq!(disk("a,b").unwrap().path, PathBuf::from("a,b"));
-        assert!(disk(",ro").is_err());
+    fn cpu_lists_parse() {
         assert_eq!(cpu_list("1,3-4"), Ok(vec![1, 3, 4]));
         assert!(cpu_list("4-3").is_err());
     }

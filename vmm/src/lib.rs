@@ -20,6 +20,7 @@ pub mod console;
 pub mod control;
 pub mod coop;
 pub mod devices;
+mod disk_option;
 pub mod doctor;
 pub mod doors;
 pub mod event;

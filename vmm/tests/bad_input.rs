@@ -296,6 +296,20 @@ fn too_few_and_too_many_vcpus() {
     }
 }
 
+// --- networks ---
+
+#[test]
+fn a_tap_that_is_missing_or_none() {
+    let folder = Folder::new("net-tap");
+    let line = refused_with(&folder, &["--net", "tap=coopvirt-none"]);
+    assert_names(
+        &line,
+        &["no network interface coopvirt-none", "scripts/tap"],
+    );
+    let line = refused_with(&folder, &["--net", "tap=lo"]);
+    assert_names(&line, &["lo is no tap", "scripts/tap"]);
+}
+
 // --- disks ---
 
 #[test]

@@ -14,6 +14,7 @@
 compile_error!("marks are x86 port writes: only x86_64 is supported");
 
 mod console;
+mod disk_check;
 mod helper;
 mod hooks;
 mod init;
@@ -21,6 +22,7 @@ mod latency;
 mod marks;
 mod module;
 mod module_cycles;
+mod net;
 mod options;
 mod platform;
 mod program;

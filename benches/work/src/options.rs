@@ -4,6 +4,7 @@
 //! start; pure text handling without side effects.
 
 use coopvirt_spec::work::Work;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -28,6 +29,8 @@ As process 1 it takes its settings from the kernel command line (coopvirt.NAME=V
   --timeout-s N       time-out of one work (default 60, times the scale if that is above 1)
   --tlb-threads N     threads that spin during `tlb` (default: all other CPUs)
   --disk PATH         what read1 and read32 read (default /dev/vda)
+  --disk-check N      before the works, overwrite the disk with patterns and verify them, with N
+                      operations in each of four threads per CPU; then zero and discard parts of it
   --marks on|off      whether to write marks to the port (default on)
   --no-marks          the same as --marks off
   --console NAME      terminal for records, such as hvc0 (process 1 only)
@@ -35,6 +38,9 @@ As process 1 it takes its settings from the kernel command line (coopvirt.NAME=V
                       none, before the works, and unload it behind them (default: leave it alone)
   --module-cycles N   load and unload it so often under load before that (default 0)
   --counters on|off   say the module's counters behind each repetition (default off)
+  --net A/P,H:PORT,MIB,N[,down]
+                      before the works, give eth0 the address A/P, and exchange MIB MiB each way with
+                      a host over each of N connections; `down`: then wait for the link to go down
   --end HOW           poweroff, reboot, halt, panic, triple, hang or exit (process 1 only)
 
 Exit status: 0 if each work that was not skipped is ok (and not all were skipped), 1 otherwise,
@@ -99,6 +105,45 @@ impl Scale {
     }
 }
 
+/// What is sent over the network, and where.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct NetPlan {
+    /// This side's address.
+    pub(crate) address: Ipv4Addr,
+    /// Length of its network's prefix.
+    pub(crate) prefix: u8,
+    /// The other side.
+    pub(crate) server: SocketAddr,
+    /// Bytes of each connection, each way.
+    pub(crate) bytes: u64,
+    /// Connections at the same time.
+    pub(crate) connections: u32,
+    /// Whether to wait for the link to go down afterwards.
+    pub(crate) awaits_down: bool,
+}
+
+impl NetPlan {
+    fn parse(text: &str) -> Option<NetPlan> {
+        let (text, awaits_down) = match text.strip_suffix(",down") {
+            Some(rest) => (rest, true),
+            None => (text, false),
+        };
+        let [address, server, mib, connections] = *text.split(',').collect::<Vec<_>>() else {
+            return None;
+        };
+        let (address, prefix) = address.split_once('/')?;
+        let mib: u64 = mib.parse().ok()?;
+        Some(NetPlan {
+            address: address.parse().ok()?,
+            prefix: prefix.parse().ok().filter(|bits| (1..=32).contains(bits))?,
+            server: server.parse().ok()?,
+            bytes: mib.checked_mul(1 << 20).filter(|&bytes| bytes > 0)?,
+            connections: connections.parse().ok().filter(|n| (1..=64).contains(n))?,
+            awaits_down,
+        })
+    }
+}
+
 /// All settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Options {
@@ -124,6 +169,8 @@ pub(crate) struct Options {
     pub(crate) tlb_threads: Option<usize>,
     /// The disk or file for the reads.
     pub(crate) disk: PathBuf,
+    /// Operations per thread of the check that overwrites the disk; 0: it is not done.
+    pub(crate) disk_check: u64,
     /// Whether marks are written.
     pub(crate) has_marks: bool,
     /// The terminal for records, if one is asked for.
@@ -134,6 +181,8 @@ pub(crate) struct Options {
     pub(crate) module_cycles: u32,
     /// Whether its counters are said behind each repetition.
     pub(crate) has_counters: bool,
+    /// What is sent over the network first.
+    pub(crate) net: Option<NetPlan>,
     /// How init ends.
     pub(crate) end: End,
 }
@@ -152,11 +201,13 @@ impl Default for Options {
             timeout: None,
             tlb_threads: None,
             disk: PathBuf::from("/dev/vda"),
+            disk_check: 0,
             has_marks: true,
             console: None,
             module: None,
             module_cycles: 0,
             has_counters: false,
+            net: None,
             end: End::PowerOff,
         }
     }
@@ -258,6 +309,7 @@ impl Options {
                 self.tlb_threads.ok_or_else(|| bad("a count above zero"))?;
             }
             "disk" => self.disk = PathBuf::from(value),
+            "disk_check" => self.disk_check = value.parse().map_err(|_| bad("a count"))?,
             "marks" => {
                 self.has_marks = parse_switch(value).ok_or_else(|| bad("`on` or `off`"))?;
             }
@@ -273,6 +325,11 @@ impl Options {
             }
             "module" => self.module = Some(value.to_string()),
             "module_cycles" => self.module_cycles = value.parse().map_err(|_| bad("a count"))?,
+            "net" => {
+                let plan = NetPlan::parse(value);
+                self.net =
+                    Some(plan.ok_or_else(|| bad("ADDRESS/PREFIX,HOST:PORT,MIB,CONNECTIONS"))?);
+            }
             "end" => self.end = parse_end(value).ok_or_else(|| bad("a way to end"))?,
             _ => return Err(OptionsError::UnknownSetting(name.to_string())),
         }

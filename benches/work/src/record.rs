@@ -27,8 +27,13 @@ pub(crate) fn platform(platform: &Platform, module: &str) -> String {
     }))
 }
 
-/// What the guest's kernel module did, as `module` puts it.
+/// What the guest's kernel module or its network did, as `module` or `net` puts it.
 pub(crate) fn module(record: &Value) -> String {
+    line(record)
+}
+
+/// A record that its maker has put together.
+pub(crate) fn other(record: &Value) -> String {
     line(record)
 }
 

@@ -7,7 +7,7 @@ use crate::options::Options;
 use crate::platform::Platform;
 use crate::sys::{cpu, memory};
 use crate::works::{self, Bench, Failure, Measured};
-use crate::{module_cycles, record};
+use crate::{disk_check, module_cycles, net, record};
 use std::io;
 
 /// How a run that came to its end went.
@@ -32,11 +32,26 @@ pub(crate) fn run(
         console.line(&record::module(&record))?;
         is_well = went_well;
     }
+    if let Some(plan) = &options.net {
+        let (record, went_well) = net::run(plan);
+        console.line(&record::module(&record))?;
+        is_well &= went_well;
+        if plan.awaits_down {
+            let (record, went_well) = net::wait_for_link_down();
+            console.line(&record::module(&record))?;
+            is_well &= went_well;
+        }
+    }
     let module = Module::load(options.module.as_deref());
     let platform = Platform::read(cpus.len());
     console.line(&record::platform(&platform, &module.state.text()))?;
     if let Some(loaded) = module.loaded_record() {
         console.line(&record::module(&loaded))?;
+    }
+    if options.disk_check > 0 {
+        let (checked, went_well) = disk_check::run(&options.disk, options.disk_check, cpus.len());
+        console.line(&record::other(&checked))?;
+        is_well &= went_well;
     }
     memory::lock_present();
     let mut bench = Bench::new(options, marks, cpus);

@@ -12,7 +12,9 @@ use clap::{Args as ClapArgs, ValueEnum};
 use coopvirt_spec::version::Features;
 
 use crate::accounting::Accounting;
-use crate::config::{self, ConfigError, ConsoleKind, DiskConfig, Kernel, MachineConfig, Mode};
+use crate::config::{
+    self, ConfigError, ConsoleKind, DiskConfig, Kernel, MachineConfig, Mode, NetConfig,
+};
 use crate::console::output::Stdout;
 use crate::console::terminal::RawMode;
 use crate::control::{ControlServer, ControlSocket, MachineControls};
@@ -48,9 +50,15 @@ pub(super) struct Args {
     /// Guest memory, with K, M or G
     #[arg(long, value_name = "SIZE", default_value = "512M", value_parser = config::size)]
     memory: u64,
-    /// Raw disk image or block device; ",ro" for read-only. May be repeated: vda, vdb, ...
-    #[arg(long = "disk", value_name = "PATH[,ro]", value_parser = config::disk)]
+    /// Raw disk image or block device, with ,ro for read-only, ,io=uring or ,io=sync (many at once, the
+    /// default but for images on tmpfs, or one by one), ,queues=N and ,serial=S. May be repeated: vda,
+    /// vdb, ...
+    #[arg(long = "disk", value_name = "PATH[,ro][,...]", value_parser = config::disk)]
     disks: Vec<DiskConfig>,
+    /// Network interface on a host's tap (scripts/tap makes one): tap=NAME, then ",mac=ADDRESS",
+    /// ",queues=N" (pairs; one per vCPU), ",vhost=on|off", ",offloads=on|off". May be repeated
+    #[arg(long = "net", value_name = "tap=NAME[,...]", value_parser = config::net)]
+    nets: Vec<NetConfig>,
     /// What the guest may know of the hypervisor
     #[arg(long, value_enum, default_value_t = ModeArg::Kvm)]
     mode: ModeArg,
@@ -189,6 +197,7 @@ impl Args {
                 overcommit: self.overcommit,
             },
             disks: self.disks.clone(),
+            nets: self.nets.clone(),
             mode,
             coop: CoopOptions {
                 features: self.coop_features,

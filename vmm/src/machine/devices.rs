@@ -10,7 +10,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::{BuildError, ConsoleEnds};
 use crate::bus::Bus;
-use crate::config::{ConsoleKind, MachineConfig};
+use crate::config::{ConsoleKind, DiskConfig, DiskIo, MachineConfig};
 use crate::console::input::{Input, InputSink};
 use crate::devices::debug_exit::DebugExit;
 use crate::devices::i8042::I8042;
@@ -27,8 +27,8 @@ use crate::pci::{
 };
 use crate::vcpu::dispatch::Buses;
 use crate::virtio::{
-    attach, Balloon, Blk, BlkAccess, Console, ConsoleOutput, DeviceCounters, Host, KvmDoorbells,
-    Rng, VirtioDevice,
+    attach, Balloon, Blk, BlkAccess, BlkError, Console, ConsoleOutput, DeviceCounters, Host,
+    KvmDoorbells, Net, Rng, VirtioDevice,
 };
 
 /// The devices while they are being put together.
@@ -191,6 +191,10 @@ impl Devices {
             .try_for_each(|disk| self.add(Box::new(disk)))
     }
 
+    pub(super) fn add_nets(&mut self, nets: Vec<Net>) -> Result<(), BuildError> {
+        nets.into_iter().try_for_each(|net| self.add(Box::new(net)))
+    }
+
     fn add(&mut self, virtio: Box<dyn VirtioDevice>) -> Result<(), BuildError> {
         let name = virtio.name().to_owned();
         let worker = attach(&self.pci, virtio, &self.host)
@@ -202,17 +206,52 @@ impl Devices {
 }
 
 pub(super) fn open_disks(config: &MachineConfig) -> Result<Vec<Blk>, BuildError> {
-    let queues = u16::from(config.vcpus.get());
+    let nr_vcpus = u16::from(config.vcpus.get());
     config
         .disks
         .iter()
-        .map(|disk| {
-            let access = if disk.read_only {
-                BlkAccess::ReadOnly
-            } else {
-                BlkAccess::ReadWrite
-            };
-            Ok(Blk::open(&disk.path, access, queues)?)
-        })
+        .map(|disk| Ok(open_disk(disk, nr_vcpus)?))
         .collect()
+}
+
+pub(super) fn open_nets(config: &MachineConfig, ram: &GuestRam) -> Result<Vec<Net>, BuildError> {
+    let vcpus = u16::from(config.vcpus.get());
+    config
+        .nets
+        .iter()
+        .map(|net| Ok(Net::open(net, vcpus, ram)?))
+        .collect()
+}
+
+fn open_disk(disk: &DiskConfig, nr_vcpus: u16) -> Result<Blk, BlkError> {
+    let access = if disk.read_only {
+        BlkAccess::ReadOnly
+    } else {
+        BlkAccess::ReadWrite
+    };
+    let nr_queues = disk.queues.map_or(nr_vcpus, |queues| queues.min(nr_vcpus));
+    let mut blk = Blk::open(&disk.path, access, nr_queues)?;
+    if let Some(serial) = &disk.serial {
+        blk.set_serial(serial)?;
+    }
+    let is_sync = match disk.io {
+        Some(io) => io == DiskIo::Sync,
+        None => blk.is_in_memory(),
+    };
+    if is_sync {
+        return Ok(blk);
+    }
+    match blk.use_uring() {
+        Err(source) if disk.io == Some(DiskIo::Uring) => {
+            let path = disk.path.clone();
+            return Err(BlkError::NoUring { path, source });
+        }
+        Err(error) => eprintln!(
+            "coopvirt: no io_uring here ({error}): disk {} serves one request at a time; say io=sync \
+             to want that",
+            disk.path.display()
+        ),
+        Ok(()) => {}
+    }
+    Ok(blk)
 }

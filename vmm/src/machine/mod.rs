@@ -55,6 +55,8 @@ pub enum BuildError {
     Registers(#[from] registers::RegistersError),
     #[error(transparent)]
     Disk(#[from] crate::virtio::BlkError),
+    #[error(transparent)]
+    Net(#[from] crate::virtio::NetError),
     #[error("could not {what}")]
     Kvm {
         what: &'static str,
@@ -134,6 +136,7 @@ impl Machine {
         }
         let mut disks = devices::open_disks(config)?;
         let ram = ram::allocate(config.memory_bytes, config.backing)?;
+        let nets = devices::open_nets(config, &ram)?;
         let entry = boot::load(&ram, config)?;
         let kvm = open::open()?;
         let max = kvm.get_max_vcpus();
@@ -154,6 +157,7 @@ impl Machine {
             disk.tell(disk_hints.clone());
         }
         parts.add_disks(disks)?;
+        parts.add_nets(nets)?;
         let Devices {
             buses,
             pci,

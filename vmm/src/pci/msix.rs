@@ -38,6 +38,8 @@ struct Vector {
     entry: [u32; 4],
     pending: bool,
     registered: bool,
+    // Somebody else writes to the irqfd too: while masked, KVM must not listen to it.
+    direct: bool,
     // What the line sends now. None: the guest's message was refused, or there was none yet.
     routed: Option<MsiMessage>,
 }
@@ -71,6 +73,7 @@ impl Msix {
                     entry,
                     pending: false,
                     registered: false,
+                    direct: false,
                     routed: None,
                 })
             })
@@ -103,6 +106,20 @@ impl Msix {
         for index in 0..state.vectors.len() {
             self.make_live(&mut state, index);
         }
+    }
+
+    /// The eventfd of a vector, for somebody who raises it without us. While the vector is masked,
+    /// what is written waits in it. One that raises nothing for a vector that does not exist.
+    pub fn direct_fd(&self, vector: u16) -> io::Result<EventFd> {
+        let mut state = self.state();
+        let index = usize::from(vector);
+        let Some(vector) = state.vectors.get_mut(index) else {
+            return EventFd::new(EFD_NONBLOCK);
+        };
+        vector.direct = true;
+        let fd = vector.irqfd.try_clone()?;
+        self.make_live(&mut state, index);
+        Ok(fd)
     }
 
     /// Raises a vector, or marks it pending if it is masked. Unknown vectors and those of a disabled
@@ -176,10 +193,15 @@ impl Msix {
         let live = state.enabled && !state.masked;
         let vector = &mut state.vectors[index];
         if !live || vector.is_masked() {
+            if vector.direct && vector.registered {
+                // It was registered; if KVM will not have it back, an interrupt too many is all.
+                let undone = self.sink.unregister_irqfd(&vector.irqfd, vector.gsi);
+                vector.registered = undone.is_err();
+            }
             return;
         }
         let message = vector.message();
-        if vector.routed != Some(message) {
+        if vector.routed != Some(message) || !vector.registered {
             // A message that the host refuses is the guest's mistake and costs it this interrupt.
             vector.routed = self.route(vector, message).ok().map(|()| message);
         }

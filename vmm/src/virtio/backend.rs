@@ -11,7 +11,7 @@ use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::counters::DeviceCounters;
-use super::device::{Progress, QueueError, VirtioDevice};
+use super::device::{HandedQueue, Progress, QueueError, VirtioDevice, Watched};
 use super::interrupt::Interrupts;
 use super::queue::{DeviceQueue, QueueSetup};
 use super::GuestRam;
@@ -19,11 +19,15 @@ use super::GuestRam;
 // A guest can break its queues in a loop; our log is not its to fill.
 const MAX_COMPLAINTS: u32 = 8;
 const HOST_EVENT: u32 = u32::MAX;
+/// Tags from here on are watched files.
+const FIRST_FILE: u32 = 1 << 16;
 
 enum QueueState {
     /// Not set up by the guest.
     Off,
     Live(DeviceQueue),
+    /// The kernel serves it.
+    Elsewhere,
     /// Nothing of it is processed until a reset.
     Broken,
 }
@@ -66,17 +70,66 @@ impl Backend {
     }
 
     /// Makes the queues live that the guest enabled.
-    pub(super) fn activate(&mut self, features: u64, uses_event_idx: bool, setups: &[QueueSetup]) {
+    pub(super) fn activate(
+        &mut self,
+        features: u64,
+        uses_event_idx: bool,
+        setups: &[QueueSetup],
+        doorbells: &[EventFd],
+    ) {
         self.device.activate(features);
+        let mut handed = Vec::new();
         for (index, setup) in setups
             .iter()
             .enumerate()
             .filter(|(_, setup)| setup.is_enabled)
         {
             match DeviceQueue::new(setup, uses_event_idx, &self.ram) {
+                Ok(_) if self.device.is_served_elsewhere(index) => {
+                    self.queues[index] = QueueState::Elsewhere;
+                    handed.push(index);
+                }
                 Ok(queue) => self.queues[index] = QueueState::Live(queue),
                 Err(error) => self.break_queue(index, &error),
             }
+        }
+        if handed.is_empty() {
+            return;
+        }
+        if let Err(error) = self.hand_over(features, &handed, setups, doorbells) {
+            handed
+                .iter()
+                .for_each(|&index| self.break_queue(index, &error));
+        }
+    }
+
+    fn hand_over(
+        &mut self,
+        features: u64,
+        handed: &[usize],
+        setups: &[QueueSetup],
+        doorbells: &[EventFd],
+    ) -> Result<(), QueueError> {
+        let queues = handed.iter().map(|&index| {
+            let call = self.interrupts.call_fd(index);
+            Ok(HandedQueue {
+                index,
+                size: setups[index].size,
+                descriptors: setups[index].descriptors,
+                avail: setups[index].avail,
+                used: setups[index].used,
+                kick: &doorbells[index],
+                call: call.map_err(|error| QueueError::Backend(error.to_string()))?,
+            })
+        });
+        let queues: Vec<HandedQueue<'_>> = queues.collect::<Result<_, QueueError>>()?;
+        self.device.hand_over(features, &queues)
+    }
+
+    /// Tells the guest if the device has changed its configuration.
+    fn report_config_change(&mut self) {
+        if self.device.take_config_change() {
+            self.interrupts.signal_config();
         }
     }
 
@@ -90,14 +143,22 @@ impl Backend {
 
     /// Processes one batch of a queue. Returns whether there is more to do at once.
     fn process(&mut self, index: usize) -> bool {
-        let Some(QueueState::Live(queue)) = self.queues.get_mut(index) else {
-            return false;
+        let queue = match self.queues.get_mut(index) {
+            Some(QueueState::Live(queue)) => queue,
+            Some(QueueState::Elsewhere) if self.device.has_failed_elsewhere() => {
+                let error = QueueError::Backend("the ring is corrupt".into());
+                self.break_queue(index, &error);
+                return false;
+            }
+            _ => return false,
         };
-        let result = run_batch(&mut *self.device, index, queue, &self.ram);
+        let batch = run_batch(&mut *self.device, index, queue, &self.ram);
         self.counters.add_work(queue.take_work());
-        match result {
+        let has_used = queue.has_used();
+        self.report_config_change();
+        match batch {
             Ok(batch) => {
-                if queue.has_used() {
+                if has_used {
                     self.counters.add_batch(batch.interrupt);
                 }
                 if batch.interrupt {
@@ -171,6 +232,7 @@ pub struct QueueWorker {
     backend: SharedBackend,
     doorbells: Arc<[EventFd]>,
     host_event: Option<Arc<EventFd>>,
+    watched: Vec<Watched>,
     counters: Arc<DeviceCounters>,
 }
 
@@ -180,11 +242,13 @@ impl QueueWorker {
         doorbells: Arc<[EventFd]>,
         host_event: Option<Arc<EventFd>>,
     ) -> Self {
+        let watched = lock(&backend).device().watched();
         let counters = Arc::clone(lock(&backend).counters());
         Self {
             backend,
             doorbells,
             host_event,
+            watched,
             counters,
         }
     }
@@ -207,10 +271,21 @@ impl QueueWorker {
 
 impl MutEventSubscriber for QueueWorker {
     fn init(&mut self, ops: &mut EventOps) {
-        let doorbells = self.doorbells.iter().zip(0..);
-        let host_event = self.host_event.iter().map(|event| (&**event, HOST_EVENT));
-        for (event, tag) in doorbells.chain(host_event) {
-            if let Err(error) = ops.add(Events::with_data(event, tag, EventSet::IN)) {
+        let is_ours = |index: &usize| !lock(&self.backend).device().is_served_elsewhere(*index);
+        let ours: Vec<usize> = (0..self.doorbells.len()).filter(is_ours).collect();
+        let doorbells = (0..)
+            .zip(&*self.doorbells)
+            .filter(|(tag, _)| ours.contains(&(*tag as usize)));
+        let host_event = self.host_event.iter().map(|event| (HOST_EVENT, &**event));
+        let events = doorbells
+            .chain(host_event)
+            .map(|(tag, event)| Events::with_data(event, tag, EventSet::IN));
+        let files = (FIRST_FILE..).zip(&self.watched).map(|(tag, watched)| {
+            let edges = EventSet::IN | EventSet::OUT | EventSet::EDGE_TRIGGERED;
+            Events::with_data(&*watched.file, tag, edges)
+        });
+        for event in events.chain(files) {
+            if let Err(error) = ops.add(event) {
                 let name = lock(&self.backend).device().name().to_owned();
                 eprintln!("{name}: could not listen to its doorbell: {error}");
             }
@@ -221,7 +296,22 @@ impl MutEventSubscriber for QueueWorker {
         if events.data() == HOST_EVENT {
             // Cleared before the work: what arrives during it gives another event.
             let _ = self.host_event.as_ref().map(|event| event.read());
+            lock(&self.backend).device().host_event_came();
             (0..self.doorbells.len()).for_each(|index| self.process_queue(index));
+            return;
+        }
+        if let Some(file) = events.data().checked_sub(FIRST_FILE) {
+            let file = file as usize;
+            if let Some(watched) = self.watched.get(file) {
+                let mut backend = lock(&self.backend);
+                backend.device().file_ready(file);
+                backend.report_config_change();
+                drop(backend);
+                watched
+                    .queues
+                    .iter()
+                    .for_each(|&index| self.process_queue(index));
+            }
             return;
         }
         let index = events.data() as usize;

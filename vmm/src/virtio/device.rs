@@ -1,5 +1,7 @@
 //! What a virtio device implements.
 
+use std::fs::File;
+use std::io;
 use std::sync::Arc;
 
 use vm_memory::GuestMemoryMmap;
@@ -36,6 +38,35 @@ pub enum QueueError {
         /// What is wrong with it.
         what: &'static str,
     },
+    /// Whoever serves the queue in our place does not.
+    #[error("its back end refused it: {0}")]
+    Backend(String),
+}
+
+/// A file of the host's that the I/O thread watches for a device.
+pub struct Watched {
+    /// What has news.
+    pub file: Arc<File>,
+    /// The queues that are processed then.
+    pub queues: Vec<usize>,
+}
+
+/// A queue that is served elsewhere: checked addresses, and the eventfds to the guest and from it.
+pub struct HandedQueue<'a> {
+    /// Which one.
+    pub index: usize,
+    /// Entries.
+    pub size: u16,
+    /// Guest-physical address of the descriptor table.
+    pub descriptors: u64,
+    /// Guest-physical address of the available ring.
+    pub avail: u64,
+    /// Guest-physical address of the used ring.
+    pub used: u64,
+    /// Signalled by the guest's notifications.
+    pub kick: &'a EventFd,
+    /// Interrupts the guest.
+    pub call: EventFd,
 }
 
 /// A virtio device without its transport.
@@ -57,6 +88,11 @@ pub trait VirtioDevice: Send {
     fn config_read(&self, offset: u64, data: &mut [u8]);
     /// Takes a write to the configuration. Any offset can come.
     fn config_write(&mut self, _offset: u64, _data: &[u8]) {}
+    /// Gives the device its doorbells, one per queue, before anything else: signalling one has its
+    /// queue processed, as if the guest had notified it.
+    fn connect(&mut self, _doorbells: &Arc<[EventFd]>) -> io::Result<()> {
+        Ok(())
+    }
     /// The guest's driver is ready, with these features.
     fn activate(&mut self, _features: u64) {}
     /// Takes chains from the queue until it is empty or the device has to wait.
@@ -69,12 +105,38 @@ pub trait VirtioDevice: Send {
         queue: &mut DeviceQueue,
         ram: &GuestMemoryMmap<()>,
     ) -> Result<Progress, QueueError>;
-    /// The guest reset the device: forget everything about requests.
+    /// The guest reset the device: forget everything about requests. Nothing touches the guest's
+    /// memory any more when this returns.
     fn reset(&mut self) {}
     /// An event of the host's side after which all queues are processed (input arrived, output has
     /// room again).
     fn host_event(&self) -> Option<Arc<EventFd>> {
         None
+    }
+    /// That event came; the queues are processed next.
+    fn host_event_came(&mut self) {}
+    /// Whether those who serve queues elsewhere have given up; asked when such a queue is processed.
+    fn has_failed_elsewhere(&self) -> bool {
+        false
+    }
+    /// Files of the host's that tell, edge by edge, that there is something to do.
+    fn watched(&self) -> Vec<Watched> {
+        Vec::new()
+    }
+    /// One of the watched files has news; its queues are processed next.
+    fn file_ready(&mut self, _index: usize) {}
+    /// Whether the configuration has changed since this was last asked.
+    fn take_config_change(&mut self) -> bool {
+        false
+    }
+    /// Whether somebody else (the kernel) serves a queue. Asked before a driver is there, when the
+    /// answer decides whether the I/O thread listens to the queue's doorbell, and after `activate`.
+    fn is_served_elsewhere(&self, _queue_index: usize) -> bool {
+        false
+    }
+    /// Gives the live queues to those that serve them. Never called without a queue.
+    fn hand_over(&mut self, _features: u64, _queues: &[HandedQueue<'_>]) -> Result<(), QueueError> {
+        Ok(())
     }
 }
 

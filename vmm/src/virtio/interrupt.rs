@@ -5,8 +5,11 @@
 //! order nothing: the ring's own fences do that, and a vector that changes while an interrupt is on
 //! its way may get either.
 
+use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU8, Ordering};
 use std::sync::Arc;
+
+use vmm_sys_util::eventfd::EventFd;
 
 use crate::pci::Msix;
 
@@ -41,6 +44,18 @@ impl Interrupts {
         if let Some(vector) = self.queue_vectors.get(index) {
             self.msix.trigger(vector.load(Ordering::Relaxed));
         }
+    }
+
+    /// Tells the guest that the device's configuration has changed.
+    pub(super) fn signal_config(&self) {
+        self.isr.fetch_or(ISR_CONFIG, Ordering::Relaxed);
+        self.msix
+            .trigger(self.config_vector.load(Ordering::Relaxed));
+    }
+
+    /// An eventfd that interrupts for a queue, with the vector that it has now.
+    pub(super) fn call_fd(&self, index: usize) -> io::Result<EventFd> {
+        self.msix.direct_fd(self.queue_vector(index))
     }
 
     /// Tells the guest that only a reset helps the device.

@@ -1,7 +1,7 @@
-//! Virtio 1.x devices over PCI: block, console, entropy, balloon.
+//! Virtio 1.x devices over PCI: block, network, console, entropy, balloon.
 //!
 //! - [`VirtioDevice`] is what a device implements: features, configuration, and what to do with the
-//!   chains of a queue. [`Blk`], [`Console`], [`Rng`] and [`Balloon`] are the devices.
+//!   chains of a queue. [`Blk`], [`Net`], [`Console`], [`Rng`] and [`Balloon`] are the devices.
 //! - [`attach`] puts one on a [`PciRoot`] and returns its [`QueueWorker`], which the machine builder
 //!   registers with the I/O thread's event manager. All queue processing happens there.
 //! - The transport (`transport.rs`, `pci_function.rs`) answers the guest's register accesses on vCPU
@@ -69,6 +69,7 @@ mod counters;
 mod device;
 mod doorbell;
 mod interrupt;
+mod net;
 mod pci_function;
 mod pci_layout;
 mod queue;
@@ -84,8 +85,9 @@ pub use blk::{Blk, BlkAccess, BlkError, InFlight};
 pub use chain::{Chain, Segments};
 pub use console::{Console, ConsoleInput, ConsoleOutput};
 pub use counters::{DeviceCounters, DeviceCounts};
-pub use device::{Progress, QueueError, VirtioDevice, QUEUE_SIZE_MAX};
+pub use device::{HandedQueue, Progress, QueueError, VirtioDevice, Watched, QUEUE_SIZE_MAX};
 pub use doorbell::{DoorbellSink, KvmDoorbells};
+pub use net::{Net, NetError};
 pub use pci_function::{attach, AttachError, Host};
 pub use queue::DeviceQueue;
 pub use rng::Rng;

@@ -90,7 +90,10 @@ struct VirtioPci {
 }
 
 impl VirtioPci {
-    fn new(device: Box<dyn VirtioDevice>, host: &Host) -> Result<(Self, QueueWorker), AttachError> {
+    fn new(
+        mut device: Box<dyn VirtioDevice>,
+        host: &Host,
+    ) -> Result<(Self, QueueWorker), AttachError> {
         let name = device.name().to_owned();
         let queue_sizes = device.queue_sizes();
         let nr_queues = queue_sizes.len();
@@ -100,13 +103,15 @@ impl VirtioPci {
         let nr_vectors = u16::try_from(nr_queues + 1).expect("bounded by MAX_QUEUES");
         let msix = Arc::new(Msix::new(host.interrupts.clone(), nr_vectors)?);
         let interrupts = Arc::new(Interrupts::new(msix.clone(), nr_queues));
+        let no_doorbell = |source| AttachError::Doorbell {
+            name: name.clone(),
+            source,
+        };
         let doorbells: Arc<[EventFd]> = (0..nr_queues)
             .map(|_| EventFd::new(EFD_NONBLOCK))
             .collect::<io::Result<_>>()
-            .map_err(|source| AttachError::Doorbell {
-                name: name.clone(),
-                source,
-            })?;
+            .map_err(no_doorbell)?;
+        device.connect(&doorbells).map_err(no_doorbell)?;
         let (config, msix_cap, access_cap) = config_space(&*device, nr_vectors);
         let transport = Transport::new(device.features(), &queue_sizes, interrupts.clone());
         let host_event = device.host_event();
@@ -139,7 +144,7 @@ impl VirtioPci {
                 let setups = self.transport.queues();
                 {
                     let mut backend = lock(&self.backend);
-                    backend.activate(features, event_idx, setups);
+                    backend.activate(features, event_idx, setups, &self.doorbells);
                     let own_rings = self.doorbells.len() as u64;
                     backend.counters().add_own_rings(own_rings);
                 }

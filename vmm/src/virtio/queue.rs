@@ -15,6 +15,9 @@ use super::device::QueueError;
 
 // VIRTQ_AVAIL_F_NO_INTERRUPT.
 const AVAIL_NO_INTERRUPT: u16 = 1;
+const AVAIL_HEADER_BYTES: u64 = 4;
+const USED_HEADER_BYTES: u64 = 4;
+const USED_ENTRY_BYTES: u64 = 8;
 
 /// What a guest set up for a queue, unchecked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -34,6 +37,8 @@ pub struct DeviceQueue {
     budget: u16,
     // Whether this batch has put anything in the used ring.
     has_used: bool,
+    // The used index before this batch.
+    used_before: u16,
     // Since `take_work`.
     work: Work,
     // Of the chain that was taken last.
@@ -63,6 +68,7 @@ impl DeviceQueue {
             queue,
             budget: 0,
             has_used: false,
+            used_before: 0,
             work: Work::default(),
             last_bytes: 0,
         })
@@ -105,9 +111,40 @@ impl DeviceQueue {
         self.queue.add_used(ram, head, len_bytes).map_err(ring)
     }
 
+    /// Gives several chains back at once: the driver sees all of them or none. Each is a head and
+    /// how many bytes were written.
+    pub fn add_used_together(
+        &mut self,
+        ram: &GuestMemoryMmap<()>,
+        chains: &[(u16, u32)],
+    ) -> Result<(), QueueError> {
+        let Some((&(last, len_bytes), others)) = chains.split_last() else {
+            return Ok(());
+        };
+        let mut index = self.queue.next_used();
+        for &(head, len_bytes) in others {
+            let entry = u64::from(index % self.queue.size()) * USED_ENTRY_BYTES + USED_HEADER_BYTES;
+            let address = self.queue.used_ring().checked_add(entry);
+            let address = address.ok_or(QueueError::Setup)?;
+            let element = [u32::from(head).to_le(), len_bytes.to_le()];
+            ram.write_obj(element, GuestAddress(address))
+                .map_err(|error| QueueError::Ring(error.to_string()))?;
+            index = index.wrapping_add(1);
+        }
+        // The last one's index makes all of them visible.
+        self.queue.set_next_used(index);
+        self.add_used(ram, last, len_bytes)
+    }
+
+    /// Entries of the ring.
+    pub fn size(&self) -> u16 {
+        self.queue.size()
+    }
+
     /// Starts a batch: one queue's size of chains, so that other queues get their turn.
     pub(super) fn begin_batch(&mut self) {
         self.budget = self.queue.size();
+        self.used_before = self.queue.next_used();
         self.has_used = false;
     }
 
@@ -158,14 +195,24 @@ impl DeviceQueue {
             return Ok(false);
         }
         // Has the fence between our used index and the driver's wish that both ways need.
-        let wanted = self.queue.needs_notification(ram).map_err(ring)?;
+        self.queue.needs_notification(ram).map_err(ring)?;
+        let avail_word = |offset: u64| {
+            let address = self.queue.avail_ring().checked_add(offset);
+            ram.load::<u16>(
+                GuestAddress(address.ok_or(QueueError::Setup)?),
+                Ordering::Relaxed,
+            )
+            .map(u16::from_le)
+            .map_err(|error| QueueError::Ring(error.to_string()))
+        };
         if self.queue.event_idx_enabled() {
-            return Ok(wanted);
+            // The crate counts chains that were added one by one; here some come together.
+            let used_event = avail_word(AVAIL_HEADER_BYTES + u64::from(self.queue.size()) * 2)?;
+            let now = self.queue.next_used();
+            let since_event = now.wrapping_sub(used_event).wrapping_sub(1);
+            return Ok(since_event < now.wrapping_sub(self.used_before));
         }
-        let flags = ram
-            .load::<u16>(GuestAddress(self.queue.avail_ring()), Ordering::Relaxed)
-            .map_err(|error| QueueError::Ring(error.to_string()))?;
-        Ok(u16::from_le(flags) & AVAIL_NO_INTERRUPT == 0)
+        Ok(avail_word(0)? & AVAIL_NO_INTERRUPT == 0)
     }
 }
 

@@ -6,13 +6,16 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
 
 use vm_memory::VolatileSlice;
 
 use super::chain::Segments;
 
-// The kernel refuses more than IOV_MAX (1024).
-const MAX_IOVECS: usize = 1024;
+/// The kernel refuses more than IOV_MAX (1024).
+pub(super) const MAX_IOVECS: usize = 1024;
+/// What is written where a file system cannot zero.
+pub(super) static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 const PAGE_BYTES: usize = 4096;
 
 /// Fills all of `target` from the file. An error may leave part of it filled.
@@ -25,12 +28,42 @@ pub(super) fn read_at(file: &File, target: &Segments, offset: u64) -> io::Result
     })
 }
 
-/// Writes all of `source` to the file. An error may leave part of it written.
-pub(super) fn write_at(file: &File, source: &Segments, offset: u64) -> io::Result<()> {
+/// Writes all of `source` to the file; if `is_durable`, it is on the medium when this returns. An
+/// error may leave part of it written.
+pub(super) fn write_at(
+    file: &File,
+    source: &Segments,
+    offset: u64,
+    is_durable: bool,
+) -> io::Result<()> {
+    let flags = if is_durable { libc::RWF_DSYNC } else { 0 };
     transfer(source, offset, |iovecs, offset| {
         // SAFETY: as in `read_at`, for reading.
-        unsafe { libc::pwritev(file.as_raw_fd(), iovecs.as_ptr(), nr(iovecs), offset) }
+        unsafe { libc::pwritev2(file.as_raw_fd(), iovecs.as_ptr(), nr(iovecs), offset, flags) }
     })
+}
+
+/// Sends all of `source` as one packet.
+pub(super) fn write_packet(file: &File, source: &Segments) -> io::Result<()> {
+    let iovecs = iovecs_of(source.slices(), 0);
+    // SAFETY: as in `write_at`.
+    let written = unsafe { libc::writev(file.as_raw_fd(), iovecs.as_ptr(), nr(&iovecs)) };
+    if written < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// Writes zeros to the file.
+pub(super) fn write_zeros(file: &File, offset: u64, len_bytes: u64) -> io::Result<()> {
+    let mut done = 0;
+    while done < len_bytes {
+        let left = usize::try_from(len_bytes - done).unwrap_or(usize::MAX);
+        let zeros = &ZEROS[..left.min(ZEROS.len())];
+        file.write_all_at(zeros, offset + done)?;
+        done += zeros.len() as u64;
+    }
+    Ok(())
 }
 
 /// Fills `target` with random bytes of the kernel's.
@@ -94,7 +127,7 @@ fn transfer(
 
 /// The slices without their first `skip` bytes, as the kernel wants them. Valid as long as the
 /// slices: guest memory is mapped directly, so a pointer needs no guard to stay valid.
-fn iovecs_of<'a, 'r: 'a>(
+pub(super) fn iovecs_of<'a, 'r: 'a>(
     slices: impl Iterator<Item = &'a VolatileSlice<'r, ()>>,
     mut skip: u64,
 ) -> Vec<libc::iovec> {

@@ -91,6 +91,13 @@ impl Pages {
         }
     }
 
+    /// The first pages as bytes.
+    pub(crate) fn first_bytes_mut(&mut self, count: usize) -> &mut [u8] {
+        assert!(count <= self.nr_pages, "pages lie behind the mapping");
+        // SAFETY: as in `bytes_mut`, for pages that follow each other.
+        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), count * PAGE_BYTES) }
+    }
+
     /// The address of a page, for requests to the kernel.
     pub(super) fn address(&self, page: usize) -> u64 {
         assert!(page < self.nr_pages, "page {page} lies behind the mapping");

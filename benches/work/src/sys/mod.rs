@@ -5,8 +5,10 @@
 
 pub(crate) mod aio;
 pub(crate) mod alarm;
+pub(crate) mod block;
 pub(crate) mod boot;
 pub(crate) mod cpu;
+pub(crate) mod interface;
 pub(crate) mod memory;
 pub(crate) mod port;
 pub(crate) mod process;

@@ -1,22 +1,38 @@
-//! virtio-blk over a raw file.
+//! virtio-blk over a raw file or a block device.
 //!
-//! Requests are served one after the other on the I/O thread, straight between file and guest
-//! memory. Every request that has room for a status byte gets an answer; the guest's sectors are
-//! checked against the capacity before the file is touched, so the file never grows.
+//! A request goes from its chain (`request`, all checks) to one of two back ends: carried out on the
+//! I/O thread one at a time (`disk`), or handed to the kernel with many others (`ring`, io_uring).
+//! What comes back in one turn is told with one interrupt. Every request that has room for a status
+//! byte gets an answer; the guest's sectors are checked against the capacity before the file is
+//! touched, so the file never grows.
+//!
+//! A driver that does not take FLUSH believes that what is written is durable, so then it is.
 
+mod allocate;
+mod disk;
+mod lock;
 mod open;
+mod request;
+mod ring;
 
-use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
 use vm_memory::GuestMemoryMmap;
+use vmm_sys_util::eventfd::EventFd;
 
 pub use open::{BlkAccess, BlkError};
 
-use super::chain::{Chain, Segments};
+use self::disk::Disk;
+use self::request::{
+    Parsed, MAX_DISCARD_RANGES, MAX_DISCARD_SECTORS, MAX_ZERO_RANGES, MAX_ZERO_SECTORS, SEG_MAX,
+    SIZE_MAX,
+};
+use self::ring::Ring;
+use super::backend;
 use super::device::{read_config, Progress, QueueError, VirtioDevice, QUEUE_SIZE_MAX};
 use super::queue::DeviceQueue;
-use super::sys;
 
 pub(super) const SECTOR_BYTES: u64 = 512;
 
@@ -28,27 +44,13 @@ const FEATURE_SEG_MAX: u64 = 1 << 2;
 const FEATURE_RO: u64 = 1 << 5;
 const FEATURE_BLK_SIZE: u64 = 1 << 6;
 const FEATURE_FLUSH: u64 = 1 << 9;
+const FEATURE_TOPOLOGY: u64 = 1 << 10;
 const FEATURE_MQ: u64 = 1 << 12;
+const FEATURE_DISCARD: u64 = 1 << 13;
+const FEATURE_WRITE_ZEROES: u64 = 1 << 14;
 
-const REQUEST_IN: u32 = 0;
-const REQUEST_OUT: u32 = 1;
-const REQUEST_FLUSH: u32 = 4;
-const REQUEST_GET_ID: u32 = 8;
-
-const STATUS_OK: u8 = 0;
-const STATUS_IOERR: u8 = 1;
-const STATUS_UNSUPP: u8 = 2;
-
-const HEADER_BYTES: usize = 16;
 const ID_BYTES: usize = 20;
-
-/// Buffers per request, as told to the guest: a queue's size less header and status.
-const SEG_MAX: u32 = 126;
-/// Bytes per buffer, as told to the guest.
-const SIZE_MAX: u32 = 128 << 10;
-/// Bytes per request. A driver that keeps to the two limits above never comes here.
-const MAX_REQUEST_BYTES: u64 = 16 << 20;
-const _: () = assert!(SEG_MAX as u64 * SIZE_MAX as u64 <= MAX_REQUEST_BYTES);
+const CONFIG_BYTES: usize = 60;
 
 /// Told when a request is taken and when it is answered.
 pub trait InFlight: Send + Sync {
@@ -61,32 +63,55 @@ pub trait InFlight: Send + Sync {
 /// The block device.
 pub struct Blk {
     in_flight: Option<Arc<dyn InFlight>>,
-    file: File,
-    access: BlkAccess,
-    nr_sectors: u64,
+    disk: Disk,
+    /// One per queue, or none: then requests are carried out one at a time.
+    rings: Vec<Ring>,
+    doorbells: Option<Arc<[EventFd]>>,
     nr_queues: u16,
     serial: [u8; ID_BYTES],
+    is_write_through: bool,
 }
 
 impl Blk {
-    fn new(file: File, access: BlkAccess, nr_sectors: u64, nr_queues: u16) -> Self {
-        let mut blk = Self {
+    fn new(disk: Disk, nr_queues: u16) -> Self {
+        let mut serial = [0; ID_BYTES];
+        serial[..8].copy_from_slice(b"coopvirt");
+        Self {
             in_flight: None,
-            file,
-            access,
-            nr_sectors,
+            disk,
+            rings: Vec::new(),
+            doorbells: None,
             nr_queues,
-            serial: [0; ID_BYTES],
-        };
-        blk.set_serial("coopvirt");
-        blk
+            serial,
+            is_write_through: true,
+        }
     }
 
-    /// Sets the serial number that the guest sees; what is past 20 bytes is cut off.
-    pub fn set_serial(&mut self, serial: &str) {
-        let len = serial.len().min(ID_BYTES);
+    /// Sets the serial number that the guest sees.
+    pub fn set_serial(&mut self, serial: &str) -> Result<(), BlkError> {
+        let is_printable = serial.bytes().all(|byte| byte.is_ascii_graphic());
+        if serial.is_empty() || serial.len() > ID_BYTES || !is_printable {
+            return Err(BlkError::Serial(serial.to_owned()));
+        }
         self.serial = [0; ID_BYTES];
-        self.serial[..len].copy_from_slice(&serial.as_bytes()[..len]);
+        self.serial[..serial.len()].copy_from_slice(serial.as_bytes());
+        Ok(())
+    }
+
+    /// Serves requests through io_uring from now on, before the device is attached. If this kernel
+    /// has none, or refuses it, the device stays as it was.
+    pub fn use_uring(&mut self) -> io::Result<()> {
+        self.rings = (0..self.nr_queues)
+            .map(|_| Ring::new(self.disk.file.clone()))
+            .collect::<io::Result<_>>()?;
+        Ok(())
+    }
+
+    /// Whether the image is in the host's memory (tmpfs). Then no request ever waits, and a ring only
+    /// costs: the kernel hands each of its requests to a worker thread, as such files cannot be asked
+    /// not to wait.
+    pub fn is_in_memory(&self) -> bool {
+        allocate::is_in_memory(&self.disk.file)
     }
 
     /// Says who is told of its requests.
@@ -96,70 +121,100 @@ impl Blk {
 
     /// Size of the disk in sectors of 512 bytes.
     pub fn nr_sectors(&self) -> u64 {
-        self.nr_sectors
+        self.disk.nr_sectors()
     }
 
-    /// Serves a request. Returns how many bytes of the chain were written.
-    fn serve(&self, mut chain: Chain) -> Result<u32, QueueError> {
-        let Some(mut status_byte) = chain.writable.take_last_byte() else {
-            return Err(chain.malformed("no byte for the status"));
-        };
-        let (status, written) = match self.execute(&mut chain) {
-            Ok(written) => (STATUS_OK, written),
-            Err(status) => (status, 0),
-        };
-        status_byte.write(&[status]);
-        // The length counts from the front of the writable part, so it says nothing good about a
-        // failed request but that its status is there.
-        Ok(written.saturating_add(1))
-    }
-
-    /// Does what a request asks. Returns how many bytes were written before the status, or the
-    /// status of a failure.
-    fn execute(&self, chain: &mut Chain) -> Result<u32, u8> {
-        let mut header = [0; HEADER_BYTES];
-        if chain.readable.read(&mut header) != HEADER_BYTES {
-            return Err(STATUS_IOERR);
-        }
-        let [k0, k1, k2, k3, _, _, _, _, s0, s1, s2, s3, s4, s5, s6, s7] = header;
-        let sector = u64::from_le_bytes([s0, s1, s2, s3, s4, s5, s6, s7]);
-        match u32::from_le_bytes([k0, k1, k2, k3]) {
-            REQUEST_IN => {
-                let offset = self.check_range(sector, &chain.writable)?;
-                sys::read_at(&self.file, &chain.writable, offset).map_err(|_| STATUS_IOERR)?;
-                u32::try_from(chain.writable.len_bytes()).map_err(|_| STATUS_IOERR)
-            }
-            REQUEST_OUT => {
-                let offset = self.check_range(sector, &chain.readable)?;
-                if self.access == BlkAccess::ReadOnly {
-                    return Err(STATUS_IOERR);
+    /// Takes chains until there is none, the batch's budget is spent or the ring is full.
+    fn take(
+        &mut self,
+        queue_index: usize,
+        queue: &mut DeviceQueue,
+        ram: &GuestMemoryMmap<()>,
+    ) -> Result<(), QueueError> {
+        let mut ring = self.rings.get_mut(queue_index);
+        while !ring.as_ref().is_some_and(|ring| ring.is_full()) {
+            let Some(chain) = queue.pop(ram)? else {
+                break;
+            };
+            let (head, len) = match request::parse(chain, &self.disk, &self.serial)? {
+                Parsed::Answer(reply, status) => reply.give(status),
+                Parsed::Request(request) => {
+                    self.in_flight.iter().for_each(|told| told.begins());
+                    // A block device's ioctls have no counterpart in all kernels' rings.
+                    let is_ioctl = self.disk.is_device && request.action.changes_allocation();
+                    match &mut ring {
+                        Some(ring) if !is_ioctl => {
+                            ring.start(&request, &self.disk, self.is_write_through, ram);
+                            continue;
+                        }
+                        _ => {
+                            let status = self.disk.execute(&request, self.is_write_through);
+                            self.in_flight.iter().for_each(|told| told.ends());
+                            request.reply.give(status)
+                        }
+                    }
                 }
-                sys::write_at(&self.file, &chain.readable, offset).map_err(|_| STATUS_IOERR)?;
-                Ok(0)
-            }
-            REQUEST_FLUSH => match self.access {
-                BlkAccess::ReadOnly => Ok(0),
-                BlkAccess::ReadWrite => self.file.sync_data().map(|()| 0).map_err(|_| STATUS_IOERR),
-            },
-            REQUEST_GET_ID => {
-                let written = chain.writable.write(&self.serial);
-                u32::try_from(written).map_err(|_| STATUS_IOERR)
-            }
-            _ => Err(STATUS_UNSUPP),
+            };
+            queue.add_used(ram, head, len)?;
         }
+        Ok(())
     }
 
-    /// The offset in the file of whole sectors that are all on the disk.
-    fn check_range(&self, sector: u64, data: &Segments) -> Result<u64, u8> {
-        let len_bytes = data.len_bytes();
-        let end = sector
-            .checked_add(len_bytes / SECTOR_BYTES)
-            .ok_or(STATUS_IOERR)?;
-        let is_whole = len_bytes.is_multiple_of(SECTOR_BYTES);
-        if !is_whole || len_bytes > MAX_REQUEST_BYTES || end > self.nr_sectors {
-            return Err(STATUS_IOERR);
+    /// Gives back what the ring has finished.
+    fn give_back(
+        &mut self,
+        queue_index: usize,
+        queue: &mut DeviceQueue,
+        ram: &GuestMemoryMmap<()>,
+    ) -> Result<(), QueueError> {
+        let Some(ring) = self.rings.get_mut(queue_index) else {
+            return Ok(());
+        };
+        let in_flight = &self.in_flight;
+        let mut result = Ok(());
+        ring.finish(|head, len| {
+            in_flight.iter().for_each(|told| told.ends());
+            let added = queue.add_used(ram, head, len);
+            if result.is_ok() {
+                result = added;
+            }
+        });
+        result
+    }
+
+    /// Keeps a queue's ring busy until nothing is to be started or given back.
+    fn turn(
+        &mut self,
+        queue_index: usize,
+        queue: &mut DeviceQueue,
+        ram: &GuestMemoryMmap<()>,
+    ) -> Result<Progress, QueueError> {
+        self.give_back(queue_index, queue, ram)?;
+        loop {
+            let taken = self.take(queue_index, queue, ram);
+            let (ring, doorbell) = (&mut self.rings[queue_index], self.doorbells.as_deref());
+            let doorbell = doorbell.and_then(|doorbells| doorbells.get(queue_index));
+            // Also if the queue is broken now: what was taken before has to come to its end.
+            let is_submitted = ring.submit();
+            taken?;
+            if !is_submitted {
+                // The kernel is short of something; the queue's next turn tries again.
+                doorbell.iter().for_each(|doorbell| backend::ring(doorbell));
+            } else if ring.has_finished() {
+                // Much is finished as soon as it is submitted (it was in the page cache). The signal
+                // for it is taken back before what is finished is looked at, so none is lost; nor is
+                // the guest's, as its queue is looked at again before it is asked to notify.
+                let _ = doorbell.map(EventFd::read);
+                self.give_back(queue_index, queue, ram)?;
+                continue;
+            }
+            let is_full = self.rings[queue_index].is_full();
+            return Ok(if is_full {
+                Progress::Waiting
+            } else {
+                Progress::Drained
+            });
         }
-        sector.checked_mul(SECTOR_BYTES).ok_or(STATUS_IOERR)
     }
 }
 
@@ -175,12 +230,18 @@ impl VirtioDevice for Blk {
     }
 
     fn features(&self) -> u64 {
-        let read_only = match self.access {
+        let access = match self.disk.access() {
             BlkAccess::ReadOnly => FEATURE_RO,
-            BlkAccess::ReadWrite => 0,
+            BlkAccess::ReadWrite => FEATURE_WRITE_ZEROES,
         };
         let mq = if self.nr_queues > 1 { FEATURE_MQ } else { 0 };
-        FEATURE_SIZE_MAX | FEATURE_SEG_MAX | FEATURE_BLK_SIZE | FEATURE_FLUSH | read_only | mq
+        let discard = if self.disk.can_discard() {
+            FEATURE_DISCARD
+        } else {
+            0
+        };
+        let always = FEATURE_SIZE_MAX | FEATURE_SEG_MAX | FEATURE_BLK_SIZE | FEATURE_TOPOLOGY;
+        always | FEATURE_FLUSH | access | mq | discard
     }
 
     fn queue_sizes(&self) -> Vec<u16> {
@@ -188,32 +249,62 @@ impl VirtioDevice for Blk {
     }
 
     fn config_read(&self, offset: u64, data: &mut [u8]) {
-        let mut config = [0; 36];
-        config[0..8].copy_from_slice(&self.nr_sectors.to_le_bytes());
+        let physical_sectors = self.disk.physical_sectors;
+        let mut config = [0; CONFIG_BYTES];
+        config[0..8].copy_from_slice(&self.disk.nr_sectors().to_le_bytes());
         config[8..12].copy_from_slice(&SIZE_MAX.to_le_bytes());
         config[12..16].copy_from_slice(&SEG_MAX.to_le_bytes());
         config[20..24].copy_from_slice(&512u32.to_le_bytes());
+        // Logical blocks per physical one as a power of two, and the smallest sensible request.
+        config[24] = u8::try_from(physical_sectors.trailing_zeros()).unwrap_or(0);
+        let min_io = u16::try_from(physical_sectors).unwrap_or(1);
+        config[26..28].copy_from_slice(&min_io.to_le_bytes());
         config[34..36].copy_from_slice(&self.nr_queues.to_le_bytes());
+        if self.disk.can_discard() {
+            config[36..40].copy_from_slice(&MAX_DISCARD_SECTORS.to_le_bytes());
+            config[40..44].copy_from_slice(&MAX_DISCARD_RANGES.to_le_bytes());
+            config[44..48].copy_from_slice(&physical_sectors.to_le_bytes());
+        }
+        if self.disk.access() == BlkAccess::ReadWrite {
+            config[48..52].copy_from_slice(&MAX_ZERO_SECTORS.to_le_bytes());
+            config[52..56].copy_from_slice(&MAX_ZERO_RANGES.to_le_bytes());
+            config[56] = u8::from(self.disk.can_discard());
+        }
         read_config(&config, offset, data);
+    }
+
+    fn connect(&mut self, doorbells: &Arc<[EventFd]>) -> io::Result<()> {
+        for (ring, doorbell) in self.rings.iter().zip(&**doorbells) {
+            ring.connect(doorbell.as_raw_fd())?;
+        }
+        self.doorbells = Some(doorbells.clone());
+        Ok(())
+    }
+
+    fn activate(&mut self, features: u64) {
+        self.is_write_through = features & FEATURE_FLUSH == 0;
     }
 
     fn process(
         &mut self,
-        _queue_index: usize,
+        queue_index: usize,
         queue: &mut DeviceQueue,
         ram: &GuestMemoryMmap<()>,
     ) -> Result<Progress, QueueError> {
-        while let Some(chain) = queue.pop(ram)? {
-            let head = chain.head();
-            if let Some(in_flight) = &self.in_flight {
-                in_flight.begins();
-            }
-            let written = self.serve(chain);
-            if let Some(in_flight) = &self.in_flight {
-                in_flight.ends();
-            }
-            queue.add_used(ram, head, written?)?;
+        if queue_index < self.rings.len() {
+            return self.turn(queue_index, queue, ram);
         }
+        self.take(queue_index, queue, ram)?;
         Ok(Progress::Drained)
+    }
+
+    /// Waits for what is in flight: the storage has it, and cannot be asked to give it back.
+    fn reset(&mut self) {
+        for ring in &mut self.rings {
+            for _ in 0..ring.quiesce() {
+                self.in_flight.iter().for_each(|told| told.ends());
+            }
+        }
+        self.is_write_through = true;
     }
 }

@@ -1,10 +1,18 @@
 //! Opening a disk image, and what can be wrong with it.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use super::allocate;
+use super::disk::Disk;
+use super::lock::{lock, Locked};
 use super::{Blk, SECTOR_BYTES};
+
+/// Larger blocks than these would make a guest waste space.
+const MAX_PHYSICAL_BLOCK_BYTES: u32 = 64 << 10;
 
 /// What a guest may do with a disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +55,23 @@ pub enum BlkError {
         /// Its size.
         len_bytes: u64,
     },
+    /// Somebody else has it open.
+    #[error(
+        "disk image {0} is in use by another machine or disk; stop that one, or attach the image \
+         read-only everywhere (\",ro\")"
+    )]
+    InUse(PathBuf),
+    /// io_uring was asked for and is not there.
+    #[error("disk image {path} cannot use io_uring here; leave io=uring out, or say io=sync")]
+    NoUring {
+        /// The file.
+        path: PathBuf,
+        /// The reason.
+        source: io::Error,
+    },
+    /// The serial number is too long or has strange characters.
+    #[error("serial number {0:?} is not 1 to 20 printable ASCII characters")]
+    Serial(String),
     /// Something else went wrong.
     #[error("could not open disk image {path}")]
     Io {
@@ -58,7 +83,8 @@ pub enum BlkError {
 }
 
 impl Blk {
-    /// Opens a raw image as a disk with `nr_queues` queues (one per vCPU is best).
+    /// Opens and locks a raw image as a disk with `nr_queues` queues (one per vCPU is best), whose
+    /// requests are served one at a time until [`Blk::use_uring`].
     pub fn open(path: &Path, access: BlkAccess, nr_queues: u16) -> Result<Self, BlkError> {
         let io_error = |source| BlkError::Io {
             path: path.into(),
@@ -72,7 +98,8 @@ impl Blk {
             return Err(BlkError::IsFolder(path.into()));
         }
         // Checked before opening: opening a FIFO would wait for its other end.
-        if !kind.is_file() && !std::os::unix::fs::FileTypeExt::is_block_device(&kind) {
+        let is_device = kind.is_block_device();
+        if !kind.is_file() && !is_device {
             return Err(BlkError::NotStorage(path.into()));
         }
         let mut file = OpenOptions::new()
@@ -91,13 +118,43 @@ impl Blk {
                 len_bytes,
             });
         }
-        Ok(Self::new(
-            file,
+        match lock(&file, access).map_err(io_error)? {
+            Locked::Yes => {}
+            Locked::InUse => return Err(BlkError::InUse(path.into())),
+            Locked::Unsupported => eprintln!(
+                "coopvirt: disk image {} cannot be locked on this file system; see to it that nobody \
+                 else writes to it",
+                path.display()
+            ),
+        }
+        let is_writable = access == BlkAccess::ReadWrite;
+        let disk = Disk {
             access,
-            len_bytes / SECTOR_BYTES,
-            nr_queues.max(1),
-        ))
+            nr_sectors: len_bytes / SECTOR_BYTES,
+            is_device,
+            can_discard: is_writable && (is_device || allocate::can_punch(&file, len_bytes)),
+            physical_sectors: physical_block_bytes(&file, is_device) / 512,
+            file: Arc::new(file),
+        };
+        Ok(Self::new(disk, nr_queues.max(1)))
     }
+}
+
+/// What the host reads and writes at once: a power of two.
+fn physical_block_bytes(file: &File, is_device: bool) -> u32 {
+    let bytes = if is_device {
+        allocate::device_block_bytes(file)
+    } else {
+        file.metadata()
+            .map(|metadata| u32::try_from(metadata.blksize()).unwrap_or(0))
+    };
+    let sector_bytes = 512;
+    bytes
+        .ok()
+        .filter(|bytes| bytes.is_power_of_two())
+        .map_or(sector_bytes, |bytes| {
+            bytes.clamp(sector_bytes, MAX_PHYSICAL_BLOCK_BYTES)
+        })
 }
 
 fn open_error(path: &Path, error: io::Error, access: BlkAccess) -> BlkError {

@@ -1,55 +1,10 @@
 //! The block device.
 
 use std::fs;
-use std::io::Write;
-use std::os::unix::fs::PermissionsExt;
 
-use vmm_sys_util::tempdir::TempDir;
-use vmm_sys_util::tempfile::TempFile;
-
-use super::rig::{Rig, BUFFERS};
-use crate::virtio::{Blk, BlkAccess, BlkError};
-
-const HEADER: u64 = BUFFERS;
-const STATUS: u64 = BUFFERS + 0x100;
-const DATA: u64 = BUFFERS + 0x1000;
-
-fn image(nr_sectors: usize) -> TempFile {
-    let file = TempFile::new().unwrap();
-    let content: Vec<u8> = (0..nr_sectors)
-        .flat_map(|sector| [u8::try_from(sector % 251).unwrap(); 512])
-        .collect();
-    file.as_file().write_all(&content).unwrap();
-    file
-}
-
-fn rig(nr_sectors: usize, access: BlkAccess) -> (Rig, TempFile) {
-    let file = image(nr_sectors);
-    let blk = Blk::open(file.as_path(), access, 1).unwrap();
-    let mut rig = Rig::new(blk);
-    rig.start(0, 64);
-    (rig, file)
-}
-
-fn put_header(rig: &Rig, at: u64, kind: u32, sector: u64) {
-    rig.put(at, &kind.to_le_bytes());
-    rig.put(at + 4, &[0; 4]);
-    rig.put(at + 8, &sector.to_le_bytes());
-}
-
-/// One request with a data buffer. Returns its status and the length in the used ring.
-fn request(rig: &mut Rig, kind: u32, sector: u64, data: &[(u64, u32, bool)]) -> (u8, u32) {
-    put_header(rig, HEADER, kind, sector);
-    rig.put(STATUS, &[0xee]);
-    let mut chain = vec![(HEADER, 16, false)];
-    chain.extend(data);
-    chain.push((STATUS, 1, true));
-    rig.add(0, &chain);
-    rig.notify(0);
-    let (_, len) = rig.take_used(0).expect("answered");
-    let [status] = rig.get(STATUS);
-    (status, len)
-}
+use super::blk_rig::{image, open, put_header, request, rigs, DATA, ENGINES, HEADER, STATUS};
+use super::rig::{Rig, F_EVENT_IDX};
+use crate::virtio::{Blk, BlkAccess};
 
 #[test]
 fn configuration_shows_capacity_block_size_and_queues() {
@@ -67,110 +22,120 @@ fn configuration_shows_capacity_block_size_and_queues() {
 
 #[test]
 fn read_and_write_move_whole_sectors() {
-    let (mut rig, file) = rig(16, BlkAccess::ReadWrite);
-    let (status, len) = request(
-        &mut rig,
-        0,
-        3,
-        &[(DATA, 512, true), (DATA + 0x1000, 1024, true)],
-    );
-    assert_eq!((status, len), (0, 1537));
-    assert_eq!(rig.get::<512>(DATA), [3; 512]);
-    assert_eq!(rig.get::<512>(DATA + 0x1000), [4; 512]);
-    assert_eq!(rig.get::<512>(DATA + 0x1200), [5; 512]);
+    for (mut rig, file) in rigs(16, BlkAccess::ReadWrite) {
+        let (status, len) = request(
+            &mut rig,
+            0,
+            3,
+            &[(DATA, 512, true), (DATA + 0x1000, 1024, true)],
+        );
+        assert_eq!((status, len), (0, 1537));
+        assert_eq!(rig.get::<512>(DATA), [3; 512]);
+        assert_eq!(rig.get::<512>(DATA + 0x1000), [4; 512]);
+        assert_eq!(rig.get::<512>(DATA + 0x1200), [5; 512]);
 
-    rig.put(DATA, &[0xab; 1024]);
-    assert_eq!(request(&mut rig, 1, 14, &[(DATA, 1024, false)]), (0, 1));
-    let content = fs::read(file.as_path()).unwrap();
-    assert_eq!(content.len(), 16 * 512);
-    assert_eq!(content[13 * 512..14 * 512], [13; 512]);
-    assert_eq!(content[14 * 512..], [0xab; 1024]);
-    assert_eq!(request(&mut rig, 4, 0, &[]), (0, 1));
+        rig.put(DATA, &[0xab; 1024]);
+        assert_eq!(request(&mut rig, 1, 14, &[(DATA, 1024, false)]), (0, 1));
+        let content = fs::read(file.as_path()).unwrap();
+        assert_eq!(content.len(), 16 * 512);
+        assert_eq!(content[13 * 512..14 * 512], [13; 512]);
+        assert_eq!(content[14 * 512..], [0xab; 1024]);
+        assert_eq!(request(&mut rig, 4, 0, &[]), (0, 1));
+    }
 }
 
 #[test]
 fn sectors_past_the_end_and_partial_sectors_give_ioerr() {
-    let (mut rig, file) = rig(16, BlkAccess::ReadWrite);
-    for (kind, is_written) in [(0, true), (1, false)] {
-        for sector in [15, 16, 17, u64::MAX / 512, u64::MAX - 1, u64::MAX] {
-            assert_eq!(
-                request(&mut rig, kind, sector, &[(DATA, 1024, is_written)]).0,
-                1
-            );
+    for (mut rig, file) in rigs(16, BlkAccess::ReadWrite) {
+        for (kind, is_written) in [(0, true), (1, false)] {
+            for sector in [15, 16, 17, u64::MAX / 512, u64::MAX - 1, u64::MAX] {
+                assert_eq!(
+                    request(&mut rig, kind, sector, &[(DATA, 1024, is_written)]).0,
+                    1
+                );
+            }
+            for len in [1, 511, 513] {
+                assert_eq!(request(&mut rig, kind, 0, &[(DATA, len, is_written)]).0, 1);
+            }
         }
-        for len in [1, 511, 513] {
-            assert_eq!(request(&mut rig, kind, 0, &[(DATA, len, is_written)]).0, 1);
-        }
+        assert_eq!(fs::metadata(file.as_path()).unwrap().len(), 16 * 512);
+        assert_eq!(rig.status(), 15);
     }
-    assert_eq!(fs::metadata(file.as_path()).unwrap().len(), 16 * 512);
-    assert_eq!(rig.status(), 15);
 }
 
 #[test]
 fn unknown_requests_give_unsupp_and_short_headers_ioerr() {
-    let (mut rig, _file) = rig(16, BlkAccess::ReadWrite);
-    for kind in [2, 3, 11, 13, u32::MAX] {
-        assert_eq!(request(&mut rig, kind, 0, &[]).0, 2);
+    for (mut rig, _file) in rigs(16, BlkAccess::ReadWrite) {
+        for kind in [2, 3, 9, 12, 14, u32::MAX] {
+            assert_eq!(request(&mut rig, kind, 0, &[]).0, 2);
+        }
+        rig.put(STATUS, &[0xee]);
+        rig.add(0, &[(HEADER, 15, false), (STATUS, 1, true)]);
+        rig.add(0, &[(STATUS + 1, 1, true)]);
+        rig.notify(0);
+        assert_eq!(rig.get::<2>(STATUS), [1, 1]);
+        assert_eq!(rig.status(), 15);
     }
-    rig.put(STATUS, &[0xee]);
-    rig.add(0, &[(HEADER, 15, false), (STATUS, 1, true)]);
-    rig.add(0, &[(STATUS + 1, 1, true)]);
-    rig.notify(0);
-    assert_eq!(rig.get::<2>(STATUS), [1, 1]);
-    assert_eq!(rig.status(), 15);
 }
 
 #[test]
 fn status_is_the_last_byte_even_inside_a_data_buffer() {
-    let (mut rig, _file) = rig(16, BlkAccess::ReadWrite);
-    put_header(&rig, HEADER, 0, 7);
-    rig.put(DATA, &[0xee; 513]);
-    rig.add(
-        0,
-        &[
-            (HEADER, 8, false),
-            (HEADER + 8, 8, false),
-            (DATA, 513, true),
-        ],
-    );
-    rig.notify(0);
-    assert_eq!(rig.take_used(0), Some((0, 513)));
-    assert_eq!(rig.get::<512>(DATA), [7; 512]);
-    assert_eq!(rig.get::<1>(DATA + 512), [0]);
+    for (mut rig, _file) in rigs(16, BlkAccess::ReadWrite) {
+        put_header(&rig, HEADER, 0, 7);
+        rig.put(DATA, &[0xee; 513]);
+        rig.add(
+            0,
+            &[
+                (HEADER, 8, false),
+                (HEADER + 8, 8, false),
+                (DATA, 513, true),
+            ],
+        );
+        rig.notify(0);
+        assert_eq!(rig.wait_used(0), (0, 513));
+        assert_eq!(rig.get::<512>(DATA), [7; 512]);
+        assert_eq!(rig.get::<1>(DATA + 512), [0]);
+    }
 }
 
 #[test]
 fn write_to_a_read_only_disk_gives_ioerr_and_changes_nothing() {
-    let (mut rig, file) = rig(16, BlkAccess::ReadOnly);
-    rig.put(DATA, &[0xab; 512]);
-    assert_eq!(request(&mut rig, 1, 0, &[(DATA, 512, false)]).0, 1);
-    assert_eq!(request(&mut rig, 4, 0, &[]).0, 0);
-    assert_eq!(fs::read(file.as_path()).unwrap()[..512], [0; 512]);
+    for (mut rig, file) in rigs(16, BlkAccess::ReadOnly) {
+        rig.put(DATA, &[0xab; 512]);
+        assert_eq!(request(&mut rig, 1, 0, &[(DATA, 512, false)]).0, 1);
+        assert_eq!(request(&mut rig, 4, 0, &[]).0, 0);
+        assert_eq!(fs::read(file.as_path()).unwrap()[..512], [0; 512]);
+    }
 }
 
 #[test]
 fn image_that_was_cut_short_gives_ioerr() {
-    let (mut rig, file) = rig(16, BlkAccess::ReadWrite);
-    file.as_file().set_len(512).unwrap();
-    assert_eq!(request(&mut rig, 0, 8, &[(DATA, 512, true)]).0, 1);
-    assert_eq!(request(&mut rig, 0, 0, &[(DATA, 512, true)]).0, 0);
+    for (mut rig, file) in rigs(16, BlkAccess::ReadWrite) {
+        file.as_file().set_len(512).unwrap();
+        assert_eq!(request(&mut rig, 0, 8, &[(DATA, 512, true)]).0, 1);
+        assert_eq!(request(&mut rig, 0, 0, &[(DATA, 512, true)]).0, 0);
+    }
 }
 
 #[test]
 fn serial_is_given_and_cut_to_the_buffer() {
-    let (mut rig, _file) = rig(16, BlkAccess::ReadWrite);
-    rig.put(DATA, &[0xee; 32]);
-    assert_eq!(request(&mut rig, 8, 0, &[(DATA, 20, true)]), (0, 21));
-    assert_eq!(&rig.get::<9>(DATA), b"coopvirt\0");
-    assert_eq!(rig.get::<1>(DATA + 20), [0xee]);
-    assert_eq!(request(&mut rig, 8, 0, &[(DATA, 4, true)]), (0, 5));
+    for (mut rig, _file) in rigs(16, BlkAccess::ReadWrite) {
+        rig.put(DATA, &[0xee; 32]);
+        assert_eq!(request(&mut rig, 8, 0, &[(DATA, 20, true)]), (0, 21));
+        assert_eq!(&rig.get::<9>(DATA), b"coopvirt\0");
+        assert_eq!(rig.get::<1>(DATA + 20), [0xee]);
+        assert_eq!(request(&mut rig, 8, 0, &[(DATA, 4, true)]), (0, 5));
+    }
 }
 
 #[test]
 fn many_requests_in_flight_get_one_interrupt() {
-    for features in [0, super::rig::F_EVENT_IDX] {
+    for (features, engine) in [0, F_EVENT_IDX]
+        .into_iter()
+        .flat_map(|features| ENGINES.map(|engine| (features, engine)))
+    {
         let file = image(64);
-        let mut rig = Rig::new(Blk::open(file.as_path(), BlkAccess::ReadWrite, 1).unwrap());
+        let mut rig = Rig::new(open(&file, BlkAccess::ReadWrite, 1, engine));
         rig.start(features, 128);
         for index in 0..32 {
             put_header(&rig, HEADER + index * 32, 0, index);
@@ -185,70 +150,34 @@ fn many_requests_in_flight_get_one_interrupt() {
             );
         }
         rig.notify(0);
-        assert_eq!(std::iter::from_fn(|| rig.take_used(0)).count(), 32);
-        assert_eq!(rig.interrupts.take(1), 1);
+        (0..32).for_each(|_| _ = rig.wait_used(0));
+        assert_eq!(rig.take_used(0), None);
+        // The image is in the page cache, so all came back at once.
+        assert_eq!(rig.interrupts.take(1), 1, "{engine:?}");
         assert_eq!(rig.get::<512>(DATA + 31 * 512), [31; 512]);
     }
 }
 
 #[test]
 fn queues_are_served_and_interrupt_on_their_own() {
-    let file = image(16);
-    let mut rig = Rig::new(Blk::open(file.as_path(), BlkAccess::ReadWrite, 4).unwrap());
-    rig.start(1 << 12, 16);
-    for queue in 0..4 {
-        put_header(&rig, HEADER, 0, u64::from(queue));
-        rig.add(
-            queue.into(),
-            &[(HEADER, 16, false), (DATA, 512, true), (STATUS, 1, true)],
-        );
-        rig.notify(queue);
-        assert_eq!(rig.take_used(queue.into()), Some((0, 513)));
-        let raised: Vec<u64> = (0..5).map(|vector| rig.interrupts.take(vector)).collect();
-        let expected: Vec<u64> = (0..5)
-            .map(|v| u64::from(v == u32::from(queue) + 1))
-            .collect();
-        assert_eq!(raised, expected);
-    }
-}
-
-#[test]
-fn images_that_cannot_be_used_are_refused_with_one_line() {
-    let folder = TempDir::new().unwrap();
-    let path = |name: &str| folder.as_path().join(name);
-    fs::write(path("empty"), []).unwrap();
-    fs::write(path("odd"), [0; 513]).unwrap();
-    fs::write(path("good"), [0; 1024]).unwrap();
-    let open = |name: &str| Blk::open(&path(name), BlkAccess::ReadWrite, 1).map(|_| ());
-    let error = open("missing").unwrap_err();
-    assert!(matches!(error, BlkError::Missing(_)), "{error}");
-    assert!(!error.to_string().contains('\n'));
-    let folder_error = Blk::open(folder.as_path(), BlkAccess::ReadOnly, 1)
-        .map(|_| ())
-        .unwrap_err();
-    assert!(
-        matches!(folder_error, BlkError::IsFolder(_)),
-        "{folder_error}"
-    );
-    assert!(matches!(open("empty"), Err(BlkError::Empty(_))));
-    assert!(matches!(
-        open("odd"),
-        Err(BlkError::PartialSector { len_bytes: 513, .. })
-    ));
-    let device = Blk::open("/dev/null".as_ref(), BlkAccess::ReadOnly, 1).map(|_| ());
-    assert!(matches!(device, Err(BlkError::NotStorage(_))));
-    open("good").unwrap();
-    // Root may do everything, so only other users see the two refusals.
-    for (mode, is_expected) in [
-        (
-            0o400,
-            (|error| matches!(error, BlkError::NotWritable(_))) as fn(&BlkError) -> bool,
-        ),
-        (0o000, |error| matches!(error, BlkError::NotReadable(_))),
-    ] {
-        fs::set_permissions(path("good"), fs::Permissions::from_mode(mode)).unwrap();
-        if let Err(error) = open("good") {
-            assert!(is_expected(&error), "{error}");
+    for engine in ENGINES {
+        let file = image(16);
+        let mut rig = Rig::new(open(&file, BlkAccess::ReadWrite, 4, engine));
+        rig.start(1 << 12, 16);
+        for queue in 0..4 {
+            put_header(&rig, HEADER, 0, u64::from(queue));
+            rig.add(
+                queue.into(),
+                &[(HEADER, 16, false), (DATA, 512, true), (STATUS, 1, true)],
+            );
+            rig.notify(queue);
+            let (_, len) = rig.wait_used(queue.into());
+            assert_eq!(len, 513);
+            let raised: Vec<u64> = (0..5).map(|vector| rig.interrupts.take(vector)).collect();
+            let expected: Vec<u64> = (0..5)
+                .map(|v| u64::from(v == u32::from(queue) + 1))
+                .collect();
+            assert_eq!(raised, expected, "{engine:?}");
         }
     }
 }

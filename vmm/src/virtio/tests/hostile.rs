@@ -1,41 +1,56 @@
 //! Guests that mean harm, or are merely broken: nothing panics, nothing hangs, and a reset helps.
 
 use std::io;
+use std::os::unix::net::UnixDatagram;
 use std::time::{Duration, Instant};
 
 use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::tempfile::TempFile;
 
+use super::blk_rig::{open, ENGINES};
+use super::net::net_with_packets;
 use super::rig::{
     put_descriptor, Dice, Rig, BUFFERS, F_EVENT_IDX, F_VERSION_1, INDIRECT, MMIO_BASE, MMIO_LEN,
     NEXT, RAM_BYTES, WRITE,
 };
 use crate::bus::BusDevice;
 use crate::pci::{BarWindow, ConfigPorts, EcamWindow};
-use crate::virtio::{Blk, BlkAccess, Console, ConsoleInput, Rng};
+use crate::virtio::{BlkAccess, Console, ConsoleInput, Rng};
 
 const NEEDS_RESET: u8 = 0x40;
 /// Generous: debug builds on a busy machine.
 const SOON: Duration = Duration::from_secs(200);
 
-/// One machine of each kind. The image lives as long as its device.
+/// One machine of each kind. The images live as long as their devices.
 struct Machines {
     rigs: Vec<Rig>,
-    _image: TempFile,
+    _images: [TempFile; 2],
     _input: ConsoleInput,
+    _peer: UnixDatagram,
 }
 
 fn machines() -> Machines {
-    let image = TempFile::new().unwrap();
-    image.as_file().set_len(64 << 10).unwrap();
-    let blk = Blk::open(image.as_path(), BlkAccess::ReadWrite, 2).unwrap();
+    let disks = ENGINES.map(|engine| {
+        let image = TempFile::new().unwrap();
+        image.as_file().set_len(64 << 10).unwrap();
+        (open(&image, BlkAccess::ReadWrite, 2, engine), image)
+    });
+    let [(sync, sync_image), (uring, uring_image)] = disks;
     let (console, input, _) = Console::new(Box::new(io::sink())).unwrap();
     input.push(&[b'x'; 60_000]);
-    let rigs = vec![Rig::new(blk), Rig::new(console), Rig::new(Rng::new())];
+    let (net, peer) = net_with_packets();
+    let rigs = vec![
+        Rig::new(sync),
+        Rig::new(uring),
+        Rig::new(console),
+        Rig::new(Rng::new()),
+        Rig::new(net),
+    ];
     Machines {
         rigs,
-        _image: image,
+        _images: [sync_image, uring_image],
         _input: input,
+        _peer: peer,
     }
 }
 

@@ -6,10 +6,16 @@
 
 mod balloon;
 mod blk;
+mod blk_flight;
+mod blk_open;
+mod blk_ranges;
+mod blk_rig;
 mod console;
 mod counters;
 mod fake_host;
+mod handed;
 mod hostile;
+mod net;
 mod pci;
 mod rig;
 mod rng;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use event_manager::{EventManager, MutEventSubscriber, SubscriberOps};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
@@ -21,6 +22,9 @@ pub(super) const F_EVENT_IDX: u64 = 1 << 29;
 pub(super) const NEXT: u16 = 1;
 pub(super) const WRITE: u16 = 2;
 pub(super) const INDIRECT: u16 = 4;
+
+/// Generous: debug builds on a busy machine.
+const ANSWERED: Duration = Duration::from_secs(60);
 
 /// A machine with one device in slot 1, and the driver of that device.
 pub(super) struct Rig {
@@ -300,6 +304,18 @@ impl Rig {
         ring.used_index = ring.used_index.wrapping_add(1);
         let [id, len]: [u32; 2] = self.ram.read_obj(GuestAddress(entry)).unwrap();
         Some((id, len))
+    }
+
+    /// Takes the next used entry, which may still have to come.
+    pub(super) fn wait_used(&mut self, queue: usize) -> (u32, u32) {
+        let started = Instant::now();
+        loop {
+            if let Some(used) = self.take_used(queue) {
+                return used;
+            }
+            assert!(started.elapsed() < ANSWERED, "not answered");
+            self.events.run_with_timeout(10).unwrap();
+        }
     }
 
     pub(super) fn put(&self, gpa: u64, data: &[u8]) {

@@ -1,0 +1,253 @@
+//! Networks: a guest and this host exchange data over TCP through a tap, every word checked; and
+//! taps that are missing, taken, not permitted, or removed while a guest uses them.
+//!
+//! Needs root, as the lab has it: taps are made and removed here.
+
+use std::io::{self, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Command, Output};
+use std::thread;
+use std::time::Duration;
+
+use coopvirt_spec::stream;
+use coopvirt_tests::files::Folder;
+use coopvirt_tests::lab::MODULE_KERNEL;
+use coopvirt_tests::{Guest, Image, Outcome};
+
+const CONNECTIONS: u32 = 4;
+const MIB_EACH: u64 = 2;
+const LIMIT: Duration = Duration::from_secs(300);
+
+fn script(words: &[&str]) -> Output {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/tap");
+    let mut command = Command::new(path);
+    command
+        .args(words)
+        .output()
+        .expect("scripts/tap can be run")
+}
+
+/// A tap of this host, and a server on it for as long as this process lives.
+struct Tap {
+    name: String,
+    network: u8,
+}
+
+impl Tap {
+    /// Makes it by the script; each test has a network of its own.
+    fn up(network: u8, more: &[&str]) -> Self {
+        let name = format!("cvtest{network}");
+        let cidr = format!("10.213.{network}.1/24");
+        let output = script(&[&["up", &name, "--cidr", &cidr], more].concat());
+        assert!(output.status.success(), "{output:?}");
+        Self { name, network }
+    }
+
+    /// Starts the server; returns what the guest is told on its command line.
+    fn serve(&self) -> String {
+        let address = format!("10.213.{}.1:0", self.network);
+        let listener = TcpListener::bind(address).expect("the tap has this address");
+        let server = listener.local_addr().expect("it is bound");
+        thread::spawn(move || {
+            for connection in listener.incoming().flatten() {
+                thread::spawn(move || {
+                    if let Err(error) = answer(connection) {
+                        eprintln!("the host's side of a connection: {error}");
+                    }
+                });
+            }
+        });
+        let network = self.network;
+        format!("coopvirt.net=10.213.{network}.2/24,{server},{MIB_EACH},{CONNECTIONS}")
+    }
+}
+
+impl Drop for Tap {
+    fn drop(&mut self) {
+        script(&["down", &self.name]);
+    }
+}
+
+/// Takes the guest's stream and checks it, then sends as much. A wrong word ends the connection
+/// before that, which the guest reports.
+fn answer(mut connection: TcpStream) -> io::Result<()> {
+    let mut length = [0; 8];
+    connection.read_exact(&mut length)?;
+    let words = u64::from_le_bytes(length) / stream::WORD_BYTES as u64;
+    let mut buffer = [0; 4096];
+    let step = buffer.len() / stream::WORD_BYTES;
+    for first in (0..words).step_by(step) {
+        connection.read_exact(&mut buffer)?;
+        if let Some(word) = stream::first_wrong(&buffer, stream::FROM_GUEST, first) {
+            return Err(io::Error::other(format!(
+                "word {word} of the guest is wrong"
+            )));
+        }
+    }
+    for first in (0..words).step_by(step) {
+        stream::fill(&mut buffer, stream::FROM_HOST, first);
+        connection.write_all(&buffer)?;
+    }
+    Ok(())
+}
+
+fn guest(net: &str) -> Guest {
+    Guest::with_kernel(MODULE_KERNEL, Image::Vmlinux)
+        .arguments(["--net", net])
+        .limit(LIMIT)
+}
+
+/// Checks that the guest exchanged everything, and returns its record.
+#[track_caller]
+fn assert_exchanged(outcome: &Outcome) -> serde_json::Value {
+    let record = outcome.record("net").clone();
+    eprintln!("{record}\n{}", outcome.stderr);
+    assert_eq!(record["ok"], true, "{record}");
+    let bytes = (MIB_EACH << 20) * u64::from(CONNECTIONS);
+    assert_eq!(record["bytes_each_way"], bytes);
+    record
+}
+
+/// A guest with 2 vCPUs and what `more` says of its network.
+#[track_caller]
+fn exchange(network: u8, more: &str) -> serde_json::Value {
+    let tap = Tap::up(network, &[]);
+    let net = format!("tap={}{more}", tap.name);
+    let outcome = guest(&net).cpus(2).cmdline(&tap.serve()).run();
+    outcome.assert_powered_off();
+    assert_exchanged(&outcome)
+}
+
+#[test]
+fn data_by_vhost() {
+    let record = exchange(1, ",vhost=on");
+    assert_eq!(record["transmit_queues"], 2);
+}
+
+#[test]
+fn data_in_process() {
+    let record = exchange(2, ",vhost=off");
+    assert_eq!(record["transmit_queues"], 2);
+}
+
+#[test]
+fn data_by_vhost_without_offloads() {
+    exchange(3, ",vhost=on,offloads=off");
+}
+
+#[test]
+fn data_in_process_without_offloads() {
+    exchange(4, ",vhost=off,offloads=off");
+}
+
+#[test]
+fn one_queue_pair_of_many() {
+    let record = exchange(5, ",queues=1,vhost=off");
+    assert_eq!(record["transmit_queues"], 1);
+}
+
+/// The kernel's way is the default, and where it is not there the guest runs all the same.
+#[test]
+fn without_vhost_the_process_does_it_and_says_so() {
+    let folder = Folder::new();
+    let empty = folder.file("vhost-net", b"");
+    let hide = format!(
+        "mount --bind '{}' /dev/vhost-net; exec \"$@\"",
+        empty.display()
+    );
+    let prefix = ["unshare", "-m", "sh", "-ec", &hide, "sh"];
+    let tap = Tap::up(6, &[]);
+    let net = format!("tap={}", tap.name);
+    let outcome = guest(&net).prefix(prefix).cmdline(&tap.serve()).run();
+    assert_eq!(outcome.status(), 0, "{}", outcome.stderr);
+    assert_exchanged(&outcome);
+    let notes = outcome.stderr.matches("/dev/vhost-net cannot be used");
+    assert_eq!(notes.count(), 1, "{}", outcome.stderr);
+
+    let outcome = guest(&format!("{net},vhost=on")).prefix(prefix).run();
+    outcome.assert_ended(1, "or leave vhost=on out");
+}
+
+#[test]
+fn a_tap_with_one_queue() {
+    // Made by hand: the script makes taps with many.
+    let name = "cvtest7";
+    let ip = |words: &str| {
+        let status = Command::new("ip").args(words.split(' ')).status();
+        assert!(status.expect("ip can be run").success(), "{words}");
+    };
+    ip(&format!("tuntap add dev {name} mode tap"));
+    let tap = Tap {
+        name: name.into(),
+        network: 7,
+    };
+    ip(&format!("addr add 10.213.7.1/24 dev {name}"));
+    ip(&format!("link set {name} up"));
+    let outcome = guest(&format!("tap={name},queues=2")).run();
+    outcome.assert_ended(1, "has one queue, not 2");
+    let outcome = guest(&format!("tap={name}"))
+        .cpus(2)
+        .cmdline(&tap.serve())
+        .run();
+    assert_eq!(outcome.status(), 0, "{}", outcome.stderr);
+    assert!(
+        outcome.stderr.contains("the guest gets one queue pair"),
+        "{}",
+        outcome.stderr
+    );
+    let record = assert_exchanged(&outcome);
+    assert_eq!(record["transmit_queues"], 1);
+}
+
+#[test]
+fn taps_that_cannot_be_used() {
+    let refused = |net: &str, prefix: &[&str], line: &str| {
+        let outcome = guest(net).prefix(prefix.iter().copied()).run();
+        outcome.assert_ended(1, line);
+        assert_eq!(outcome.console, "");
+    };
+    refused("tap=cvnone", &[], "there is no network interface cvnone");
+    refused("tap=lo", &[], "lo is no tap");
+    let tap = Tap::up(8, &["--user", "nobody"]);
+    let unprivileged = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"];
+    let net = format!("tap={}", tap.name);
+    refused(&net, &unprivileged, "no permission to use tap cvtest8");
+
+    let mut first = guest(&net).end("hang").start();
+    first.wait_for("\"done\"");
+    refused(&net, &[], "tap cvtest8 is in use by another program");
+    first.signal(rustix::process::Signal::TERM);
+    let outcome = first.finish();
+    assert_eq!(outcome.status(), 128 + 15, "{}", outcome.stderr);
+    // Given back at once.
+    guest(&net).run().assert_powered_off();
+}
+
+#[track_caller]
+fn removal(network: u8, more: &str) {
+    let tap = Tap::up(network, &[]);
+    let net = format!("tap={}{more}", tap.name);
+    let words = format!("{},down", tap.serve());
+    let mut running = guest(&net).cpus(2).cmdline(&words).start();
+    running.wait_for("\"net\"");
+    let output = script(&["down", &tap.name]);
+    assert!(output.status.success(), "{output:?}");
+    let outcome = running.finish();
+    assert_eq!(outcome.status(), 0, "{}", outcome.stderr);
+    assert_exchanged(&outcome);
+    assert_eq!(outcome.record("link")["down"], true);
+    outcome.done();
+    let notes = outcome.stderr.matches("was removed").count();
+    assert_eq!(notes, 1, "{}", outcome.stderr);
+}
+
+#[test]
+fn a_removed_tap_is_a_link_that_is_down_by_vhost() {
+    removal(9, ",vhost=on");
+}
+
+#[test]
+fn a_removed_tap_is_a_link_that_is_down_in_process() {
+    removal(10, ",vhost=off");
+}
