@@ -14,6 +14,10 @@ const SAMPLES: &[(&str, &[&str])] = &[
     ("cpus", &["3"]),
     ("memory", &["1G"]),
     ("disk", &["/a.img", "/b, c.img,ro"]),
+    (
+        "net",
+        &["tap=tap0,mac=52:54:00:12:34:56,vhost=off", "tap=tap1"],
+    ),
     ("mode", &["coop"]),
     ("x2apic", &[]),
     ("kvm-features", &["all,-pv-eoi"]),
