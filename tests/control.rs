@@ -43,14 +43,14 @@ fn metrics(socket: &Path) -> Metrics {
     serde_json::from_str(&text).expect("metrics")
 }
 
-/// A guest that says a record of its own after each round of reads, again and again.
-fn counting(folder: &Folder, socket: &Path, exits: &Path) -> Guest {
+/// A guest of two vCPUs that does this work again and again, with a record after each round.
+fn counting(work: &str, folder: &Folder, socket: &Path, exits: &Path) -> Guest {
     let disk = folder.disk("disk", DISK_BLOCKS).display().to_string();
     let (socket, exits) = (socket.display().to_string(), exits.display().to_string());
     Guest::new()
         .cpus(2)
-        .works("read1")
-        .cmdline("coopvirt.scale=0.05 coopvirt.settle_ms=0 coopvirt.reps=100000")
+        .works(work)
+        .cmdline("coopvirt.scale=0.1 coopvirt.settle_ms=0 coopvirt.reps=100000")
         .cmdline(WATCHDOG)
         .arguments(["--disk", &disk, "--control", &socket])
         .arguments(["--exits", &exits, "--accounting", "stats"])
@@ -58,7 +58,7 @@ fn counting(folder: &Folder, socket: &Path, exits: &Path) -> Guest {
 
 /// How many rounds the guest has counted.
 fn rounds(running: &Running) -> usize {
-    running.text().matches("\"work\":\"read1\"").count()
+    running.text().matches("\"work\":").count()
 }
 
 fn wait_for_more_rounds(running: &Running) {
@@ -81,8 +81,9 @@ fn files() -> (Folder, PathBuf, PathBuf) {
 #[test]
 fn a_paused_guest_stands_still_and_does_not_know_it() {
     let (folder, socket, exits) = files();
-    let mut running = counting(&folder, &socket, &exits).start();
-    running.wait_for("\"work\":\"read1\"");
+    // A CPU that is idle when it is paused comes back without a question.
+    let mut running = counting("busy", &folder, &socket, &exits).start();
+    running.wait_for("\"work\":\"busy\"");
     for length in [PAUSE, Duration::from_millis(200)] {
         wait_for_more_rounds(&running);
         assert_eq!(state(&socket), RunState::Running);
@@ -108,7 +109,7 @@ fn a_paused_guest_stands_still_and_does_not_know_it() {
 #[test]
 fn metrics_are_the_counts_of_the_report() {
     let (folder, socket, exits) = files();
-    let mut running = counting(&folder, &socket, &exits).start();
+    let mut running = counting("read1", &folder, &socket, &exits).start();
     running.wait_for("\"work\":\"read1\"");
     let early = metrics(&socket);
     wait_for_more_rounds(&running);

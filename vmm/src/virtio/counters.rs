@@ -1,5 +1,6 @@
 //! What one device has done so far, for metrics: written by its backend, read by anybody.
 //!
+//! What the host's kernel serves by itself (vhost) passes by here and is not counted.
 //! All figures only grow, over resets too. Each is right by itself; two of them may be read at
 //! slightly different moments.
 

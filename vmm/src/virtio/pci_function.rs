@@ -145,8 +145,7 @@ impl VirtioPci {
                 {
                     let mut backend = lock(&self.backend);
                     backend.activate(features, event_idx, setups, &self.doorbells);
-                    let own_rings = self.doorbells.len() as u64;
-                    backend.counters().add_own_rings(own_rings);
+                    backend.count_first_rings();
                 }
                 self.bind_doorbells();
                 // What either side had ready before now needs no notification.

@@ -14,7 +14,10 @@ const SAMPLES: &[(&str, &[&str])] = &[
     ("cpus", &["3"]),
     ("memory", &["1G"]),
     ("disk", &["/a.img", "/b, c.img,ro"]),
-    ("net", &["tap=tap0,queues=2"]),
+    (
+        "net",
+        &["tap=tap0,mac=52:54:00:12:34:56,vhost=off", "tap=tap1"],
+    ),
     ("vsock", &["42"]),
     ("mode", &["coop"]),
     ("x2apic", &[]),
