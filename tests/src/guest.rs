@@ -315,10 +315,14 @@ impl Running {
         number.expect("Rss: N kB")
     }
 
-    /// How many files it has open.
-    pub fn open_files(&self) -> usize {
+    /// How many files it has open whose names begin so (`socket:`, or nothing for all).
+    pub fn open_files(&self, name: &str) -> usize {
         let files = std::fs::read_dir(format!("/proc/{}/fd", self.child.id()));
-        files.expect("our own child").count()
+        let files = files.expect("our own child").flatten();
+        let names = files.filter_map(|file| std::fs::read_link(file.path()).ok());
+        names
+            .filter(|path| path.to_string_lossy().starts_with(name))
+            .count()
     }
 
     /// CPU time that its threads have had whose names begin so.
