@@ -125,13 +125,8 @@ fn width(values: &[f64]) -> f64 {
 fn a_guest_that_had_it_many_times_is_as_one_that_never_had() {
     let folder = Folder::new();
     let disk = folder.disk("disk", 4096).display().to_string();
-    // A hundred cycles at scale 1.
-    let (cycles, scale) = if is_long() {
-        (1000, "10")
-    } else {
-        // Five seconds each where code runs 20 times slower and others want the machine.
-        (10, "0.1")
-    };
+    // A hundred cycles at scale 1: half a second each where code runs 20 times slower.
+    let (cycles, scale) = if is_long() { (1000, "10") } else { (100, "1") };
     let limit = Duration::from_secs(if is_long() { 7200 } else { 600 });
     let words = format!(
         "coopvirt.works=sleep,busy,read1,pipe,tlb coopvirt.reps={REPS} coopvirt.seconds=1 coopvirt.scale={scale}"

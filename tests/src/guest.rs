@@ -15,8 +15,6 @@ use crate::outcome::Outcome;
 
 /// Longest life of a guest: it takes some 10 s, but the machine may have more to do.
 const LIMIT: Duration = Duration::from_secs(120);
-/// How often a guest is run whose kernel is in trouble that is not ours.
-const TRIES: u32 = 3;
 const POLL: Duration = Duration::from_millis(20);
 /// So long after its writer's end, a stream that brings nothing more has brought all.
 const QUIET: Duration = Duration::from_millis(300);
@@ -197,15 +195,8 @@ impl Guest {
         Running::new(title, child, stdout, Some(stderr), self.limit)
     }
 
-    /// Runs it to its end; again, if the emulator below got its kernel into trouble.
+    /// Runs it to its end.
     pub fn run(&self) -> Outcome {
-        for _ in 1..TRIES {
-            let outcome = self.start().finish();
-            if !outcome.met_stale_breakpoint() {
-                return outcome;
-            }
-            eprintln!("the guest's kernel met a stale breakpoint of the emulator: another try");
-        }
         self.start().finish()
     }
 }

@@ -6,7 +6,6 @@ use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use coopvirt::account::backend::Backend;
 use coopvirt_spec::record::find_in_line;
 use serde_json::Value;
 
@@ -26,11 +25,6 @@ pub struct Outcome {
     pub stderr: String,
     records: Vec<Value>,
 }
-
-/// Exit status of `coopvirt run` after a guest's panic.
-const PANIC_STATUS: i32 = 3;
-/// And after its triple fault.
-const TRIPLE_FAULT_STATUS: i32 = 4;
 
 impl Outcome {
     pub(crate) fn new(
@@ -59,16 +53,6 @@ impl Outcome {
     pub fn status(&self) -> i32 {
         let by_signal = || 128 + self.status.signal().unwrap_or(0);
         self.status.code().unwrap_or_else(by_signal)
-    }
-
-    /// Whether the guest's kernel died of a breakpoint that it had set itself, to patch its code,
-    /// and removed again: QEMU before 8.1 may still run it on another CPU. Hardware does not. One
-    /// that dies of it before its console is there leaves no word of it, only the panic's status, or
-    /// before it can handle exceptions, that of a triple fault.
-    pub fn met_stale_breakpoint(&self) -> bool {
-        let is_dead = [PANIC_STATUS, TRIPLE_FAULT_STATUS].contains(&self.status());
-        let is_dumb = is_dead && self.console.trim().is_empty();
-        Backend::probe().emulated && (is_dumb || self.console.contains("Oops: int3: 0000 [#1]"))
     }
 
     /// Checks that the guest did all that it was told to, and powered off.
