@@ -101,5 +101,6 @@ debian_module() {
     install -D -m 644 -- "$2" "$1/usr/lib/modules/$release/extra/coopvirt.ko"
     : >"$1/usr/lib/modules/$release/modules.order"
     : >"$1/usr/lib/modules/$release/modules.builtin"
+    : >"$1/usr/lib/modules/$release/modules.builtin.modinfo"
     depmod -b "$1" "$release"
 }
