@@ -73,7 +73,8 @@ pub fn require_kvm() {
     }
 }
 
-pub(crate) fn path_from(variable: &str) -> PathBuf {
+/// The file that this variable names, or a panic with the remedy.
+pub fn path_from(variable: &str) -> PathBuf {
     match env::var_os(variable) {
         Some(value) if !value.is_empty() => require(PathBuf::from(value)),
         _ => panic!("{variable} is not set: {REMEDY}"),
