@@ -16,7 +16,8 @@ use rustix::process::Signal;
 use socket2::{Domain, SockAddr, Socket, Type};
 
 const MESSAGE_BYTES: usize = 64;
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How long the guest may take to come, which boots first, and to answer.
+const PATIENCE: Duration = Duration::from_secs(120);
 /// What a process allocates once, it has allocated after so many connections.
 const WARM: u64 = 100;
 /// Growth of the VMM's memory that is noise.

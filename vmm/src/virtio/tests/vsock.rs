@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use vmm_sys_util::eventfd::{EventFd, EFD_NONBLOCK};
 
-use super::rig::{Rig, Ring, BUFFERS, RAM_BYTES};
+use super::rig::{Dice, Rig, Ring, BUFFERS, RAM_BYTES};
 use crate::virtio::vsock::DataServer;
 use crate::virtio::{HandedQueue, QueueError, Vsock};
 
@@ -178,4 +178,44 @@ fn half_a_pair_or_a_ring_outside_of_memory_is_not_handed_over() {
         let told = set.take_told();
         assert!(told.iter().all(|told| *told == Told::Stop), "{told:?}");
     }
+}
+
+/// Whatever a driver sets up, in whatever order: the server gets both rings, inside of memory, or none.
+#[test]
+fn rings_set_up_by_chance_are_handed_over_whole_or_not_at_all() {
+    let mut set = Set::new(0, false);
+    let mut dice = Dice(1);
+    let mut starts = 0;
+    for _ in 0..3_000 {
+        set.rig.negotiate(1 << 32);
+        set.rig.enable_msix();
+        for _ in 0..dice.below(6) {
+            let index = dice.pick(&[0, 1, 1, 2]);
+            let mut ring = Ring::new(index, dice.pick(&[16, 16, 16, 256, 0, 3]));
+            let part = dice.below(12) as usize;
+            let wild = dice.pick(&[RAM_BYTES - 16, RAM_BYTES, 0, 1, u64::MAX - 0xff]);
+            if let Some(address) =
+                [&mut ring.descriptors, &mut ring.avail, &mut ring.used].get_mut(part)
+            {
+                **address = wild;
+            }
+            set.rig.set_up_queue(index, &ring);
+        }
+        set.rig.set_status(15);
+        set.rig.notify(dice.below(3) as u16);
+        for told in set.take_told() {
+            let Told::Start { queues, rings, .. } = told else {
+                continue;
+            };
+            assert_eq!(queues, [0, 1]);
+            let addresses = rings.iter().flatten();
+            assert!(
+                addresses.clone().all(|&address| address < RAM_BYTES),
+                "{rings:x?}"
+            );
+            starts += 1;
+        }
+    }
+    assert!(starts > 100, "{starts}");
+    set.rig.start(0, 16);
 }
