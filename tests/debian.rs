@@ -191,6 +191,8 @@ fn whole_life(mode: &str, words: &str, look: impl Fn(&Disk)) {
     assert_eq!(failed, "", "units have failed");
     assert_eq!(disk.run("systemctl is-system-running"), "running");
     eprintln!("{mode}: {}", disk.run("systemd-analyze time"));
+    let checked = disk.run("systemctl is-active systemd-fsck-root.service");
+    assert_eq!(checked, "active", "the guest has not checked its disk");
 
     let bytes = content();
     disk.send(&bytes, "/root/sent");
