@@ -79,6 +79,7 @@ mod queue;
 mod rng;
 mod sys;
 mod transport;
+mod vhost_kernel;
 mod vsock;
 
 use std::sync::Arc;

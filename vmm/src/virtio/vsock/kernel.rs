@@ -1,19 +1,16 @@
 //! vhost-vsock: the kernel moves data between the host's sockets and the guest's rings.
-//!
-//! Addresses that a guest chose are checked against its memory before the kernel gets them: it
-//! would take any address of this process.
 
 use std::io;
 use std::sync::Arc;
 
 use vhost::vhost_kern::vsock::Vsock as Handle;
 use vhost::vsock::VhostVsock;
-use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
-use vm_memory::{Address, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
+use vhost::VhostBackend;
 use vmm_sys_util::eventfd::{EventFd, EFD_NONBLOCK};
 
 use super::DataServer;
 use crate::virtio::device::{HandedQueue, QueueError};
+use crate::virtio::vhost_kernel::{hand_over, io_error, own, refused};
 use crate::virtio::GuestRam;
 
 pub(super) struct KernelServer {
@@ -28,19 +25,8 @@ pub(super) struct KernelServer {
 impl KernelServer {
     /// Opens a handle and tells it where guest memory is.
     pub(super) fn open(ram: &GuestRam) -> io::Result<Self> {
-        let regions: Vec<VhostUserMemoryRegionInfo> = ram
-            .iter()
-            .map(|region| VhostUserMemoryRegionInfo {
-                guest_phys_addr: region.start_addr().raw_value(),
-                memory_size: region.len(),
-                userspace_addr: region.as_ptr() as u64,
-                ..Default::default()
-            })
-            .collect();
         let handle = Handle::new(ram.clone()).map_err(io_error)?;
-        handle.set_owner().map_err(io_error)?;
-        handle.set_mem_table(&regions).map_err(io_error)?;
-        let features = handle.get_features().map_err(io_error)?;
+        let features = own(&handle, ram)?;
         Ok(Self {
             ram: ram.clone(),
             handle,
@@ -61,50 +47,10 @@ impl KernelServer {
             .set_features(features & self.features)
             .map_err(refused)?;
         for queue in queues {
-            self.check(queue)?;
             let index = queue.index;
-            handle.set_vring_num(index, queue.size).map_err(refused)?;
-            handle.set_vring_base(index, 0).map_err(refused)?;
-            let addresses = VringConfigData {
-                queue_max_size: queue.size,
-                queue_size: queue.size,
-                flags: 0,
-                desc_table_addr: queue.descriptors,
-                used_ring_addr: queue.used,
-                avail_ring_addr: queue.avail,
-                log_addr: None,
-            };
-            handle.set_vring_addr(index, &addresses).map_err(refused)?;
-            handle.set_vring_call(index, &queue.call).map_err(refused)?;
-            handle.set_vring_kick(index, queue.kick).map_err(refused)?;
-            handle.set_vring_err(index, &self.errors).map_err(refused)?;
+            hand_over(handle, index, queue, &self.ram, &self.errors)?;
         }
         handle.start().map_err(refused)
-    }
-
-    /// Each part of the ring lies in one piece of guest memory, so that its first address stands
-    /// for all of it. Lengths include the event indices.
-    fn check(&self, queue: &HandedQueue<'_>) -> Result<(), QueueError> {
-        let size = u64::from(queue.size);
-        let parts = [
-            (queue.descriptors, 16 * size),
-            (queue.avail, 6 + 2 * size),
-            (queue.used, 6 + 8 * size),
-        ];
-        let is_inside = |&(address, len_bytes): &(u64, u64)| {
-            let address = GuestAddress(address);
-            self.ram.find_region(address).is_some_and(|region| {
-                let offset = address.unchecked_offset_from(region.start_addr());
-                offset
-                    .checked_add(len_bytes)
-                    .is_some_and(|end| end <= region.len())
-            })
-        };
-        if parts.iter().all(is_inside) {
-            Ok(())
-        } else {
-            Err(QueueError::Setup)
-        }
     }
 }
 
@@ -134,20 +80,5 @@ impl DataServer for KernelServer {
         let _ = self.handle.stop();
         // What was wrong with these rings says nothing of the next.
         let _ = self.errors.read();
-    }
-}
-
-#[expect(
-    clippy::needless_pass_by_value,
-    reason = "used as a function for map_err"
-)]
-fn refused(error: vhost::Error) -> QueueError {
-    QueueError::Backend(error.to_string())
-}
-
-fn io_error(error: vhost::Error) -> io::Error {
-    match error {
-        vhost::Error::VhostOpen(error) | vhost::Error::IoctlError(error) => error,
-        other => io::Error::other(other),
     }
 }

@@ -1,0 +1,96 @@
+//! What all devices that the kernel serves (vhost) have in common: guest memory and rings handed over.
+//!
+//! Called by `net::kernel` and `vsock::kernel`. Addresses that a guest chose are checked against its
+//! memory before the kernel gets them: it would take any address of this process.
+
+use std::io;
+
+use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
+use vm_memory::{Address, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
+use vmm_sys_util::eventfd::EventFd;
+
+use super::device::{HandedQueue, QueueError};
+use super::GuestRam;
+
+/// Takes a new handle for this process and tells it where guest memory is. Returns the virtio features
+/// that the kernel has to know of.
+pub(super) fn own(handle: &impl VhostBackend, ram: &GuestRam) -> io::Result<u64> {
+    let regions: Vec<VhostUserMemoryRegionInfo> = ram
+        .iter()
+        .map(|region| VhostUserMemoryRegionInfo {
+            guest_phys_addr: region.start_addr().raw_value(),
+            memory_size: region.len(),
+            userspace_addr: region.as_ptr() as u64,
+            ..Default::default()
+        })
+        .collect();
+    handle.set_owner().map_err(io_error)?;
+    handle.set_mem_table(&regions).map_err(io_error)?;
+    handle.get_features().map_err(io_error)
+}
+
+/// Hands a ring over, as queue `index` of the handle; the kernel signals `errors` if it is corrupt.
+pub(super) fn hand_over(
+    handle: &impl VhostBackend,
+    index: usize,
+    queue: &HandedQueue<'_>,
+    ram: &GuestRam,
+    errors: &EventFd,
+) -> Result<(), QueueError> {
+    check(queue, ram)?;
+    handle.set_vring_num(index, queue.size).map_err(refused)?;
+    handle.set_vring_base(index, 0).map_err(refused)?;
+    let addresses = VringConfigData {
+        queue_max_size: queue.size,
+        queue_size: queue.size,
+        flags: 0,
+        desc_table_addr: queue.descriptors,
+        used_ring_addr: queue.used,
+        avail_ring_addr: queue.avail,
+        log_addr: None,
+    };
+    handle.set_vring_addr(index, &addresses).map_err(refused)?;
+    handle.set_vring_call(index, &queue.call).map_err(refused)?;
+    handle.set_vring_kick(index, queue.kick).map_err(refused)?;
+    handle.set_vring_err(index, errors).map_err(refused)
+}
+
+/// Each part of the ring lies in one piece of guest memory, so that its first address stands for all of
+/// it. Lengths (virtio 1.2, 2.7) include the event indices.
+fn check(queue: &HandedQueue<'_>, ram: &GuestRam) -> Result<(), QueueError> {
+    let size = u64::from(queue.size);
+    let parts = [
+        (queue.descriptors, 16 * size),
+        (queue.avail, 6 + 2 * size),
+        (queue.used, 6 + 8 * size),
+    ];
+    let is_inside = |&(address, len_bytes): &(u64, u64)| {
+        let address = GuestAddress(address);
+        ram.find_region(address).is_some_and(|region| {
+            let offset = address.unchecked_offset_from(region.start_addr());
+            offset
+                .checked_add(len_bytes)
+                .is_some_and(|end| end <= region.len())
+        })
+    };
+    if parts.iter().all(is_inside) {
+        Ok(())
+    } else {
+        Err(QueueError::Setup)
+    }
+}
+
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "used as a function for map_err"
+)]
+pub(super) fn refused(error: vhost::Error) -> QueueError {
+    QueueError::Backend(error.to_string())
+}
+
+pub(super) fn io_error(error: vhost::Error) -> io::Error {
+    match error {
+        vhost::Error::VhostOpen(error) | vhost::Error::IoctlError(error) => error,
+        other => io::Error::other(other),
+    }
+}
