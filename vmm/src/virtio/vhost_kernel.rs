@@ -94,3 +94,46 @@ pub(super) fn io_error(error: vhost::Error) -> io::Error {
         other => io::Error::other(other),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use vm_memory::GuestMemoryMmap;
+
+    use super::*;
+
+    const REGION_BYTES: u64 = 0x1_0000;
+
+    #[test]
+    fn a_ring_part_lies_in_one_region_to_its_last_byte() {
+        // Adjoining for the guest, but not in this process.
+        let regions = [0, REGION_BYTES].map(|start| (GuestAddress(start), REGION_BYTES as usize));
+        let ram: GuestRam = Arc::new(GuestMemoryMmap::from_ranges(&regions).unwrap());
+        let kick = EventFd::new(0).unwrap();
+        let is_taken = |descriptors, avail, used| {
+            let queue = HandedQueue {
+                index: 0,
+                size: 16,
+                descriptors,
+                avail,
+                used,
+                kick: &kick,
+                call: EventFd::new(0).unwrap(),
+            };
+            check(&queue, &ram).is_ok()
+        };
+        let lengths = [256, 38, 134];
+        assert!(is_taken(0, 0x1000, 0x2000));
+        for (part, length) in lengths.into_iter().enumerate() {
+            for end in [REGION_BYTES, 2 * REGION_BYTES] {
+                let mut at = [0, 0x1000, 0x2000];
+                at[part] = end - length;
+                assert!(is_taken(at[0], at[1], at[2]), "{at:x?}");
+                at[part] += 1;
+                assert!(!is_taken(at[0], at[1], at[2]), "{at:x?}");
+            }
+        }
+        assert!(!is_taken(u64::MAX - 15, 0x1000, 0x2000));
+    }
+}
