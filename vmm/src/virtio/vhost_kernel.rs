@@ -108,7 +108,7 @@ mod tests {
     #[test]
     fn a_ring_part_lies_in_one_region_to_its_last_byte() {
         // Adjoining for the guest, but not in this process.
-        let regions = [0, REGION_BYTES].map(|start| (GuestAddress(start), REGION_BYTES as usize));
+        let regions = [0, REGION_BYTES].map(|start| (GuestAddress(start), 0x1_0000));
         let ram: GuestRam = Arc::new(GuestMemoryMmap::from_ranges(&regions).unwrap());
         let kick = EventFd::new(0).unwrap();
         let is_taken = |descriptors, avail, used| {
