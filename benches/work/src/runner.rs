@@ -5,7 +5,7 @@ use crate::marks::Marks;
 use crate::module::Module;
 use crate::options::Options;
 use crate::platform::Platform;
-use crate::sys::{cpu, memory};
+use crate::sys::{cpu, memory, time};
 use crate::works::{self, Bench, Failure, Measured};
 use crate::{disk_check, module_cycles, net, record, vsock};
 use std::io;
@@ -59,6 +59,8 @@ pub(crate) fn run(
         is_well &= went_well;
     }
     memory::lock_present();
+    // Nothing to be done about an error: then it is as if no quiet time had been asked for.
+    let _ = time::sleep(options.warm_up);
     let mut bench = Bench::new(options, marks, cpus);
     let mut reported = 0u64;
     let mut verdict = if is_well {

@@ -62,6 +62,10 @@ pub struct Args {
     /// Seconds that `idle` and `busy` last [default: 2, times the scale]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=3600))]
     pub seconds: Option<u32>,
+    /// Seconds of quiet before the first work: what boot and a module that was just loaded leave
+    /// behind ends in it (Linux reports its free memory in steps of two seconds)
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(0..=3600))]
+    pub warm_up: u32,
     /// What memory `refill` touches again
     #[arg(long, value_enum, default_value_t = Refill::Kept)]
     pub refill: Refill,

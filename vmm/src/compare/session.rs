@@ -300,6 +300,7 @@ fn run_once(
     launcher: &mut dyn Launcher,
 ) -> Run {
     let amount = Amount {
+        warm_up: args.warm_up,
         scale: args.scale,
         seconds: args.seconds,
     };
