@@ -7,10 +7,16 @@
 //! much earlier than the mean the promise lies follows from them and from how long a wake-up takes.
 //! No time is fixed, all are the guest's TSC.
 //!
+//! Guesses that have not been worth their wake-up lately are left out ([`worth`]).
+//!
 //! Whatever a guest publishes, looks are bounded: a few per deadline, and then the published one
 //! alone; without any they become rarer, and end.
 //!
 //! [`super::seat`] keeps one for each area. Nothing here looks at memory or at a clock.
+
+mod worth;
+
+use worth::{Kind, Worth};
 
 /// Guesses made although a deadline is published: a guest that sleeps publishes its tick before the
 /// deadline that it sleeps for.
@@ -54,6 +60,7 @@ pub(super) struct Prediction {
     promises: u32,
     /// Whether a promise since the deadline before was a guess.
     is_guessed: bool,
+    worth: Worth,
 }
 
 impl Prediction {
@@ -69,6 +76,7 @@ impl Prediction {
         }
         self.stock_tsc = stock_tsc;
         let was_guessed = std::mem::take(&mut self.is_guessed);
+        self.worth.missed(stock_tsc);
         self.learn(stock_tsc);
         // The next promise is as early as can be; then the deviation shrinks again.
         self.deviation = self.deviation.max(self.mean / 4);
@@ -77,11 +85,18 @@ impl Prediction {
 
     /// What a look found; `is_promised` if it is the one that was promised.
     pub(super) fn looked(&mut self, seen: Seen, is_promised: bool) -> Option<Outcome> {
+        if is_promised {
+            self.worth.looked(match seen {
+                Seen::Nothing => None,
+                Seen::Later(deadline_tsc) | Seen::Served(deadline_tsc) => Some(deadline_tsc),
+            });
+        }
         match seen {
             Seen::Nothing => (is_promised && self.is_guessed).then_some(Outcome::Early),
             Seen::Later(_) => None,
             Seen::Served(deadline_tsc) => {
                 let was_guessed = std::mem::take(&mut self.is_guessed);
+                self.worth.over();
                 self.learn(deadline_tsc);
                 was_guessed.then_some(Outcome::Hit)
             }
@@ -107,31 +122,49 @@ impl Prediction {
         Some(self.without_haste(at_tsc, now_tsc, wake_up))
     }
 
-    fn guess(&self, now_tsc: u64, wake_up: u64, published: Option<u64>) -> Option<u64> {
-        // The first promise may lie as close as can be: whatever the guest publishes is behind it.
-        let soonest_tsc = now_tsc.saturating_add(match self.promises {
-            0 => wake_up / 4,
-            _ => wake_up.saturating_mul(2),
-        });
+    fn guess(&mut self, now_tsc: u64, wake_up: u64, published: Option<u64>) -> Option<u64> {
         let Some(deadline_tsc) = published else {
-            return (self.promises < FRUITLESS).then(|| self.expected(soonest_tsc, wake_up));
+            return self.guess_blindly(now_tsc, wake_up);
         };
         if self.promises >= GUESSES {
             return None;
         }
         // The guest may still replace it by an earlier one. A guess that is hardly earlier than the
         // deadline would be a wake-up for nothing.
-        let guess_tsc = self.expected(soonest_tsc, wake_up);
-        (guess_tsc.saturating_add(wake_up.saturating_mul(2)) < deadline_tsc).then_some(guess_tsc)
+        let guess_tsc = self.expected(self.promises, now_tsc, wake_up);
+        let is_earlier = guess_tsc.saturating_add(wake_up.saturating_mul(2)) < deadline_tsc;
+        (is_earlier && self.worth.tries(Kind::Before, guess_tsc, deadline_tsc)).then_some(guess_tsc)
+    }
+
+    /// Guesses while nothing is published.
+    fn guess_blindly(&mut self, now_tsc: u64, wake_up: u64) -> Option<u64> {
+        if self.promises >= FRUITLESS {
+            return None;
+        }
+        if self.promises == 0 {
+            let guess_tsc = self.expected(0, now_tsc, wake_up);
+            let else_tsc = self.expected(1, now_tsc, wake_up);
+            // The first one of what comes like clockwork is the later one.
+            if else_tsc <= guess_tsc || self.worth.tries(Kind::First, guess_tsc, else_tsc) {
+                return Some(guess_tsc);
+            }
+            self.promises = 1;
+        }
+        Some(self.expected(self.promises, now_tsc, wake_up))
     }
 
     /// Early at first, then closer to what is usual, then less and less often.
-    fn expected(&self, soonest_tsc: u64, wake_up: u64) -> u64 {
+    fn expected(&self, promises: u32, now_tsc: u64, wake_up: u64) -> u64 {
+        // The first promise may lie as close as can be: whatever the guest publishes is behind it.
+        let soonest_tsc = now_tsc.saturating_add(match promises {
+            0 => wake_up / 4,
+            _ => wake_up.saturating_mul(2),
+        });
         // What comes like clockwork is looked for in one wake-up, which ends when it is due; what does
         // not, so much earlier that the thread is awake by then. The rest of a wake-up is for what
         // the mean has followed the last interval.
         let spread = self.deviation.saturating_mul(4);
-        let early = match self.promises == 0 && self.mean > 0 && spread < wake_up / 2 {
+        let early = match promises == 0 && self.mean > 0 && spread < wake_up / 2 {
             true => wake_up / 4,
             false => wake_up.saturating_mul(2),
         };
@@ -140,7 +173,7 @@ impl Prediction {
             self.last_tsc.saturating_add(early).max(soonest_tsc)
         };
         let usual = self.mean.max(wake_up.saturating_mul(4));
-        match self.promises {
+        match promises {
             0 => from_last(self.mean.saturating_sub(spread)),
             1 => from_last(self.mean.saturating_sub(self.deviation)),
             2 => from_last(self.mean.saturating_add(self.deviation.saturating_mul(2))),
