@@ -15,6 +15,7 @@ use super::setting::Setting;
 use super::stats::Ratio;
 use super::summary::{self, Figures, Group, Row};
 use super::text::{number, probability, time};
+use crate::account::backend::INSTRUCTION_CLOCK;
 
 /// Words in columns with a line under the heading only.
 const STYLE: TableStyle =
@@ -108,7 +109,18 @@ pub fn header(report: &Report) -> Vec<String> {
          operation and of all."
             .into(),
     ]);
-    if host.is_emulated {
+    if host.backend.ends_with(INSTRUCTION_CLOCK) {
+        lines.extend([
+            "The host is emulated and its clock counts instructions, 1 ns each: counts are of real \
+             exits, times"
+                .into(),
+            "are of no real machine, but stand in a hardware's proportion to each other, and do not \
+             depend on"
+                .into(),
+            "what else runs here. The CPUs take turns: one that polls takes time from the others."
+                .into(),
+        ]);
+    } else if host.is_emulated {
         lines.extend([
             "The host is emulated: counts are of real exits, times are of the emulator. Code runs \
              some 20 times"

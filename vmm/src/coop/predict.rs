@@ -23,6 +23,8 @@ use worth::{Kind, Worth};
 const GUESSES: u32 = 3;
 /// Looks without any deadline after which nothing is expected any more.
 const FRUITLESS: u32 = 8;
+/// The longest row of stock writes that is believed.
+const LONGEST_ROW: u64 = 1 << 16;
 /// Promises without any deadline after which the next look is not in haste any more.
 const HASTY: u32 = 8;
 
@@ -56,6 +58,8 @@ pub(super) struct Prediction {
     mean: u64,
     deviation: u64,
     stock_tsc: u64,
+    /// The guest's count of stock writes, as the look before found it.
+    stock_writes: u64,
     /// Promises made since the deadline before.
     promises: u32,
     /// Whether a promise since the deadline before was a guess.
@@ -69,15 +73,28 @@ impl Prediction {
         self.promises == 0
     }
 
-    /// The guest's last stock deadline (`[TIMER-10]`), as a look found it.
-    pub(super) fn stock(&mut self, stock_tsc: u64) -> Option<Outcome> {
+    /// The guest's last stock deadline (`[TIMER-10]`), as a look found it, and how many it says to
+    /// have written since ever: nobody looks while they serve a guest well.
+    pub(super) fn stock(&mut self, stock_tsc: u64, writes: u64) -> Option<Outcome> {
+        let row = writes.wrapping_sub(self.stock_writes).clamp(1, LONGEST_ROW);
+        self.stock_writes = writes;
         if stock_tsc == 0 || stock_tsc == self.stock_tsc {
             return None;
         }
         self.stock_tsc = stock_tsc;
         let was_guessed = std::mem::take(&mut self.is_guessed);
-        self.worth.missed(stock_tsc);
-        self.learn(stock_tsc);
+        if row > 1 {
+            // Most of a row was not seen, and so there is no telling how long its intervals were,
+            // but that they are short ones.
+            let all = stock_tsc.saturating_sub(self.last_tsc);
+            self.mean = self.mean.min(all / row);
+            self.last_tsc = stock_tsc;
+            self.promises = 0;
+            self.worth.restart();
+        } else {
+            self.worth.missed(stock_tsc);
+            self.learn(stock_tsc);
+        }
         // The next promise is as early as can be; then the deviation shrinks again.
         self.deviation = self.deviation.max(self.mean / 4);
         was_guessed.then_some(Outcome::Missed)

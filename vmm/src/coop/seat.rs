@@ -11,7 +11,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
 use coopvirt_spec::code::BrokenReason;
-use coopvirt_spec::counter::{HostCounter, GUEST_COUNTERS, HOST_COUNTERS};
+use coopvirt_spec::counter::{GuestCounter, HostCounter, GUEST_COUNTERS, HOST_COUNTERS};
 use coopvirt_spec::entry::{Completion, Submission};
 use coopvirt_spec::lease;
 use coopvirt_spec::mem::{Load, SharedMem, Store};
@@ -403,7 +403,12 @@ impl Served {
     /// Looks at the guest's timer words and learns from them. A promise that has come due is over
     /// (`[TIMER-5]`).
     fn look_at_deadline(&mut self, shared: &Shared, timing: Timing) -> Seen {
-        let stock = self.prediction.stock(timer::stock_deadline(&self.area));
+        // A count that lies misleads predictions for the one who says it.
+        let writes = GuestCounter::DeadlineFallback.offset();
+        let stock = self.prediction.stock(
+            timer::stock_deadline(&self.area),
+            self.area.load_u64(writes, Load::Relaxed),
+        );
         let (now, armed_tsc) = (timing.clock.now(), self.timer.armed_tsc());
         let is_promised = armed_tsc != NONE && armed_tsc <= now;
         let look = match is_promised {

@@ -22,6 +22,7 @@ struct Guest {
     late: u64,
     /// The word that keeps the last stock deadline.
     stock_tsc: u64,
+    stock_writes: u64,
 }
 
 impl Guest {
@@ -33,6 +34,7 @@ impl Guest {
             armed: None,
             late: 0,
             stock_tsc: 0,
+            stock_writes: 0,
         }
     }
 
@@ -62,6 +64,7 @@ impl Guest {
                 };
                 if !is_elided {
                     cost.stock += 1;
+                    self.stock_writes += 1;
                     self.stock_tsc = deadline;
                 }
                 continue;
@@ -70,7 +73,7 @@ impl Guest {
             if next_look <= end || word.is_some() {
                 assert!(self.armed.is_some(), "lost");
                 self.now = self.now.max(next_look);
-                let _ = self.prediction.stock(self.stock_tsc);
+                let _ = self.prediction.stock(self.stock_tsc, self.stock_writes);
                 cost.looks += 1;
                 let is_due = word.is_some_and(|word| word <= self.now);
                 let seen = match word {
@@ -227,7 +230,7 @@ fn trust_4_no_value_makes_it_panic() {
     let mut prediction = Prediction::default();
     for turn in 0..values.len().pow(4) {
         let of = |place: u32| values[turn / values.len().pow(place) % values.len()];
-        let _ = prediction.stock(of(0));
+        let _ = prediction.stock(of(0), of(1));
         let _ = prediction.looked(Seen::Served(of(1)), turn % 2 == 0);
         let _ = prediction.looked(Seen::Later(of(2)), turn % 3 == 0);
         let _ = prediction.promise(of(3), of(2), (turn % 5 > 0).then_some(of(0)));

@@ -99,6 +99,11 @@ impl Worth {
         self.has_missed = true;
     }
 
+    /// Nothing is known any more.
+    pub(super) fn restart(&mut self) {
+        *self = Self::default();
+    }
+
     /// A deadline is over: what was left out before it spared nothing.
     pub(super) fn over(&mut self) {
         self.pending = None;
