@@ -7,20 +7,24 @@
 //! much earlier than the mean the promise lies follows from them and from how long a wake-up takes.
 //! No time is fixed, all are the guest's TSC.
 //!
-//! Guesses that have not been worth their wake-up lately are left out ([`worth`]).
+//! A tick that hides among other deadlines is found by its phase ([`tick`]). Guesses that have not been worth their wake-up lately are left out ([`worth`]).
 //!
 //! Whatever a guest publishes, looks are bounded: a few per deadline, and then the published one
 //! alone; without any they become rarer, and end.
 //!
 //! [`super::seat`] keeps one for each area. Nothing here looks at memory or at a clock.
 
+mod tick;
 mod worth;
 
+use tick::Tick;
 use worth::{Kind, Worth};
 
 /// Guesses made although a deadline is published: a guest that sleeps publishes its tick before the
 /// deadline that it sleeps for.
 const GUESSES: u32 = 3;
+/// Promises for a tick without any deadline after which none is expected any more.
+const TICKS: u32 = 2;
 /// Looks without any deadline after which nothing is expected any more.
 const FRUITLESS: u32 = 8;
 /// The longest row of stock writes that is believed.
@@ -65,6 +69,9 @@ pub(super) struct Prediction {
     /// Whether a promise since the deadline before was a guess.
     is_guessed: bool,
     worth: Worth,
+    tick: Tick,
+    /// Promises for a tick since the deadline before.
+    ticks: u32,
 }
 
 impl Prediction {
@@ -89,7 +96,8 @@ impl Prediction {
             let all = stock_tsc.saturating_sub(self.last_tsc);
             self.mean = self.mean.min(all / row);
             self.last_tsc = stock_tsc;
-            self.promises = 0;
+            (self.promises, self.ticks) = (0, 0);
+            self.tick.learn(stock_tsc);
             self.worth.restart();
         } else {
             self.worth.missed(stock_tsc);
@@ -141,7 +149,13 @@ impl Prediction {
 
     fn guess(&mut self, now_tsc: u64, wake_up: u64, published: Option<u64>) -> Option<u64> {
         let Some(deadline_tsc) = published else {
-            return self.guess_blindly(now_tsc, wake_up);
+            let guess_tsc = self.guess_blindly(now_tsc, wake_up)?;
+            // A tick before that would be missed; a guest that is idle makes none.
+            let tick_tsc = self.tick.next(now_tsc.saturating_add(wake_up));
+            let earlier_tsc =
+                tick_tsc.filter(|tick_tsc| self.ticks < TICKS && *tick_tsc < guess_tsc);
+            self.ticks += u32::from(earlier_tsc.is_some());
+            return earlier_tsc.or(Some(guess_tsc));
         };
         if self.promises >= GUESSES {
             return None;
@@ -166,6 +180,16 @@ impl Prediction {
                 return Some(guess_tsc);
             }
             self.promises = 1;
+        }
+        if self.promises > 1 && self.last_tsc < now_tsc {
+            // It may just not have come to publishing one: as long again, and so on, before it is
+            // taken for one that is late. The number of these looks is a logarithm.
+            let elapsed = now_tsc - self.last_tsc;
+            let again_tsc = now_tsc.saturating_add(elapsed.max(wake_up.saturating_mul(2)));
+            if again_tsc < self.last_tsc.saturating_add(self.mean) {
+                self.promises = 1;
+                return Some(again_tsc);
+            }
         }
         Some(self.expected(self.promises, now_tsc, wake_up))
     }
@@ -212,7 +236,8 @@ impl Prediction {
         let interval = deadline_tsc.saturating_sub(self.last_tsc);
         let is_first = self.last_tsc == 0;
         self.last_tsc = deadline_tsc;
-        self.promises = 0;
+        (self.promises, self.ticks) = (0, 0);
+        self.tick.learn(deadline_tsc);
         // None to learn from: a deadline in the past, or one that was served before.
         if is_first || interval == 0 {
             return;
