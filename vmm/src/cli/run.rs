@@ -104,7 +104,8 @@ pub(super) struct Args {
     /// Allow more guest memory than the host has RAM and swap
     #[arg(long)]
     overcommit: bool,
-    /// Add a virtio balloon, through which the guest reports free pages that the host takes back
+    /// Add a virtio balloon: the guest reports free pages, which the host takes back, and gives up
+    /// memory when `coopvirt ctl SOCKET balloon SIZE` asks for it
     #[arg(long)]
     balloon: bool,
     /// Add PCI's configuration ports 0xcf8 and 0xcfc, for kernels without PCI_MMCONFIG; costs exits

@@ -4,6 +4,7 @@ use super::metrics::Metrics;
 use super::{Controls, ShutDownHow, State};
 use crate::config::MachineConfig;
 use crate::machine::{Gauges, Machine, Remote, RemoteError};
+use crate::virtio::{BalloonError, BalloonState};
 
 /// Steers a machine and reads its counters, without keeping it alive.
 pub struct MachineControls {
@@ -56,5 +57,15 @@ impl Controls for MachineControls {
             ShutDownHow::PowerButton => self.remote.press_power_button(),
             ShutDownHow::Stop => self.remote.stop(),
         }
+    }
+
+    fn balloon(&self) -> Result<BalloonState, BalloonError> {
+        let balloon = self.gauges.balloon.as_ref().ok_or(BalloonError::None)?;
+        Ok(balloon.ask())
+    }
+
+    fn set_balloon(&self, target_mib: u64) -> Result<(), BalloonError> {
+        let balloon = self.gauges.balloon.as_ref().ok_or(BalloonError::None)?;
+        balloon.set_target(target_mib, self.memory_bytes)
     }
 }

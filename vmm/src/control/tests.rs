@@ -15,13 +15,17 @@ use super::metrics::{DeviceMetrics, ExitSource, Metrics, VcpuMetrics};
 use super::server::{HEAD_LIMIT, MAX_BODY_BYTES, MAX_CONNECTIONS, MAX_HEAD_BYTES};
 use super::{ControlServer, ControlSocket, Controls, ShutDownHow, SocketError, State};
 use crate::machine::{RemoteError, RunState};
-use crate::virtio::DeviceCounts;
+use crate::virtio::{BalloonError, BalloonState, DeviceCounts};
 
 /// A machine that only remembers what it was told.
 struct Recorder {
     state: Mutex<RunState>,
     ended: Mutex<Vec<ShutDownHow>>,
+    balloon_mib: Mutex<Option<u64>>,
 }
+
+/// What the recorder's guest has.
+const MEMORY_MIB: u64 = 256;
 
 impl Controls for Recorder {
     fn state(&self) -> State {
@@ -29,7 +33,7 @@ impl Controls for Recorder {
             state: *self.state.lock().unwrap(),
             mode: "kvm".into(),
             vcpus: 2,
-            memory_bytes: 256 << 20,
+            memory_bytes: MEMORY_MIB << 20,
             pid: 1,
             version: "0".into(),
         }
@@ -77,6 +81,27 @@ impl Controls for Recorder {
         self.ended.lock().unwrap().push(how);
         Ok(())
     }
+
+    fn balloon(&self) -> Result<BalloonState, BalloonError> {
+        let target_mib = self.balloon_mib.lock().unwrap().ok_or(BalloonError::None)?;
+        Ok(BalloonState {
+            target_bytes: target_mib << 20,
+            ..Default::default()
+        })
+    }
+
+    fn set_balloon(&self, target_mib: u64) -> Result<(), BalloonError> {
+        let mut balloon_mib = self.balloon_mib.lock().unwrap();
+        let balloon_mib = balloon_mib.as_mut().ok_or(BalloonError::None)?;
+        if target_mib >= MEMORY_MIB {
+            return Err(BalloonError::TooLarge {
+                target_mib,
+                memory_mib: MEMORY_MIB,
+            });
+        }
+        *balloon_mib = target_mib;
+        Ok(())
+    }
 }
 
 struct Rig {
@@ -93,6 +118,7 @@ impl Rig {
         let machine = Arc::new(Recorder {
             state: Mutex::new(RunState::Running),
             ended: Mutex::default(),
+            balloon_mib: Mutex::new(Some(0)),
         });
         let socket = ControlSocket::bind(&path).unwrap();
         let server = ControlServer::start(socket, machine.clone()).unwrap();
@@ -191,6 +217,42 @@ fn metrics_say_the_same_in_both_forms() {
         let family = name.split('{').next().unwrap();
         assert!(text.contains(&format!("# TYPE {family} ")), "{line}");
         value.parse::<u64>().unwrap();
+    }
+}
+
+#[test]
+fn a_balloon_has_a_target_that_is_read_and_set() {
+    let rig = Rig::new();
+    let put = |body: &str| client::request(&rig.path, "PUT", "/balloon", body.into());
+    assert!(rig.get("/balloon").unwrap().contains("\"target_bytes\":0"));
+    let wanted = format!("\"target_bytes\":{}", 64 << 20);
+    assert!(put(r#"{"target_mib":64}"#).unwrap().contains(&wanted));
+    for (body, complaint) in [
+        ("", "not understood"),
+        ("{}", "target_mib"),
+        (r#"{"target_mib":-1}"#, "not understood"),
+        (r#"{"target_mib":1.5}"#, "not understood"),
+        (r#"{"target_mib":1,"x":1}"#, "unknown field"),
+        (r#"{"target_mib":256}"#, "give a smaller target"),
+        (
+            r#"{"target_mib":18446744073709551615}"#,
+            "give a smaller target",
+        ),
+    ] {
+        let error = put(body).unwrap_err().to_string();
+        assert!(error.contains(complaint), "{body}: {error}");
+    }
+    assert!(rig.get("/balloon").unwrap().contains(&wanted));
+    let answer = rig.raw(b"POST /balloon HTTP/1.1\r\nHost: x\r\n\r\n");
+    assert_eq!(status(&answer), "405", "{answer}");
+    assert!(
+        answer.to_lowercase().contains("allow: get, put"),
+        "{answer}"
+    );
+    *rig.machine.balloon_mib.lock().unwrap() = None;
+    for error in [rig.get("/balloon"), put(r#"{"target_mib":1}"#)] {
+        let error = error.unwrap_err().to_string();
+        assert!(error.contains("--balloon"), "{error}");
     }
 }
 

@@ -85,7 +85,7 @@ mod vsock;
 use std::sync::Arc;
 
 pub use backend::QueueWorker;
-pub use balloon::Balloon;
+pub use balloon::{Balloon, BalloonControl, BalloonError, BalloonState, BalloonStatistics};
 pub use blk::{Blk, BlkAccess, BlkError, InFlight};
 pub use chain::{Chain, Segments};
 pub use console::{Console, ConsoleInput, ConsoleOutput};

@@ -165,6 +165,11 @@ impl DeviceQueue {
         self.budget > 0
     }
 
+    /// Takes no more chains in this batch; what is left has the next one.
+    pub(super) fn end_batch(&mut self) {
+        self.budget = 0;
+    }
+
     pub(super) fn is_budget_spent(&self) -> bool {
         self.budget == 0
     }
