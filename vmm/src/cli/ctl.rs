@@ -10,8 +10,9 @@ use comfy_table::{presets, CellAlignment, Table};
 
 use crate::config;
 use crate::control::client;
-use crate::control::metrics::{ExitSource, Metrics};
+use crate::control::metrics::{DeviceMetrics, ExitSource, Metrics};
 use crate::control::{ShutDownHow, State};
+use crate::coop::{CoopGauges, PollingState};
 use crate::machine::RunState;
 use crate::virtio::BalloonState;
 
@@ -198,6 +199,7 @@ fn metrics_text(metrics: &Metrics) -> String {
         "not needed",
         "interrupts",
         "not wanted",
+        "below, half; 99 %",
     ]);
     for device in &metrics.devices {
         let counts = device.counts;
@@ -214,9 +216,45 @@ fn metrics_text(metrics: &Metrics) -> String {
             ]
             .map(|count| count.to_string()),
         );
+        row.push(latency_text(device));
         devices.add_row(row);
     }
-    format!("{vcpus}\n\n{reasons}\n\n{devices}\n")
+    let mut threads = table(&["thread", "CPU time"]);
+    for (name, nanos) in &metrics.thread_cpu_ns {
+        threads.add_row([name, &format!("{:.1?}", Duration::from_nanos(*nanos))]);
+    }
+    let coop = metrics.coop.as_ref().map_or_else(String::new, coop_text);
+    format!("{vcpus}\n\n{reasons}\n\n{devices}\n\n{threads}\n{coop}")
+}
+
+fn latency_text(device: &DeviceMetrics) -> String {
+    if device.counts.queues_elsewhere > 0 {
+        return format!("{} queues served elsewhere", device.counts.queues_elsewhere);
+    }
+    let below = |percent| {
+        let bound = device.latency.as_ref()?.percentile_below_us(percent)?;
+        Some(format!("{:?}", Duration::from_micros(bound)))
+    };
+    match (below(50), below(99)) {
+        (Some(half), Some(nearly_all)) => format!("{half}; {nearly_all}"),
+        _ => String::new(),
+    }
+}
+
+fn coop_text(coop: &CoopGauges) -> String {
+    let polling = match coop.polling {
+        PollingState::Off => "never polls",
+        PollingState::Polling => "polls",
+        PollingState::Asleep => "sleeps",
+    };
+    let mut areas = table(&["vCPU", "cooperative counter", "count"]);
+    for area in &coop.areas {
+        let counts = area.guest.iter().chain(&area.host);
+        for (name, count) in counts.filter(|(_, count)| **count > 0) {
+            areas.add_row([area.vcpu.to_string(), name.clone(), count.to_string()]);
+        }
+    }
+    format!("\n{areas}\n\nthe polling thread {polling}\n")
 }
 
 /// A table without lines; figures, which come behind the first column, stand on the right.

@@ -248,7 +248,11 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         accounting.name_devices(machine.gauges());
     }
     forward_signals(machine.events()).context("could not watch for signals")?;
-    let controls = Arc::new(MachineControls::new(&machine, &config));
+    let controls = Arc::new(MachineControls::new(
+        &machine,
+        &config,
+        accounting.as_ref().and_then(Accounting::watch),
+    ));
     let control = socket
         .map(|socket| ControlServer::start(socket, controls))
         .transpose()?;

@@ -9,12 +9,13 @@
 pub mod client;
 mod machine;
 pub mod metrics;
-mod prometheus;
+pub mod prometheus;
 mod routes;
 mod server;
 mod socket;
 #[cfg(test)]
 mod tests;
+mod threads;
 
 use serde::{Deserialize, Serialize};
 

@@ -1,5 +1,6 @@
 //! The server over a real socket, with clients that behave and clients that do not.
 
+use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::os::unix::fs::PermissionsExt;
@@ -11,11 +12,13 @@ use std::time::{Duration, Instant};
 use vmm_sys_util::tempdir::TempDir;
 
 use super::client::{self, ClientError};
-use super::metrics::{DeviceMetrics, ExitSource, Metrics, VcpuMetrics};
+use super::metrics::{CauseSource, Causes, DeviceMetrics, ExitSource, Metrics, VcpuMetrics};
 use super::server::{HEAD_LIMIT, MAX_BODY_BYTES, MAX_CONNECTIONS, MAX_HEAD_BYTES};
 use super::{ControlServer, ControlSocket, Controls, ShutDownHow, SocketError, State};
+use crate::coop::counters::CoopCounts;
+use crate::coop::{AreaCounts, CoopGauges, PollingState};
 use crate::machine::{RemoteError, RunState};
-use crate::virtio::{BalloonError, BalloonState, DeviceCounts};
+use crate::virtio::{BalloonError, BalloonState, DeviceCounts, Latency};
 
 /// A machine that only remembers what it was told.
 struct Recorder {
@@ -49,6 +52,11 @@ impl Controls for Recorder {
                 notifies_suppressed: 5,
                 ..Default::default()
             },
+            latency: Some(Latency {
+                below_us: [(4, 3), (64, 5)].into(),
+                longer: 1,
+                sum_ns: 1_500_000_007,
+            }),
         };
         Metrics {
             state: *self.state.lock().unwrap(),
@@ -61,6 +69,26 @@ impl Controls for Recorder {
                 returns_by_kind: [("port-out".into(), 3)].into(),
             }],
             devices: vec![device(0), device(1)],
+            causes: Causes {
+                source: CauseSource::Vmm,
+                by_reason: BTreeMap::new(),
+                by_cause: [("OUT 0x3f8 serial".into(), 3)].into(),
+            },
+            thread_cpu_ns: [("coop-poll".into(), 2_000_000_001)].into(),
+            coop: Some(CoopGauges {
+                polling: PollingState::Polling,
+                areas: vec![AreaCounts {
+                    vcpu: 1,
+                    is_registered: true,
+                    guest: [("ipi_elided".into(), 8)].into(),
+                    ..Default::default()
+                }],
+                totals: CoopCounts::default(),
+            }),
+            balloon: Some(BalloonState {
+                target_bytes: 1 << 20,
+                ..Default::default()
+            }),
         }
     }
 
@@ -207,6 +235,17 @@ fn metrics_say_the_same_in_both_forms() {
         "coopvirt_vcpu_exits_by_reason_total{vcpu=\"0\",reason=\"halt\",source=\"kvm-stats\"} 7",
         "coopvirt_vcpu_returns_total{vcpu=\"0\",kind=\"port-out\"} 3",
         "coopvirt_device_requests_total{device=\"virtio-blk\",index=\"1\"} 9",
+        "coopvirt_device_latency_seconds_bucket{device=\"virtio-blk\",index=\"1\",le=\"0.000002\"} 0",
+        "coopvirt_device_latency_seconds_bucket{device=\"virtio-blk\",index=\"1\",le=\"0.000032\"} 3",
+        "coopvirt_device_latency_seconds_bucket{device=\"virtio-blk\",index=\"1\",le=\"8.388608\"} 8",
+        "coopvirt_device_latency_seconds_bucket{device=\"virtio-blk\",index=\"1\",le=\"+Inf\"} 9",
+        "coopvirt_device_latency_seconds_sum{device=\"virtio-blk\",index=\"1\"} 1.500000007",
+        "coopvirt_device_latency_seconds_count{device=\"virtio-blk\",index=\"1\"} 9",
+        "coopvirt_exits_by_cause_total{cause=\"OUT 0x3f8 serial\",source=\"vmm\"} 3",
+        "coopvirt_thread_cpu_seconds_total{thread=\"coop-poll\"} 2.000000001",
+        "coopvirt_sidecore_polling 1",
+        "coopvirt_coop_guest_total{vcpu=\"1\",counter=\"ipi_elided\"} 8",
+        "coopvirt_balloon_target_bytes 1048576",
         "coopvirt_device_notifies_total{device=\"virtio-blk\",index=\"0\",what=\"suppressed\"} 5",
     ] {
         assert!(text.lines().any(|found| found == line), "{line}\n{text}");
@@ -215,8 +254,12 @@ fn metrics_say_the_same_in_both_forms() {
     for line in text.lines().filter(|line| !line.starts_with('#')) {
         let (name, value) = line.rsplit_once(' ').unwrap();
         let family = name.split('{').next().unwrap();
+        let parts = ["_bucket", "_sum", "_count"];
+        let whole = parts.iter().find_map(|part| family.strip_suffix(part));
+        let family = whole.filter(|whole| text.contains(&format!("# TYPE {whole} histogram")));
+        let family = family.unwrap_or(name.split('{').next().unwrap());
         assert!(text.contains(&format!("# TYPE {family} ")), "{line}");
-        value.parse::<u64>().unwrap();
+        value.parse::<f64>().unwrap();
     }
 }
 
