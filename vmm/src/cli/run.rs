@@ -17,6 +17,7 @@ use crate::config::{
 };
 use crate::console::output::Stdout;
 use crate::console::terminal::RawMode;
+use crate::control::registry::Entry;
 use crate::control::{ControlServer, ControlSocket, MachineControls};
 use crate::coop::{self, CoopOptions, SidecoreOptions};
 use crate::event::MachineEvent;
@@ -256,6 +257,8 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let control = socket
         .map(|socket| ControlServer::start(socket, controls))
         .transpose()?;
+    // For as long as somebody answers there.
+    let entry = args.control.as_deref().and_then(Entry::new);
     let raw = RawMode::enter().context("could not set the terminal to raw mode")?;
     machine.resume();
     let reason = machine
@@ -263,6 +266,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         .context("the machine's event channel closed")?;
     machine.end();
     // Nobody must wait for a machine that is gone, or find its socket.
+    drop(entry);
     drop(control);
     let gauges = machine.gauges().clone();
     let coop = machine.coop();

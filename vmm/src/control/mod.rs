@@ -10,6 +10,7 @@ pub mod client;
 mod machine;
 pub mod metrics;
 pub mod prometheus;
+pub mod registry;
 mod routes;
 mod server;
 mod socket;
