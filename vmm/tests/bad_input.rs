@@ -490,3 +490,28 @@ fn a_machine_that_is_not_there_to_be_asked() {
     assert_names(&line, &[&file, "running machine"]);
     assert_names(&refused(&["ctl", &missing, "fly"]), &["'fly'", "--help"]);
 }
+
+#[test]
+fn a_machine_that_is_not_there_to_be_watched() {
+    let folder = Folder::new("top");
+    let missing = folder.missing("vm.sock");
+    for how in ["--once", "--csv", "--prometheus"] {
+        let line = refused(&["top", &missing, how]);
+        assert_names(&line, &[&missing, "running machine"]);
+    }
+    let line = refused(&["top", "--csv", "--prometheus"]);
+    assert_names(&line, &["--csv", "--prometheus", "--help"]);
+    for every in ["0", "-1", "NaN", "1e9", "soon"] {
+        let every = format!("--every={every}");
+        let line = refused(&["top", &every]);
+        assert_names(&line, &["--every", "0.1 to 3600"]);
+    }
+}
+
+#[test]
+fn a_size_of_a_balloon_that_nobody_can_mean() {
+    for size in ["1023K", "much", "1.5G", ""] {
+        let line = refused(&["ctl", "vm.sock", "balloon", size]);
+        assert_names(&line, &["SIZE", "--help"]);
+    }
+}

@@ -14,7 +14,7 @@ use coopvirt_spec::mark::MARK_PORT;
 
 use super::aggregate::event::Event;
 use super::aggregate::Aggregator;
-use super::model::{Phase, Trace};
+use super::model::{Counts, Phase, Trace};
 use super::names::{NameOf, PcNames};
 use super::trace::cpu_clock;
 use super::trace::decode::Decoder;
@@ -107,6 +107,11 @@ impl Tracer {
             .unwrap_or_default()
     }
 
+    /// A way to look at the counts while they grow.
+    pub fn watch(&self) -> TraceWatch {
+        TraceWatch(Arc::clone(&self.shared))
+    }
+
     /// Ends the trace: call it after the VM has ended.
     pub fn finish(self) -> Result<Trace, TraceError> {
         self.shared.is_over.store(true, Ordering::Release);
@@ -117,6 +122,17 @@ impl Tracer {
         let aggregator = self.shared.lock().take();
         let aggregator = aggregator.ok_or(TraceError::Thread("left no result".into()))?;
         Ok(aggregator.finish())
+    }
+}
+
+/// Looks at a trace while it is made.
+#[derive(Clone)]
+pub struct TraceWatch(Arc<Shared>);
+
+impl TraceWatch {
+    /// All exits so far, up to about one drain ago; `None` once the trace has ended.
+    pub fn counts(&self) -> Option<Counts> {
+        self.0.lock().as_ref().map(Aggregator::so_far)
     }
 }
 

@@ -6,6 +6,7 @@ mod ctl;
 mod doors;
 mod hypercalls;
 mod run;
+mod top;
 mod validate;
 
 use std::process::ExitCode;
@@ -53,6 +54,8 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Watch running machines: exits per second by reason and cause, what cooperation spares
+    Top(top::Args),
     /// Cause exactly N exits of each kind and check that every counter says N
     Validate(validate::Args),
 }
@@ -77,6 +80,7 @@ pub fn main() -> ExitCode {
         Command::Doctor { json } => Ok(crate::doctor::run(json)),
         Command::Doors(args) => doors::run(&args),
         Command::Hypercalls { json } => Ok(hypercalls::run(json)),
+        Command::Top(args) => top::run(&args),
         Command::Validate(args) => validate::run(&args),
     };
     result.unwrap_or_else(|error| {

@@ -472,11 +472,24 @@ impl Served {
 
     /// Adds the guest's counters to the totals, when the area is left or the machine ends.
     pub fn collect(&self, shared: &Shared) {
-        for (place, _) in GUEST_COUNTERS {
-            let offset = at::GUEST_COUNTERS + place * 8;
-            let value = self.area.load_u64(offset, Load::Relaxed);
-            shared.totals.guest_at(*place, value);
+        for (place, value) in self.guest_counts() {
+            shared.totals.guest_at(place, value);
         }
+    }
+
+    /// What the guest says that it has done, by place in its table.
+    pub fn guest_counts(&self) -> impl Iterator<Item = (usize, u64)> + '_ {
+        GUEST_COUNTERS.iter().map(|(place, _)| {
+            let offset = at::GUEST_COUNTERS + place * 8;
+            (*place, self.area.load_u64(offset, Load::Relaxed))
+        })
+    }
+
+    /// What the host has done for this area, by place in its table.
+    pub fn host_counts(&self) -> impl Iterator<Item = (usize, u64)> + '_ {
+        HOST_COUNTERS
+            .iter()
+            .filter_map(|(place, _)| Some((*place, *self.counts.get(*place)?)))
     }
 }
 

@@ -13,7 +13,7 @@ use super::cause::Cause;
 use super::event::{Event, Exit, Kind};
 use super::marks::{Marks, Moment};
 use super::tally::Tally;
-use crate::account::model::{Phase, Trace};
+use crate::account::model::{Counts, Phase, Trace};
 use crate::account::names::NameOf;
 use crate::account::reason::{Class, Reason};
 
@@ -174,6 +174,12 @@ impl Aggregator {
             counts: cut.tally.to_counts(&*self.names, is_tick_known),
         };
         self.marks.cuts.iter().map(to_phase).collect()
+    }
+
+    /// Everything so far, but for the exits whose details are still coming in: one per vCPU.
+    pub fn so_far(&self) -> Counts {
+        let whole = self.tally.plus(&self.mark_tally);
+        whole.to_counts(&*self.names, self.host_tick_unknown.is_none())
     }
 
     /// Ends the trace.

@@ -315,6 +315,10 @@ impl VirtioDevice for Blk {
         Ok(())
     }
 
+    fn is_timed(&self, _queue_index: usize) -> bool {
+        true
+    }
+
     fn activate(&mut self, features: u64) {
         self.is_write_through = features & FEATURE_FLUSH == 0;
     }
