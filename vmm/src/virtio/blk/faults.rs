@@ -80,7 +80,7 @@ fn hint(error: &io::Error) -> &'static str {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
             ", and can write again once there is room"
         }
-        io::ErrorKind::UnexpectedEof => "; the image is shorter than the disk: who cut it?",
+        io::ErrorKind::UnexpectedEof => "; the image has become shorter than the disk",
         _ => "",
     }
 }
