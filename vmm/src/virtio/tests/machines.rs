@@ -115,7 +115,8 @@ impl Machine {
         rig.notify(u16::try_from(queue).unwrap());
         assert_eq!(rig.status(), 15);
         if serves {
-            assert!(rig.take_used(queue).is_some());
+            // Whatever memory makes of it: an image's flush takes its time.
+            rig.wait_used(queue);
             assert_eq!(rig.interrupts.take(u32::try_from(queue).unwrap() + 1), 1);
         }
     }
