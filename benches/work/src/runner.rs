@@ -48,6 +48,9 @@ pub(crate) fn run(
         is_well &= went_well;
     }
     let module = Module::load(options.module.as_deref());
+    // Nothing to be done about an error: then it is as if no quiet time had been asked for. The kernel
+    // changes its clock source up to a second after init has started: the platform is read behind this.
+    let _ = time::sleep(options.warm_up);
     let platform = Platform::read(cpus.len());
     console.line(&record::platform(&platform, &module.state.text()))?;
     if let Some(loaded) = module.loaded_record() {
@@ -59,8 +62,6 @@ pub(crate) fn run(
         is_well &= went_well;
     }
     memory::lock_present();
-    // Nothing to be done about an error: then it is as if no quiet time had been asked for.
-    let _ = time::sleep(options.warm_up);
     let mut bench = Bench::new(options, marks, cpus);
     let mut reported = 0u64;
     let mut verdict = if is_well {

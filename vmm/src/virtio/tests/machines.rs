@@ -72,7 +72,7 @@ impl Machine {
                     ..with(Rig::new(net))
                 }
             }
-            Kind::Balloon => with(Rig::new(Balloon::new())),
+            Kind::Balloon => with(Rig::new(Balloon::new().unwrap())),
             Kind::Vsock => with(Rig::new(vsock_with_server())),
         }
     }
