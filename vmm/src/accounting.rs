@@ -5,30 +5,16 @@
 //! same exits.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use crate::account::backend::Backend;
 use crate::account::model::Trace;
-use crate::account::names::{NameOf, NameTable};
+use crate::account::names::{LateNames, NameOf, NameTable};
 use crate::account::report::{ExitReport, RunFacts};
 use crate::account::tracer::{Tracer, TracerOptions};
 use crate::machine::Gauges;
 use crate::mark_log::sum_returns;
 use crate::vcpu::tally::Kind;
-
-/// Names that are known only once the machine is built, after the tracer has started.
-#[derive(Default)]
-struct LateNames(OnceLock<NameTable>);
-
-impl NameOf for LateNames {
-    fn port(&self, port: u16) -> Option<&str> {
-        self.0.get()?.port(port)
-    }
-
-    fn mmio(&self, gpa: u64) -> Option<&str> {
-        self.0.get()?.mmio(gpa)
-    }
-}
 
 /// A running account.
 pub struct Accounting {
@@ -70,7 +56,7 @@ impl Accounting {
             table.add_mmio(first..=last, name);
         }
         // A second call finds it set; the first machine's names stay.
-        let _ = self.names.0.set(table);
+        self.names.set(table);
     }
 
     /// Ends the account of a machine whose vCPUs are paused, and compares the counts.
@@ -95,7 +81,8 @@ impl Accounting {
             vcpu_stats,
             userspace_exits: named_returns(&sum_returns(&gauges.tallies), &*self.names),
         };
-        let report = ExitReport::new(facts, trace.clone());
+        let mut report = ExitReport::new(facts, trace.clone());
+        report.names = self.names.get().cloned();
         (report, trace.ok())
     }
 }
