@@ -167,7 +167,7 @@ mod tests {
         let groups = summary::groups(&report());
         let palette = Palette::of(&groups);
         let picture = svg(&groups[1], &palette);
-        assert_eq!(picture.matches("<rect").count(), 4);
+        assert_eq!(picture.matches("<title").count(), 4);
         assert_eq!(svg(&groups[2], &palette), "");
     }
 }
