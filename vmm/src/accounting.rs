@@ -5,30 +5,16 @@
 //! same exits.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use crate::account::backend::Backend;
 use crate::account::model::Trace;
-use crate::account::names::{NameOf, NameTable};
+use crate::account::names::{LateNames, NameOf, NameTable};
 use crate::account::report::{ExitReport, RunFacts};
 use crate::account::tracer::{TraceWatch, Tracer, TracerOptions};
 use crate::machine::Gauges;
 use crate::mark_log::sum_returns;
 use crate::vcpu::tally::Kind;
-
-/// Names that are known only once the machine is built, after the tracer has started.
-#[derive(Default)]
-struct LateNames(OnceLock<NameTable>);
-
-impl NameOf for LateNames {
-    fn port(&self, port: u16) -> Option<&str> {
-        self.0.get()?.port(port)
-    }
-
-    fn mmio(&self, gpa: u64) -> Option<&str> {
-        self.0.get()?.mmio(gpa)
-    }
-}
 
 /// A running account.
 pub struct Accounting {
@@ -58,7 +44,7 @@ impl Accounting {
     /// Tells the account what lies where in the machine.
     pub fn name_devices(&self, gauges: &Gauges) {
         // A second call finds it set; the first machine's names stay.
-        let _ = self.names.0.set(name_table(gauges));
+        self.names.set(name_table(gauges));
     }
 
     /// The counts so far, if tracepoints are read.
@@ -88,7 +74,8 @@ impl Accounting {
             vcpu_stats,
             userspace_exits: named_returns(&sum_returns(&gauges.tallies), &*self.names),
         };
-        let report = ExitReport::new(facts, trace.clone());
+        let mut report = ExitReport::new(facts, trace.clone());
+        report.names = self.names.get().cloned();
         (report, trace.ok())
     }
 }

@@ -1,4 +1,4 @@
-//! What `coopvirt run` says of wrong files and arguments: one line that names the thing and a
+//! What `coopvirt` says of wrong files and arguments: one line that names the thing and a
 //! remedy, status 1 (2 for arguments that cannot be read), nothing on standard output.
 //!
 //! None of these runs comes as far as KVM, so they need no virtualization.
@@ -514,4 +514,37 @@ fn a_size_of_a_balloon_that_nobody_can_mean() {
         let line = refused(&["ctl", "vm.sock", "balloon", size]);
         assert_names(&line, &["SIZE", "--help"]);
     }
+}
+
+// --- results of comparisons ---
+
+#[test]
+fn a_file_of_another_version_is_refused_by_its_version() {
+    let folder = Folder::new("report-version");
+    let path = folder.file("old.json", b"{\"format\": 1, \"later\": [1, 2]}");
+    let line = refused(&["report", &path]);
+    assert_names(&line, &[&path, "format 1", "this program reads 2"]);
+    let line = refused(&["report", &path, &path]);
+    assert_names(&line, &["format 1"]);
+}
+
+#[test]
+fn a_file_that_is_no_comparison_or_missing() {
+    let folder = Folder::new("report-other");
+    let path = folder.file("other.json", b"{\"format\": 2}");
+    assert_names(&refused(&["report", &path]), &[&path, "is no comparison"]);
+    let path = folder.file("empty.json", b"");
+    assert_names(&refused(&["report", &path]), &[&path, "is no comparison"]);
+    let path = folder.missing("none.json");
+    assert_names(&refused(&["report", &path]), &[&path, "cannot read"]);
+}
+
+#[test]
+fn options_that_do_not_fit() {
+    let line = refused(&["report"]);
+    assert_names(&line, &["FILE"]);
+    let line = refused(&["report", "a", "b", "c"]);
+    assert_names(&line, &["c"]);
+    let line = refused(&["report", "--schema", "a"]);
+    assert_names(&line, &["--schema"]);
 }

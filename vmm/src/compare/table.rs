@@ -15,6 +15,7 @@ use super::setting::Setting;
 use super::stats::Ratio;
 use super::summary::{self, Figures, Group, Row};
 use super::text::{number, probability, time};
+use super::waterfall::Waterfall;
 use crate::account::backend::INSTRUCTION_CLOCK;
 
 /// Words in columns with a line under the heading only.
@@ -36,6 +37,8 @@ const HEADINGS: [&str; 13] = [
     "CPU of all",
 ];
 const NR_REASONS: usize = 4;
+/// Steps of a waterfall in a line.
+const NR_STEPS: usize = 5;
 /// Which of [`columns`] is words; all others are figures.
 pub(super) const REASONS_COLUMN: usize = 6;
 
@@ -49,13 +52,52 @@ pub fn render(report: &Report) -> String {
     if !groups.is_empty() {
         let _ = writeln!(text, "\n{}", table(&groups));
     }
-    for (title, lines) in footer(report) {
+    let sections = [
+        ("exits with a cause beyond the reason", explained(&groups)),
+        (
+            "where the exits went (means per operation, gross)",
+            waterfalls(&groups, &report.params.reference),
+        ),
+    ];
+    let sections = sections.into_iter().filter(|(_, lines)| !lines.is_empty());
+    for (title, lines) in sections.chain(footer(report)) {
         let _ = writeln!(text, "\n{title}:");
         for line in lines {
             let _ = writeln!(text, "  {line}");
         }
     }
     text
+}
+
+/// Of each work, the share of the exits of each arm that attribution has reached.
+fn explained(groups: &[Group]) -> Vec<String> {
+    let mut lines = Vec::new();
+    for group in groups {
+        let shares: Vec<String> = group
+            .rows
+            .iter()
+            .filter_map(|row| {
+                let figures = row.figures.as_ref().ok()?;
+                let percent = figures.attribution.explained_percent?;
+                Some(format!("{} {percent:.1} %", row.arm))
+            })
+            .collect();
+        if !shares.is_empty() {
+            lines.push(format!("{}: {}", group.title, shares.join(", ")));
+        }
+    }
+    lines
+}
+
+/// A line for each work and arm but the reference.
+fn waterfalls(groups: &[Group], reference: &str) -> Vec<String> {
+    let mut lines = Vec::new();
+    for group in groups {
+        for waterfall in Waterfall::all(group, reference) {
+            lines.push(format!("{}: {}", group.title, waterfall.line(NR_STEPS)));
+        }
+    }
+    lines
 }
 
 /// What was measured, where and how, line by line.
