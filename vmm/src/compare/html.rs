@@ -33,7 +33,7 @@ const HEADINGS: [&str; 13] = [
     "exits net [least - greatest]",
     "gross",
     "ratio",
-    "p",
+    "differs",
     "to best stock",
     "reasons",
     "userspace",

@@ -10,68 +10,79 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{bail, ensure, Context, Result};
+use coopvirt_spec::work::Work;
 
 use super::args::{Args, Choice};
 use super::arm::{Arm, Group, Module, Vmm};
+use super::budget::{self, Budget};
 use super::child::ChildLauncher;
 use super::cmdline::Amount;
+use super::degraded::{self, Untraced};
 use super::disk::{self, TempFolder};
-use super::gaps::{self, Gap};
-use super::launch::{self, Boot, Job, Launcher, Programs};
+use super::gaps::{self, Gap, Here};
+use super::journal::{self, Journal};
+use super::launch::{self, Boot, Job, Launcher, Programs, TraceSource};
 use super::model::{ArmNote, Params, Program, Report, Run, FORMAT};
 use super::pin::{self, Pinning};
 use super::plan::{self, Cell};
 use super::progress::Progress;
 use super::setting::{Backing, Setting};
 use super::traced::Tracepoints;
-use super::{cmdline, evaluate, host, html, interrupt, json, table, verdict};
+use super::{aa, cmdline, estimate, evaluate, host, html, interrupt, json, table, verdict};
 
 /// A failed run is repeated once.
 const ATTEMPTS: u32 = 2;
 /// After so many repetitions in a row that failed twice, an arm is given up.
 const MAX_FAILED_REPETITIONS: u32 = 2;
 
-/// Compares; prints to standard output. The code is failure if any run has failed for good, or an
-/// arm could not be run at all.
+/// Compares; prints to standard output. The code is failure if any run has failed for good, an arm
+/// could not be run at all, the budget is exceeded, or an arm differs from itself.
 pub fn run(args: &Args) -> Result<ExitCode> {
     let mut choice = args.choose()?;
+    // What is wrong with it must not be found out after the runs.
+    let budget = args.budget.as_deref();
+    let budget = budget
+        .map(|path| Budget::read(path, args.update_budget))
+        .transpose()?;
     let folder = TempFolder::new()?;
     let inputs = Inputs::find(args)?;
-    let initrd = fs::read(&inputs.initrd)
-        .with_context(|| format!("cannot read {}", inputs.initrd.display()))?;
-    let gaps = gaps::take(&mut choice, &initrd);
-    drop(initrd);
-    ensure!(
-        choice.arms.iter().any(|arm| arm.name == choice.reference),
-        "the reference arm '{}' cannot be run: {}",
-        choice.reference,
-        gaps.first().map_or("", |gap| gap.reason)
-    );
+    let (traces, here) = look(args, &choice, &inputs)?;
+    let gaps = gaps::take(&mut choice, &here, &inputs.initrd)?;
     let setup = Setup::new(args, &choice, &gaps, inputs, folder.path())?;
     let mut report = setup.report.clone();
-    if args.resume {
-        let path = args.json.as_deref().context("--resume needs --json")?;
-        if path.exists() {
-            json::resume(json::read(path)?, &mut report)?;
-        }
-    }
+    let mut journal = begin(args, &mut report)?;
     interrupt::catch_signals()?;
     pin::pin_self(setup.pinning).context("cannot pin this program to CPU 0")?;
-    let mut launcher = ChildLauncher::new(folder.path(), Box::new(Tracepoints));
+    let mut launcher = ChildLauncher::new(folder.path(), traces);
+    announce(args, &choice, &setup, &report, &gaps);
+    warm_up(args, &choice, &setup, &report, &mut launcher);
     run_cells(
         args,
         &choice,
         &setup,
         &mut report,
+        journal.as_mut(),
         &mut launcher,
         Box::new(io::stderr()),
     )?;
-    let mut stdout = io::stdout().lock();
+    if let (Some(path), Some(journal)) = (&args.json, journal) {
+        json::write(path, &report)?;
+        journal.remove()?;
+    }
+    let budget = match (&budget, args.budget.as_deref()) {
+        (Some(old), Some(path)) if args.update_budget => Some(budget::update(old, &report, path)?),
+        (Some(budget), _) => Some(budget::check(budget, &report)),
+        (None, _) => None,
+    };
     let mut text = table::render(&report);
     if args.bars {
         text += &format!("\n{}", verdict::render(&report));
     }
-    stdout
+    if let Some(outcome) = &budget {
+        text += &format!("\n{}", outcome.text);
+    }
+    io::stdout()
+        .lock()
         .write_all(text.as_bytes())
         .context("cannot print the report")?;
     if let Some(path) = &args.html {
@@ -79,10 +90,119 @@ pub fn run(args: &Args) -> Result<ExitCode> {
             .with_context(|| format!("cannot write {}", path.display()))?;
     }
     let is_whole = gaps.is_empty() && is_complete(&report, &plan_of(args, &choice));
-    Ok(match is_whole {
+    let is_kept = budget.is_none_or(|outcome| outcome.is_kept);
+    let is_honest = aa::evaluate(&report).is_none_or(|outcome| outcome.is_honest());
+    Ok(match is_whole && is_kept && is_honest {
         true => ExitCode::SUCCESS,
         false => ExitCode::FAILURE,
     })
+}
+
+/// What this machine offers to these arms, and what counts their exits.
+fn look(args: &Args, choice: &Choice, inputs: &Inputs) -> Result<(Box<dyn TraceSource>, Here)> {
+    let mut here = Here::default();
+    here.look_for_modules(choice, &inputs.initrd)?;
+    if choice
+        .arms
+        .iter()
+        .any(|arm| matches!(arm.vmm, Vmm::Qemu(_)))
+    {
+        here.peer = host::program_problem(&args.qemu);
+    }
+    if choice.arms.iter().any(|arm| gaps::halts_inside(arm)) {
+        here.can_halt_inside = host::can_halt_inside();
+    }
+    // One try, so that a user without the right hears of it once and at the beginning.
+    let tried = Tracepoints
+        .start(std::process::id())
+        .and_then(|trace| trace.finish());
+    Ok(match tried {
+        Ok(_) => (Box::new(Tracepoints), here),
+        Err(error) => {
+            let why = format!("{error:#}");
+            eprintln!("not traced: {why}\n  {}", degraded::LOST);
+            here.trace = Some(why.clone());
+            (Box::new(Untraced(why)), here)
+        }
+    })
+}
+
+/// Takes up an earlier comparison if that is wished, and opens the journal.
+fn begin(args: &Args, report: &mut Report) -> Result<Option<Journal>> {
+    let Some(path) = &args.json else {
+        return Ok(None);
+    };
+    let at = journal::path_of(path);
+    if args.resume {
+        // A journal is younger than the file beside it, and has all that it had.
+        let old = match (at.exists(), path.exists()) {
+            (true, _) => Some(journal::read(&at)?),
+            (false, true) => Some(json::read(path)?),
+            (false, false) => None,
+        };
+        if let Some(old) = old {
+            json::resume(old, report)?;
+        }
+    } else if at.exists() {
+        eprintln!("{} of an unfinished comparison is replaced", at.display());
+    }
+    Journal::create(at, report).map(Some)
+}
+
+/// Says how long it will take and what is left out.
+fn announce(args: &Args, choice: &Choice, setup: &Setup, report: &Report, gaps: &[Gap]) {
+    for gap in gaps {
+        eprintln!("gap: {}: {}", gap.arm.name, gap.reason);
+    }
+    let mut cells = plan_of(args, choice);
+    cells.retain(|cell| !has_succeeded(report, cell));
+    let time = estimate::of(&cells, amount(args), setup.report.host.is_emulated);
+    eprintln!(
+        "{}; {} arms, {} repetitions, order from seed {}",
+        estimate::text(time, cells.len()),
+        choice.arms.len(),
+        args.repetitions,
+        args.seed
+    );
+}
+
+/// Boots that do not count. If one fails, the runs will say why.
+fn warm_up(
+    args: &Args,
+    choice: &Choice,
+    setup: &Setup,
+    report: &Report,
+    launcher: &mut dyn Launcher,
+) {
+    let arm = choice.arms.iter().find(|arm| arm.name == choice.reference);
+    let is_done = is_complete(report, &plan_of(args, choice));
+    let (Some(arm), false) = (arm, is_done) else {
+        return;
+    };
+    for number in 1..=args.warm_up {
+        if interrupt::is_requested() {
+            return;
+        }
+        eprint!("warm-up {number}/{} {}: ", args.warm_up, arm.name);
+        let cell = Cell {
+            repetition: 0,
+            arm,
+            setting: Setting::quiet(args.console),
+            works: vec![Work::Boot],
+        };
+        let run = run_once(args, setup, &cell, 1, launcher);
+        match run.failure {
+            None => eprintln!("{:.1} s, not counted", run.seconds),
+            Some(failure) => eprintln!("failed: {}", failure.reason),
+        }
+    }
+}
+
+fn amount(args: &Args) -> Amount {
+    Amount {
+        scale: args.scale,
+        seconds: args.seconds,
+    }
 }
 
 /// The files that every guest is started from.
@@ -160,6 +280,7 @@ impl Setup {
             seconds: args.seconds,
             refill: args.refill,
             pinning: pinning_words,
+            own_arms: own_arms(args)?,
         };
         let note = |arm: &Arm, gap: Option<&str>| ArmNote {
             name: arm.name.clone(),
@@ -168,7 +289,7 @@ impl Setup {
             gap: gap.map(Into::into),
         };
         let run = choice.arms.iter().map(|arm| note(arm, None));
-        let missing = gaps.iter().map(|gap| note(gap.arm, Some(gap.reason)));
+        let missing = gaps.iter().map(|gap| note(gap.arm, Some(&gap.reason)));
         Ok(Setup {
             programs: Programs {
                 ours: std::env::current_exe().context("cannot find this program's file")?,
@@ -193,6 +314,18 @@ impl Setup {
             },
         })
     }
+}
+
+/// The experiment's own arms, with the hashes of their own files: what makes them what they are.
+fn own_arms(args: &Args) -> Result<Vec<String>> {
+    let own = args.own_arms.iter().map(|arm| {
+        let files = [&arm.kernel, &arm.initrd].into_iter().flatten();
+        let ids: Result<Vec<String>> = files.map(|file| host::file_id(file)).collect();
+        Ok(format!("{} {}", arm.text(), ids?.join(" "))
+            .trim_end()
+            .into())
+    });
+    own.collect()
 }
 
 /// An input file from its option, its environment variable or a default.
@@ -223,6 +356,7 @@ fn run_cells(
     choice: &Choice,
     setup: &Setup,
     report: &mut Report,
+    mut journal: Option<&mut Journal>,
     launcher: &mut dyn Launcher,
     progress: Box<dyn Write>,
 ) -> Result<()> {
@@ -249,10 +383,10 @@ fn run_cells(
             if is_last {
                 given_up.note(cell, &run);
             }
-            report.runs.push(run);
-            if let Some(path) = &args.json {
-                json::write(path, report)?;
+            if let Some(journal) = journal.as_deref_mut() {
+                journal.note(&run)?;
             }
+            report.runs.push(run);
             if is_last {
                 break;
             }
@@ -299,43 +433,51 @@ fn run_once(
     attempt: u32,
     launcher: &mut dyn Launcher,
 ) -> Run {
-    let amount = Amount {
-        scale: args.scale,
-        seconds: args.seconds,
-    };
-    let cmdline = cmdline::build(cell.arm, cell.setting, &cell.works, amount, setup.tsc_khz);
+    let cmdline = cmdline::build(
+        cell.arm,
+        cell.setting,
+        &cell.works,
+        amount(args),
+        setup.tsc_khz,
+    );
     let is_returned = cell.setting.backing == Backing::Returned;
+    let machine = &cell.arm.machine;
+    let cpus = machine.cpus.unwrap_or(args.cpus);
+    let pinning = match machine.cpus {
+        None => setup.pinning,
+        Some(cpus) => pin::decide(args.pin, cpus, setup.report.host.cpus).0,
+    };
     let cmdline = match cmdline {
         Ok(cmdline) => cmdline,
         Err(reason) => return evaluate::not_launched(cell, attempt, Vec::new(), reason, true),
     };
     let boot = Boot {
-        kernel: setup.kernel.clone(),
-        initrd: setup.initrd.clone(),
+        kernel: machine.kernel.as_ref().unwrap_or(&setup.kernel).clone(),
+        initrd: machine.initrd.as_ref().unwrap_or(&setup.initrd).clone(),
         disk: setup.disk.clone(),
         cmdline,
-        cpus: args.cpus,
-        memory_bytes: args.memory,
+        cpus,
+        memory_bytes: machine.memory_bytes.unwrap_or(args.memory),
         console: cell.setting.console,
         // The module reports free pages by itself, and the kernel has one reporter at most.
         has_balloon: is_returned && cell.arm.module != Module::Loaded,
         exits_file: setup.exits_file.clone(),
-        pinning: setup.pinning,
+        pinning,
     };
     let command = launch::command(&setup.programs, cell.arm, &boot);
     let job = Job {
         command: &command,
-        pinning: setup.pinning,
+        pinning,
         exits_file: match cell.arm.vmm {
             Vmm::Ours(_) => Some(&setup.exits_file),
             Vmm::Qemu(_) => None,
         },
-        has_huge_pages: !is_returned,
+        has_huge_pages: !is_returned && !machine.has_small_pages,
         boot_timeout: Duration::from_secs(args.boot_timeout),
         work_timeout: Duration::from_secs(args.work_timeout),
     };
     match launcher.launch(&job) {
-        Ok(vm) => evaluate::evaluate(cell, args.cpus, attempt, command.words(), vm),
+        Ok(vm) => evaluate::evaluate(cell, cpus, attempt, command.words(), vm),
         Err(error) => {
             let reason = format!("{error:#}");
             evaluate::not_launched(cell, attempt, command.words(), reason, false)
