@@ -41,6 +41,9 @@ pub enum Claim {
     More,
     /// A difference as chance makes it.
     InNoise,
+    /// One that would be claimed if it were the only test, but not among so many: more runs would
+    /// tell.
+    Unproven,
     /// However clear it looks, so few runs cannot tell it from chance.
     TooFewRuns,
 }
@@ -63,13 +66,14 @@ impl Difference {
         self.least_p <= RATE
     }
 
-    /// For a table's cell: "fewer (0.012)", "noise (0.41)", "n too small".
+    /// For a table's cell: "fewer (0.012)", "noise (0.41)", "unproven (0.12)", "n too small".
     pub fn text(&self) -> String {
         let q = self.q.map(probability).unwrap_or_default();
         match self.claim {
             Claim::Fewer => format!("fewer ({q})"),
             Claim::More => format!("more ({q})"),
             Claim::InNoise => format!("noise ({q})"),
+            Claim::Unproven => format!("unproven ({q})"),
             Claim::TooFewRuns => "n too small".into(),
         }
     }
@@ -89,6 +93,7 @@ pub fn settle(groups: &mut [Group]) {
         difference.claim = match difference.shift.interval {
             Some((_, high)) if q <= RATE && high < 0.0 => Claim::Fewer,
             Some((low, _)) if q <= RATE && low > 0.0 => Claim::More,
+            Some(_) if difference.p <= RATE => Claim::Unproven,
             _ => Claim::InNoise,
         };
     }
@@ -202,6 +207,6 @@ mod tests {
             .unwrap();
         let kvm = claim_of(&groups, pipe, 1);
         assert!(kvm.p < 0.03 && kvm.q.unwrap() > 0.2);
-        assert_eq!(kvm.claim, Claim::InNoise);
+        assert_eq!(kvm.claim, Claim::Unproven);
     }
 }

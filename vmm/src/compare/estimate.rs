@@ -23,7 +23,7 @@ const fn cost(emulated: f64, native: f64) -> Cost {
 }
 
 /// A boot and a power-off.
-const BOOT: Cost = cost(7.0, 1.5);
+const BOOT: Cost = cost(5.0, 1.5);
 /// What the kernel's log adds.
 const LOG: Cost = cost(3.0, 0.5);
 /// Waiting until the guest has reported its free memory.

@@ -180,7 +180,7 @@ fn throttled() -> Option<u64> {
     (!counts.is_empty()).then(|| counts.iter().sum())
 }
 
-/// Processes beside this one with a VM open, by name and number.
+/// Processes beside this one with a vCPU, by name and number.
 fn other_vms() -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     let own = std::process::id().to_string();
@@ -192,8 +192,10 @@ fn other_vms() -> BTreeSet<String> {
         let files = fs::read_dir(process.path().join("fd"))
             .into_iter()
             .flatten();
+        // One without vCPUs does nothing.
         let is_vm = files.flatten().any(|file| {
-            fs::read_link(file.path()).is_ok_and(|to| to.as_os_str() == "anon_inode:kvm-vm")
+            let to = fs::read_link(file.path()).unwrap_or_default();
+            to.to_string_lossy().starts_with("anon_inode:kvm-vcpu")
         });
         if is_vm {
             let name = fs::read_to_string(process.path().join("comm")).unwrap_or_default();

@@ -69,25 +69,22 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         json::write(path, &report)?;
         journal.remove()?;
     }
+    let mut text = table::render(&report);
+    if args.bars {
+        text += &format!("\n{}", verdict::render(&report));
+    }
+    say(&text)?;
+    if let Some(path) = &args.html {
+        fs::write(path, html::render(&report))
+            .with_context(|| format!("cannot write {}", path.display()))?;
+    }
     let budget = match (&budget, args.budget.as_deref()) {
         (Some(old), Some(path)) if args.update_budget => Some(budget::update(old, &report, path)?),
         (Some(budget), _) => Some(budget::check(budget, &report)),
         (None, _) => None,
     };
-    let mut text = table::render(&report);
-    if args.bars {
-        text += &format!("\n{}", verdict::render(&report));
-    }
     if let Some(outcome) = &budget {
-        text += &format!("\n{}", outcome.text);
-    }
-    io::stdout()
-        .lock()
-        .write_all(text.as_bytes())
-        .context("cannot print the report")?;
-    if let Some(path) = &args.html {
-        fs::write(path, html::render(&report))
-            .with_context(|| format!("cannot write {}", path.display()))?;
+        say(&format!("\n{}", outcome.text))?;
     }
     let is_whole = gaps.is_empty() && is_complete(&report, &plan_of(args, &choice));
     let is_kept = budget.is_none_or(|outcome| outcome.is_kept);
@@ -96,6 +93,13 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         true => ExitCode::SUCCESS,
         false => ExitCode::FAILURE,
     })
+}
+
+fn say(text: &str) -> Result<()> {
+    let mut stdout = io::stdout().lock();
+    stdout
+        .write_all(text.as_bytes())
+        .context("cannot print the report")
 }
 
 /// What this machine offers to these arms, and what counts their exits.
