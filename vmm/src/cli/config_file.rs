@@ -6,6 +6,8 @@
 //! before the arguments are parsed for good; it must never decide what a value means: that is the
 //! option's own parser, which also checks each setting alone so that a refusal can name its line.
 
+mod arms;
+
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read};
@@ -16,7 +18,6 @@ use clap::{Arg, ArgAction, ArgMatches, Command};
 use toml::de::{DeTable, DeValue};
 use toml::Spanned;
 
-use crate::compare::arm::{self, OwnArm};
 use crate::compare::{args, experiments};
 
 /// A subcommand whose options a file can say.
@@ -166,7 +167,7 @@ fn print_of(
             })
             .collect::<Result<Vec<_>, _>>()?;
         if key == ARM {
-            tables.extend(values.into_iter().map(table));
+            tables.extend(values.into_iter().map(arms::table));
             continue;
         }
         let values: Vec<String> = values
@@ -180,14 +181,6 @@ fn print_of(
         text.push_str(&format!("{key} = {value}\n"));
     }
     Ok(text + &tables)
-}
-
-/// An arm that was given in one line, as a table of its own.
-fn table(line: &str) -> String {
-    // What the option's parser took can be read again.
-    let keys = OwnArm::parse(line).ok();
-    let keys = keys.and_then(|arm| toml::to_string(&arm).ok());
-    format!("\n[[{ARM}]]\n{}", keys.unwrap_or_default())
 }
 
 /// The options of a subcommand, with none required, for parsing a part of them.
@@ -284,7 +277,7 @@ fn parse(
             return Err(refuse(key.span().start, unknown(name, &keys, &what)));
         };
         if name == ARM {
-            check_arms(value).map_err(|(at, what)| refuse(at, what))?;
+            arms::check(value).map_err(|(at, what)| refuse(at, what))?;
         }
         let words = words(of, arg, value, folder)
             .map_err(|what| refuse(value.span().start, format!("{name}: {what}")))?;
@@ -322,28 +315,6 @@ fn item<'a, 'i>(value: &'a Spanned<DeValue<'i>>, index: usize) -> Option<&'a Spa
     }
 }
 
-/// What is wrong with the keys of `[[arm]]` tables, and where.
-fn check_arms(value: &Spanned<DeValue<'_>>) -> Result<(), (usize, String)> {
-    let DeValue::Array(arms) = value.get_ref() else {
-        return Err((value.span().start, "an arm is written as [[arm]]".into()));
-    };
-    for arm in arms.iter() {
-        let DeValue::Table(table) = arm.get_ref() else {
-            return Err((arm.span().start, "an arm is a table".into()));
-        };
-        let mut keys: Vec<_> = table.keys().collect();
-        keys.sort_by_key(|key| key.span().start);
-        for key in keys {
-            let name: &str = key.get_ref();
-            if !arm::OWN_KEYS.contains(&name) {
-                let text = unknown(name, &arm::OWN_KEYS, "those of an arm");
-                return Err((key.span().start, text));
-            }
-        }
-    }
-    Ok(())
-}
-
 /// The words that say the same on a command line.
 fn words(
     of: &Subcommand,
@@ -363,7 +334,7 @@ fn words(
         DeValue::Array(array) => array
             .iter()
             .map(|item| match item.get_ref() {
-                DeValue::Table(_) if key == ARM => inline(item.get_ref(), folder),
+                DeValue::Table(_) if key == ARM => arms::inline(item.get_ref(), folder),
                 item => scalar(item),
             })
             .collect::<Result<Vec<_>, _>>()?,
@@ -389,44 +360,6 @@ fn words(
         word
     };
     Ok(texts.into_iter().map(word).collect())
-}
-
-/// An arm's table in one line, its paths from the file's folder.
-fn inline(value: &DeValue<'_>, folder: &Path) -> Result<String, String> {
-    let DeValue::Table(table) = value else {
-        return Err("an arm is a table".into());
-    };
-    let mut plain = toml::Table::new();
-    for (key, value) in table.iter() {
-        let key: &str = key.get_ref();
-        let value = match plain_value(value.get_ref())? {
-            toml::Value::String(path) if arm::OWN_PATHS.contains(&key) => {
-                let path = folder.join(path).into_os_string().into_string();
-                toml::Value::String(path.map_err(|path| format!("{path:?} is no text"))?)
-            }
-            value => value,
-        };
-        plain.insert(key.into(), value);
-    }
-    Ok(toml::Value::Table(plain).to_string())
-}
-
-fn plain_value(value: &DeValue<'_>) -> Result<toml::Value, String> {
-    Ok(match value {
-        DeValue::String(text) => toml::Value::String(text.to_string()),
-        DeValue::Integer(_) => {
-            let number = scalar(value)?;
-            let number = number
-                .parse()
-                .map_err(|_| format!("number {number} is too large"))?;
-            toml::Value::Integer(number)
-        }
-        DeValue::Array(array) => {
-            let items = array.iter().map(|item| plain_value(item.get_ref()));
-            toml::Value::Array(items.collect::<Result<_, _>>()?)
-        }
-        _ => return Err("expected text, a number or a list of texts".into()),
-    })
 }
 
 fn scalar(value: &DeValue<'_>) -> Result<String, String> {

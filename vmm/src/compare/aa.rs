@@ -124,7 +124,7 @@ fn twin(report: &Report) -> Option<String> {
 }
 
 /// Every work that some run has, with its setting; boots with the kernel's log are left to the table.
-fn works(report: &Report) -> Vec<(String, Setting)> {
+pub(super) fn works(report: &Report) -> Vec<(String, Setting)> {
     let mut works: Vec<(String, Setting)> = Vec::new();
     for run in report.counted_runs() {
         if Setting::BOOT_ONLY.contains(&run.setting) {
@@ -140,7 +140,8 @@ fn works(report: &Report) -> Vec<(String, Setting)> {
     works
 }
 
-fn exits(sample: &Sample) -> Option<f64> {
+/// Exits per operation: net where they are known.
+pub(super) fn exits(sample: &Sample) -> Option<f64> {
     let exits = sample.counts.net_if_known().unwrap_or(sample.counts.total);
     (sample.ops > 0).then(|| exits as f64 / sample.ops as f64)
 }

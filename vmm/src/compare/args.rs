@@ -222,7 +222,8 @@ impl Args {
         Ok(Choice {
             arms,
             reference,
-            is_reference_asked_for: self.reference.is_some(),
+            // A twin belongs to its reference.
+            is_reference_asked_for: self.reference.is_some() || self.aa,
             works,
             refill: self.refill,
         })

@@ -355,6 +355,16 @@ mod tests {
     }
 
     #[test]
+    fn the_projects_own_budget_can_be_read_and_proves_itself() {
+        let own = Budget::parse(include_str!("../../../benches/budget.toml")).unwrap();
+        assert!(own.budget.values().all(|works| !works.is_empty()));
+        assert!(!own.proof.is_empty());
+        for (broken, whole) in &own.proof {
+            assert!(own.budget.contains_key(whole) && !own.budget.contains_key(broken));
+        }
+    }
+
+    #[test]
     fn mistakes_in_the_file_are_told_by_line() {
         for (text, says) in [
             ("[budgets]\n", "line 1: unknown field `budgets`"),

@@ -79,12 +79,15 @@ impl Difference {
     }
 }
 
-/// Decides all claims of a report together.
+/// Decides all claims of a report's table together.
 pub fn settle(groups: &mut [Group]) {
-    let mut tested: Vec<&mut Difference> = groups
-        .iter_mut()
-        .flat_map(|group| &mut group.rows)
-        .filter_map(|row| row.figures.as_mut().ok()?.difference.as_mut())
+    let rows = groups.iter_mut().flat_map(|group| &mut group.rows);
+    settle_all(rows.filter_map(|row| row.figures.as_mut().ok()?.difference.as_mut()));
+}
+
+/// Decides the claims of one family of tests.
+pub fn settle_all<'a>(differences: impl Iterator<Item = &'a mut Difference>) {
+    let mut tested: Vec<&mut Difference> = differences
         .filter(|difference| difference.can_tell())
         .collect();
     let p: Vec<f64> = tested.iter().map(|difference| difference.p).collect();

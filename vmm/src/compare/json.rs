@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::model::{Params, Report, FORMAT};
+use super::pairs::{self, Pair};
 use super::summary::{self, Group};
 
 /// The file: the report, and for other programs the figures that the table shows. Only the report
@@ -19,6 +20,7 @@ struct Shown<'a> {
     #[serde(flatten)]
     report: &'a Report,
     summary: Vec<Group>,
+    pairs: Vec<Pair>,
 }
 
 /// Replaces the file, so that a reader and an interrupted program never leave half of it.
@@ -32,6 +34,7 @@ pub fn write(path: &Path, report: &Report) -> Result<()> {
     let shown = Shown {
         report,
         summary: summary::groups(report),
+        pairs: pairs::of(report),
     };
     let mut text = serde_json::to_string_pretty(&shown).context("cannot write JSON")?;
     text.push('\n');

@@ -4,12 +4,13 @@
 //! [`session`] builds each cell's command ([`cmdline`], [`ours`], [`qemu`]) and has it run and
 //! counted ([`launch`], [`child`], [`traced`], [`pin`]); [`evaluate`] makes a run of the [`model`] from what
 //! came back ([`records`]); [`summary`] and [`stats`] make figures of all runs, which [`table`],
-//! [`html`] and [`json`] show; [`claims`] says which differences are real and [`aa`] whether the
-//! instrument can be believed; [`verdict`] holds the figures against the [`limits`], [`budget`]
-//! against those of a file. Arms that lack something are [`gaps`]; where exits cannot be traced,
-//! counting is [`degraded`]. The options may come from a file ([`experiments`] are built in). Until
-//! the end, runs are kept in the [`journal`]. Only `child`, `pin`, `host`, `disk`, `json`, `journal`,
-//! `noise`, `budget` and `session` touch the system; all else is pure.
+//! [`html`] and [`json`] show; [`claims`] says which differences are real ([`pairs`]: of any two
+//! arms) and [`aa`] whether the instrument can be believed; [`verdict`] holds the figures against
+//! the [`limits`], [`budget`] against those of a file. Arms that lack something are [`gaps`]; where
+//! exits cannot be traced, counting is [`degraded`]. The options may come from a file
+//! ([`experiments`] are built in). Until the end, runs are kept in the [`journal`]. Only `child`,
+//! `pin`, `host`, `disk`, `json`, `journal`, `noise`, `budget` and `session` touch the system; all
+//! else is pure.
 
 pub mod aa;
 pub mod args;
@@ -35,6 +36,7 @@ pub mod limits;
 pub mod model;
 pub mod noise;
 pub mod ours;
+pub mod pairs;
 pub mod pin;
 pub mod plan;
 pub mod progress;

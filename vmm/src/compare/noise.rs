@@ -4,7 +4,7 @@
 //! [`Watch`] looks before and after each run (called by [`super::session`]); [`lines`] says in the
 //! report what a reader should know. What this machine does not tell is not guessed.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
 use serde::{Deserialize, Serialize};
@@ -25,7 +25,7 @@ pub struct Noise {
     pub others_percent: Option<f64>,
     /// How often a CPU was throttled, where the host counts that.
     pub throttled: Option<u64>,
-    /// Names of other processes that had a VM.
+    /// Names of other processes whose VMs did something meanwhile.
     pub other_vms: BTreeSet<String>,
 }
 
@@ -34,7 +34,8 @@ pub struct Watch {
     cpu: Option<CpuTime>,
     own_ticks: Option<u64>,
     throttled: Option<u64>,
-    other_vms: BTreeSet<String>,
+    /// By name, with their clock ticks.
+    other_vms: BTreeMap<String, u64>,
 }
 
 /// Clock ticks since the host's start, all CPUs.
@@ -50,7 +51,7 @@ impl Watch {
     pub fn start() -> Watch {
         Watch {
             cpu: read("/proc/stat").as_deref().and_then(cpu_time),
-            own_ticks: read("/proc/self/stat").as_deref().and_then(own_ticks),
+            own_ticks: read("/proc/self/stat").as_deref().and_then(ticks_of),
             throttled: throttled(),
             other_vms: other_vms(),
         }
@@ -76,8 +77,13 @@ impl Watch {
                 .throttled
                 .zip(now.throttled)
                 .map(|(then, now)| now.saturating_sub(then)),
-            // One that ran only for a moment between is not seen.
-            other_vms: self.other_vms.into_iter().chain(now.other_vms).collect(),
+            // One that came and went between is not seen.
+            other_vms: now
+                .other_vms
+                .into_iter()
+                .filter(|(name, ticks)| self.other_vms.get(name).unwrap_or(&0) < ticks)
+                .map(|(name, _)| name)
+                .collect(),
         }
     }
 }
@@ -156,9 +162,9 @@ fn cpu_time(stat: &str) -> Option<CpuTime> {
     })
 }
 
-/// This process and its ended children: fields 14 to 17 of proc_pid_stat(5), behind the name, which
+/// A process and its ended children: fields 14 to 17 of proc_pid_stat(5), behind the name, which
 /// may hold anything.
-fn own_ticks(stat: &str) -> Option<u64> {
+fn ticks_of(stat: &str) -> Option<u64> {
     let fields = stat.rsplit_once(')')?.1.split_whitespace();
     let ticks: Vec<u64> = fields
         .skip(11)
@@ -180,9 +186,9 @@ fn throttled() -> Option<u64> {
     (!counts.is_empty()).then(|| counts.iter().sum())
 }
 
-/// Processes beside this one with a vCPU, by name and number.
-fn other_vms() -> BTreeSet<String> {
-    let mut found = BTreeSet::new();
+/// Processes beside this one with a vCPU, by name and number, with their clock ticks.
+fn other_vms() -> BTreeMap<String, u64> {
+    let mut found = BTreeMap::new();
     let own = std::process::id().to_string();
     for process in fs::read_dir("/proc").into_iter().flatten().flatten() {
         let pid = process.file_name().to_string_lossy().into_owned();
@@ -192,14 +198,15 @@ fn other_vms() -> BTreeSet<String> {
         let files = fs::read_dir(process.path().join("fd"))
             .into_iter()
             .flatten();
-        // One without vCPUs does nothing.
         let is_vm = files.flatten().any(|file| {
             let to = fs::read_link(file.path()).unwrap_or_default();
             to.to_string_lossy().starts_with("anon_inode:kvm-vcpu")
         });
         if is_vm {
+            let stat = fs::read_to_string(process.path().join("stat")).unwrap_or_default();
             let name = fs::read_to_string(process.path().join("comm")).unwrap_or_default();
-            found.insert(format!("{} ({pid})", super::records::clean(&name)));
+            let name = format!("{} ({pid})", super::records::clean(&name));
+            found.insert(name, ticks_of(&stat).unwrap_or(0));
         }
     }
     found
@@ -221,8 +228,8 @@ mod tests {
         assert_eq!(cpu_time(stat), Some(time));
         assert_eq!(cpu_time("cpu 1 2 3\n"), None);
         let own = "7 (a) b) S 1 7 7 0 -1 4 5 6 7 8 100 20 3 4 20 0 1 0 9";
-        assert_eq!(own_ticks(own), Some(127));
-        assert_eq!(own_ticks("7 (a) S 1"), None);
+        assert_eq!(ticks_of(own), Some(127));
+        assert_eq!(ticks_of("7 (a) S 1"), None);
         // This very host has both.
         let noise = Watch::start().end();
         assert!(noise.others_percent.is_none_or(|percent| percent <= 100.0));

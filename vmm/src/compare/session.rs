@@ -2,6 +2,8 @@
 //!
 //! [`run`] is what `coopvirt compare` does. It never measures: a [`Launcher`] does.
 
+mod start;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Write};
@@ -10,25 +12,22 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{bail, ensure, Context, Result};
-use coopvirt_spec::work::Work;
 
 use super::args::{Args, Choice};
 use super::arm::{Arm, Group, Module, Vmm};
 use super::budget::{self, Budget};
 use super::child::ChildLauncher;
 use super::cmdline::Amount;
-use super::degraded::{self, Untraced};
 use super::disk::{self, TempFolder};
-use super::gaps::{self, Gap, Here};
-use super::journal::{self, Journal};
-use super::launch::{self, Boot, Job, Launcher, Programs, TraceSource};
+use super::gaps::{self, Gap};
+use super::journal::Journal;
+use super::launch::{self, Boot, Job, Launcher, Programs};
 use super::model::{ArmNote, Params, Program, Report, Run, FORMAT};
 use super::pin::{self, Pinning};
 use super::plan::{self, Cell};
 use super::progress::Progress;
 use super::setting::{Backing, Setting};
-use super::traced::Tracepoints;
-use super::{aa, cmdline, estimate, evaluate, host, html, interrupt, json, table, verdict};
+use super::{aa, cmdline, evaluate, host, html, interrupt, json, table, verdict};
 
 /// A failed run is repeated once.
 const ATTEMPTS: u32 = 2;
@@ -46,16 +45,16 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         .transpose()?;
     let folder = TempFolder::new()?;
     let inputs = Inputs::find(args)?;
-    let (traces, here) = look(args, &choice, &inputs)?;
+    let (traces, here) = start::look(args, &choice, &inputs)?;
     let gaps = gaps::take(&mut choice, &here, &inputs.initrd)?;
     let setup = Setup::new(args, &choice, &gaps, inputs, folder.path())?;
     let mut report = setup.report.clone();
-    let mut journal = begin(args, &mut report)?;
+    let mut journal = start::begin(args, &mut report)?;
     interrupt::catch_signals()?;
     pin::pin_self(setup.pinning).context("cannot pin this program to CPU 0")?;
     let mut launcher = ChildLauncher::new(folder.path(), traces);
-    announce(args, &choice, &setup, &report, &gaps);
-    warm_up(args, &choice, &setup, &report, &mut launcher);
+    start::announce(args, &choice, &setup, &report, &gaps);
+    start::warm_up(args, &choice, &setup, &report, &mut launcher);
     run_cells(
         args,
         &choice,
@@ -100,106 +99,6 @@ fn say(text: &str) -> Result<()> {
     stdout
         .write_all(text.as_bytes())
         .context("cannot print the report")
-}
-
-/// What this machine offers to these arms, and what counts their exits.
-fn look(args: &Args, choice: &Choice, inputs: &Inputs) -> Result<(Box<dyn TraceSource>, Here)> {
-    let mut here = Here::default();
-    here.look_for_modules(choice, &inputs.initrd)?;
-    if choice
-        .arms
-        .iter()
-        .any(|arm| matches!(arm.vmm, Vmm::Qemu(_)))
-    {
-        here.peer = host::program_problem(&args.qemu);
-    }
-    if choice.arms.iter().any(|arm| gaps::halts_inside(arm)) {
-        here.can_halt_inside = host::can_halt_inside();
-    }
-    // One try, so that a user without the right hears of it once and at the beginning.
-    let tried = Tracepoints
-        .start(std::process::id())
-        .and_then(|trace| trace.finish());
-    Ok(match tried {
-        Ok(_) => (Box::new(Tracepoints), here),
-        Err(error) => {
-            let why = format!("{error:#}");
-            eprintln!("not traced: {why}\n  {}", degraded::LOST);
-            here.trace = Some(why.clone());
-            (Box::new(Untraced(why)), here)
-        }
-    })
-}
-
-/// Takes up an earlier comparison if that is wished, and opens the journal.
-fn begin(args: &Args, report: &mut Report) -> Result<Option<Journal>> {
-    let Some(path) = &args.json else {
-        return Ok(None);
-    };
-    let at = journal::path_of(path);
-    if args.resume {
-        // A journal is younger than the file beside it, and has all that it had.
-        let old = match (at.exists(), path.exists()) {
-            (true, _) => Some(journal::read(&at)?),
-            (false, true) => Some(json::read(path)?),
-            (false, false) => None,
-        };
-        if let Some(old) = old {
-            json::resume(old, report)?;
-        }
-    } else if at.exists() {
-        eprintln!("{} of an unfinished comparison is replaced", at.display());
-    }
-    Journal::create(at, report).map(Some)
-}
-
-/// Says how long it will take and what is left out.
-fn announce(args: &Args, choice: &Choice, setup: &Setup, report: &Report, gaps: &[Gap]) {
-    for gap in gaps {
-        eprintln!("gap: {}: {}", gap.arm.name, gap.reason);
-    }
-    let mut cells = plan_of(args, choice);
-    cells.retain(|cell| !has_succeeded(report, cell));
-    let time = estimate::of(&cells, amount(args), setup.report.host.is_emulated);
-    eprintln!(
-        "{}; {} arms, {} repetitions, order from seed {}",
-        estimate::text(time, cells.len()),
-        choice.arms.len(),
-        args.repetitions,
-        args.seed
-    );
-}
-
-/// Boots that do not count. If one fails, the runs will say why.
-fn warm_up(
-    args: &Args,
-    choice: &Choice,
-    setup: &Setup,
-    report: &Report,
-    launcher: &mut dyn Launcher,
-) {
-    let arm = choice.arms.iter().find(|arm| arm.name == choice.reference);
-    let is_done = is_complete(report, &plan_of(args, choice));
-    let (Some(arm), false) = (arm, is_done) else {
-        return;
-    };
-    for number in 1..=args.warm_up {
-        if interrupt::is_requested() {
-            return;
-        }
-        eprint!("warm-up {number}/{} {}: ", args.warm_up, arm.name);
-        let cell = Cell {
-            repetition: 0,
-            arm,
-            setting: Setting::quiet(args.console),
-            works: vec![Work::Boot],
-        };
-        let run = run_once(args, setup, &cell, 1, launcher);
-        match run.failure {
-            None => eprintln!("{:.1} s, not counted", run.seconds),
-            Some(failure) => eprintln!("failed: {}", failure.reason),
-        }
-    }
 }
 
 fn amount(args: &Args) -> Amount {
