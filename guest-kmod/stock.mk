@@ -56,7 +56,8 @@ quiet_cmd_rust_lib = RUSTC   $@
 quiet_cmd_rust_object = RUSTC   $@
       cmd_rust_object = $(rustc) $(rust-flags) --crate-type staticlib -Clto=fat --crate-name coopvirt --edition 2021 \
 	-Zcrate-attr=no_std $(rust-externs) --emit=link=$(rust-out)/libcoopvirt.a $< && \
-	$(LD) $(KBUILD_LDFLAGS) -r --whole-archive -o $@ $(rust-out)/libcoopvirt.a $(cmd_objtool)
+	$(LD) $(KBUILD_LDFLAGS) -r --whole-archive -o $@ $(rust-out)/libcoopvirt.a && \
+	$(OBJCOPY) --remove-section=.llvmbc --remove-section=.llvmcmd $@ $(cmd_objtool)
 
 $(rust-out)/target.json: FORCE
 	$(call if_changed,rust_target)

@@ -4,7 +4,7 @@
 use kernel::ThisModule;
 
 pub(crate) use kernel::error::code::{EBUSY, EINVAL, EIO, ENODEV, ENOMEM};
-pub(crate) use kernel::error::{to_result, Error, Result};
+pub(crate) use kernel::error::{to_result, Result};
 pub(crate) use kernel::{pr_err, pr_info, pr_warn};
 
 impl kernel::Module for crate::Module {
