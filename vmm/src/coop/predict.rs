@@ -62,6 +62,8 @@ pub(super) struct Prediction {
     mean: u64,
     deviation: u64,
     stock_tsc: u64,
+    /// When the last look was.
+    look_tsc: u64,
     /// The guest's count of stock writes, as the look before found it.
     stock_writes: u64,
     /// Promises made since the deadline before.
@@ -82,9 +84,10 @@ impl Prediction {
 
     /// The guest's last stock deadline (`[TIMER-10]`), as a look found it, and how many it says to
     /// have written since ever: nobody looks while they serve a guest well.
-    pub(super) fn stock(&mut self, stock_tsc: u64, writes: u64) -> Option<Outcome> {
+    pub(super) fn stock(&mut self, now_tsc: u64, stock_tsc: u64, writes: u64) -> Option<Outcome> {
         let row = writes.wrapping_sub(self.stock_writes).clamp(1, LONGEST_ROW);
         self.stock_writes = writes;
+        let since_look = now_tsc.saturating_sub(std::mem::replace(&mut self.look_tsc, now_tsc));
         if stock_tsc == 0 || stock_tsc == self.stock_tsc {
             return None;
         }
@@ -92,10 +95,11 @@ impl Prediction {
         let was_guessed = std::mem::take(&mut self.is_guessed);
         if row > 1 {
             // Most of a row was not seen, and so there is no telling how long its intervals were,
-            // but that they are short ones.
-            let all = stock_tsc.saturating_sub(self.last_tsc);
-            self.mean = self.mean.min(all / row);
-            self.last_tsc = stock_tsc;
+            // but that they are short ones, and not those of before.
+            self.mean = self.mean.min(since_look / row);
+            self.deviation = 0;
+            // One that is far ahead may be replaced before it is reached: the row goes on from here.
+            self.last_tsc = stock_tsc.min(now_tsc.max(self.last_tsc));
             (self.promises, self.ticks) = (0, 0);
             self.tick.learn(stock_tsc);
             self.worth.restart();
