@@ -121,14 +121,7 @@ impl Aggregator {
             Kind::Cpuid { leaf } => vcpu.later(|details| {
                 details.cpuid.get_or_insert(leaf);
             }),
-            Kind::Injection { vector } => {
-                if let Some(halt) = &mut vcpu.halt {
-                    halt.details.injected.get_or_insert(vector);
-                }
-                vcpu.later(|details| {
-                    details.injected.get_or_insert(vector);
-                });
-            }
+            Kind::Injection { vector } => vcpu.inject(vector),
             Kind::HostVector { vector } => vcpu.interrupt(|details| {
                 details.host_vector.get_or_insert(vector);
             }),

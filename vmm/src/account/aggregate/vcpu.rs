@@ -103,8 +103,24 @@ impl Vcpu {
         if let Some(done) = done.take_if(|done| !has_run_on && done.is_unexplained_halt()) {
             return [self.halt.replace(done), None];
         }
-        let is_over = |halt: &mut Pending| has_run_on || halt.details.injected.is_some();
-        [self.halt.take_if(is_over), done]
+        let has_got_one = done
+            .as_ref()
+            .is_some_and(|done| done.details.injected.is_some());
+        [self.halt.take_if(|_| has_run_on || has_got_one), done]
+    }
+
+    /// Notes that KVM injected an interrupt.
+    ///
+    /// At an interrupt window it is the one that has waited, since before a halt if there was one.
+    /// At any other exit it may be a newer one, which says nothing of the halt.
+    pub(super) fn inject(&mut self, vector: u8) {
+        let at = self.pending.as_ref().map(|pending| pending.reason.class());
+        if let (Some(halt), Some(Class::Window)) = (&mut self.halt, at) {
+            halt.details.injected.get_or_insert(vector);
+        }
+        self.later(|details| {
+            details.injected.get_or_insert(vector);
+        });
     }
 
     /// Notes a return to userspace; true if it is the one that a mark causes.
