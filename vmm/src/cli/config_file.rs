@@ -17,7 +17,15 @@ use toml::de::{DeTable, DeValue};
 use toml::Spanned;
 
 /// Options whose values begin with a path: relative ones are relative to the file.
-const PATHS: [&str; 5] = ["kernel", "initrd", "disk", "exits", "control"];
+const PATHS: [&str; 7] = [
+    "kernel",
+    "initrd",
+    "disk",
+    "vhost-user-blk",
+    "fs",
+    "exits",
+    "control",
+];
 /// Options that a file cannot hold: they say what to do with it.
 const NOT_IN_FILE: [&str; 4] = ["config", "print-config", "help", "version"];
 /// A file of options is short; what is longer is something else.

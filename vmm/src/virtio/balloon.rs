@@ -70,7 +70,7 @@ impl VirtioDevice for Balloon {
             if queue_index == REPORTING_QUEUE {
                 // A report that is not whole pages, or whose pages cannot be given back, is one that
                 // the host makes no use of: the guest's memory stays as it is.
-                let bytes = sys::discard(&chain.writable).unwrap_or(0);
+                let bytes = sys::discard(&chain.writable, ram).unwrap_or(0);
                 self.returned_bytes.fetch_add(bytes, Ordering::Relaxed);
             }
             queue.add_used(ram, chain.head(), 0)?;
