@@ -27,8 +27,8 @@ use crate::pci::{
 };
 use crate::vcpu::dispatch::Buses;
 use crate::virtio::{
-    attach, Balloon, Blk, BlkAccess, BlkError, Console, ConsoleOutput, DeviceCounters, Host,
-    KvmDoorbells, Net, Rng, VhostUserBlk, VhostUserFs, VirtioDevice, Vsock,
+    attach, Balloon, BalloonControl, Blk, BlkAccess, BlkError, Console, ConsoleOutput,
+    DeviceCounters, Host, KvmDoorbells, Net, Rng, VhostUserBlk, VhostUserFs, VirtioDevice, Vsock,
 };
 
 /// The devices while they are being put together.
@@ -41,6 +41,7 @@ pub(super) struct Devices {
     pub(super) console_output: Option<ConsoleOutput>,
     /// Names and counters, in the order of the bus.
     pub(super) counters: Vec<(String, Arc<DeviceCounters>)>,
+    pub(super) balloon: Option<Arc<BalloonControl>>,
 }
 
 fn device(what: &'static str) -> impl Fn(anyhow::Error) -> BuildError {
@@ -86,13 +87,17 @@ impl Devices {
             subscribers: Vec::new(),
             console_output: None,
             counters: Vec::new(),
+            balloon: None,
         };
         devices.add_ports(config, events)?;
         devices.add_pci_windows(config, events)?;
         let sink = devices.add_console(config, vm, console.output)?;
         devices.add(Box::new(Rng::new()))?;
         if config.balloon {
-            devices.add(Box::new(Balloon::new()))?;
+            let balloon =
+                Balloon::new().map_err(|error| device("make the balloon")(error.into()))?;
+            devices.balloon = Some(balloon.control());
+            devices.add(Box::new(balloon))?;
         }
         if console.stdin && Input::is_pollable() {
             devices

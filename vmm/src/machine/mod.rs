@@ -35,7 +35,7 @@ use crate::vcpu::dispatch::Buses;
 use crate::vcpu::tally::Tally;
 use crate::vcpu::thread::VcpuParts;
 use crate::vcpu::{VcpuEvent, VcpuHandle};
-use crate::virtio::{ConsoleOutput, DeviceCounters};
+use crate::virtio::{BalloonControl, ConsoleOutput, DeviceCounters};
 
 /// Why a machine could not be built.
 #[derive(Debug, thiserror::Error)]
@@ -103,6 +103,8 @@ pub struct Gauges {
     pub pci: Arc<PciRoot>,
     /// Virtio devices by name, with what they have done.
     pub devices: Arc<Vec<(String, Arc<DeviceCounters>)>>,
+    /// The balloon, if there is one.
+    pub balloon: Option<Arc<BalloonControl>>,
 }
 
 /// A machine, built and paused at its first instruction.
@@ -172,6 +174,7 @@ impl Machine {
             subscribers,
             console_output,
             counters,
+            balloon,
             power,
             ..
         } = parts;
@@ -190,6 +193,7 @@ impl Machine {
             buses: Arc::clone(&buses),
             pci,
             devices: Arc::new(counters),
+            balloon,
         };
         let observer = observer(&gauges);
         let coop = coop::create(config, &vm, &ram, &observer)?;

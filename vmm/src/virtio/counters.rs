@@ -1,12 +1,15 @@
 //! What one device has done so far, for metrics: written by its backend, read by anybody.
 //!
 //! What the host's kernel serves by itself (vhost) passes by here and is not counted.
-//! All figures only grow, over resets too. Each is right by itself; two of them may be read at
+//! All figures but `queues_elsewhere` only grow, over resets too. Each is right by itself; two of them may be read at
 //! slightly different moments.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use serde::{Deserialize, Serialize};
+
+use super::latency::{Histogram, Latency};
 
 /// The counters of one device.
 #[derive(Debug, Default)]
@@ -18,6 +21,9 @@ pub struct DeviceCounters {
     own_rings: AtomicU64,
     interrupts: AtomicU64,
     interrupts_suppressed: AtomicU64,
+    queues_elsewhere: AtomicU64,
+    /// From the first timed queue on.
+    latency: OnceLock<Arc<Histogram>>,
 }
 
 /// Their values at one moment.
@@ -37,6 +43,10 @@ pub struct DeviceCounts {
     pub interrupts: u64,
     /// Batches of requests after which the guest wanted none.
     pub interrupts_suppressed: u64,
+    /// Queues that the host's kernel or another process serves now. What they do passes by here and is
+    /// in none of the other figures.
+    #[serde(default)]
+    pub queues_elsewhere: u64,
 }
 
 impl DeviceCounters {
@@ -67,6 +77,22 @@ impl DeviceCounters {
         add(counter, 1);
     }
 
+    /// So many queues are served elsewhere now.
+    pub(super) fn set_queues_elsewhere(&self, queues: usize) {
+        self.queues_elsewhere
+            .store(queues as u64, Ordering::Relaxed);
+    }
+
+    /// Where latencies go.
+    pub(super) fn histogram(&self) -> Arc<Histogram> {
+        Arc::clone(self.latency.get_or_init(Arc::default))
+    }
+
+    /// How long requests took, if the device has queues that are timed and a driver had them.
+    pub fn latency(&self) -> Option<Latency> {
+        self.latency.get().map(|histogram| histogram.latency())
+    }
+
     /// The values now.
     pub fn counts(&self) -> DeviceCounts {
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
@@ -80,6 +106,7 @@ impl DeviceCounters {
             notifies_suppressed: requests.saturating_sub(notifies),
             interrupts: load(&self.interrupts),
             interrupts_suppressed: load(&self.interrupts_suppressed),
+            queues_elsewhere: load(&self.queues_elsewhere),
         }
     }
 }

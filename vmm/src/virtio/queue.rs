@@ -5,6 +5,7 @@
 //! and the interrupt flag of drivers that do not use event indices.
 
 use std::sync::atomic::Ordering;
+use std::sync::Arc;
 
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
@@ -12,6 +13,7 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 use super::chain::Chain;
 use super::counters::Work;
 use super::device::QueueError;
+use super::latency::{Histogram, Stopwatch};
 
 // VIRTQ_AVAIL_F_NO_INTERRUPT.
 const AVAIL_NO_INTERRUPT: u16 = 1;
@@ -43,6 +45,7 @@ pub struct DeviceQueue {
     work: Work,
     // Of the chain that was taken last.
     last_bytes: u64,
+    stopwatch: Option<Stopwatch>,
 }
 
 impl DeviceQueue {
@@ -71,7 +74,13 @@ impl DeviceQueue {
             used_before: 0,
             work: Work::default(),
             last_bytes: 0,
+            stopwatch: None,
         })
+    }
+
+    /// From now on its requests are timed.
+    pub(super) fn time(&mut self, histogram: Arc<Histogram>) {
+        self.stopwatch = Some(Stopwatch::new(histogram, self.queue.size()));
     }
 
     /// Takes the next chain. `None`: there is none now, or the batch's budget is spent.
@@ -89,6 +98,9 @@ impl DeviceQueue {
         let chain = Chain::parse(descriptors, ram)?;
         self.last_bytes = chain.readable.len_bytes();
         self.work.bytes_from_guest += self.last_bytes;
+        if let Some(stopwatch) = &mut self.stopwatch {
+            stopwatch.takes(chain.head());
+        }
         Ok(Some(chain))
     }
 
@@ -108,6 +120,9 @@ impl DeviceQueue {
         self.has_used = true;
         self.work.requests += 1;
         self.work.bytes_to_guest += u64::from(len_bytes);
+        if let Some(stopwatch) = &mut self.stopwatch {
+            stopwatch.gives_back(head);
+        }
         self.queue.add_used(ram, head, len_bytes).map_err(ring)
     }
 
@@ -163,6 +178,11 @@ impl DeviceQueue {
     pub(super) fn spend(&mut self) -> bool {
         self.budget = self.budget.saturating_sub(1);
         self.budget > 0
+    }
+
+    /// Takes no more chains in this batch; what is left has the next one.
+    pub(super) fn end_batch(&mut self) {
+        self.budget = 0;
     }
 
     pub(super) fn is_budget_spent(&self) -> bool {

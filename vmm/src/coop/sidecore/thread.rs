@@ -224,6 +224,7 @@ impl<'a> Poller<'a> {
             return;
         }
         self.pulse.start();
+        self.coop.is_polling.store(true, Ordering::Relaxed);
         self.coop.tell_worker(Message::Watch);
         let mut last_work = Instant::now();
         let (mut last_turn, mut turns) = (last_work, 0);
@@ -307,6 +308,7 @@ impl<'a> Poller<'a> {
             pass.add(found);
         }
         self.pulse.stop();
+        self.coop.is_polling.store(false, Ordering::Relaxed);
         pass
     }
 
