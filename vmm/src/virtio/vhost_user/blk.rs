@@ -43,7 +43,7 @@ const FEATURE_MQ: u64 = 1 << 12;
 // The configuration up to write-zeroes (virtio 1.2, 5.2.4), and what of it is looked at here.
 const CONFIG_BYTES: u32 = 60;
 const SEG_MAX: std::ops::Range<usize> = 12..16;
-const WRITEBACK: usize = 32;
+const WRITEBACK: u32 = 32;
 const NUM_QUEUES: std::ops::Range<usize> = 34..36;
 /// A request has a header and a status byte beside its data, and a chain has at most this many buffers.
 const MAX_SEGMENTS: u32 = QUEUE_SIZE_MAX as u32 - 2;
@@ -134,7 +134,7 @@ impl VirtioDevice for VhostUserBlk {
         config[SEG_MAX].copy_from_slice(&segments.to_le_bytes());
         config[NUM_QUEUES].copy_from_slice(&self.relay.nr_queues().to_le_bytes());
         if let Some(writeback) = self.writeback {
-            config[WRITEBACK] = writeback;
+            config[WRITEBACK as usize] = writeback;
         }
         read_config(&config, offset, data);
     }
@@ -144,9 +144,9 @@ impl VirtioDevice for VhostUserBlk {
         let &[value @ (0 | 1)] = data else {
             return;
         };
-        if offset == WRITEBACK as u64 && self.features & FEATURE_CONFIG_WCE != 0 {
+        if offset == u64::from(WRITEBACK) && self.features & FEATURE_CONFIG_WCE != 0 {
             self.writeback = Some(value);
-            self.relay.set_config(WRITEBACK as u32, &[value]);
+            self.relay.set_config(WRITEBACK, &[value]);
         }
     }
 
@@ -174,7 +174,7 @@ impl VirtioDevice for VhostUserBlk {
     fn host_event_came(&mut self) {
         if self.relay.news_came() {
             if let Some(writeback) = self.writeback {
-                self.relay.set_config(WRITEBACK as u32, &[writeback]);
+                self.relay.set_config(WRITEBACK, &[writeback]);
             }
         }
     }

@@ -96,7 +96,7 @@ fn answer(mut connection: UnixStream, script: &Script) -> std::io::Result<()> {
             _ if flags & 8 != 0 => script.ack.to_le_bytes().to_vec(),
             _ => continue,
         };
-        let header = [code, REPLY, reply.len() as u32].map(u32::to_le_bytes);
+        let header = [code, REPLY, u32::try_from(reply.len()).unwrap()].map(u32::to_le_bytes);
         connection.write_all(&[header.concat(), reply].concat())?;
     }
     Ok(())
