@@ -6,83 +6,21 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use coopvirt_spec::stream;
+use coopvirt_tests::daemon::Daemon;
 use coopvirt_tests::files::Folder;
 use coopvirt_tests::{Guest, Outcome};
 
 /// 16 MiB.
 const DISK_BLOCKS: u64 = 4096;
 const BLOCK_BYTES: u64 = 4096;
-const QSD: &str = "qemu-storage-daemon";
-const VIRTIOFSD: &str = "/usr/lib/qemu/virtiofsd";
-/// Emulated, a daemon takes seconds to start.
-const STARTS: Duration = Duration::from_secs(60);
 const LIMIT: Duration = Duration::from_secs(300);
 
 fn is_long() -> bool {
     std::env::var_os("COOPVIRT_LONG").is_some()
-}
-
-/// A back end that listens. It never outlives its test.
-struct Daemon(Child);
-
-impl Daemon {
-    fn start(command: &mut Command, socket: &Path) -> Self {
-        // What a killed one has left must not be taken for the new one's.
-        let _ = fs::remove_file(socket);
-        command.stdin(Stdio::null());
-        let mut child = command.spawn().expect("qemu-system-common is installed");
-        let until = Instant::now() + STARTS;
-        while !socket.exists() {
-            let ended = child.try_wait().expect("our own child");
-            assert!(ended.is_none(), "{command:?} has ended: {ended:?}");
-            assert!(Instant::now() < until, "{command:?} does not listen");
-            thread::sleep(Duration::from_millis(50));
-        }
-        Self(child)
-    }
-
-    /// A disk with two queues.
-    fn disk(socket: &Path, image: &Path, format: &str) -> Self {
-        let (socket_name, image) = (socket.display(), image.display());
-        let mut command = Command::new(QSD);
-        let file = format!("driver=file,node-name=file,filename={image}");
-        command.args(["--blockdev", &file]);
-        if format != "raw" {
-            let disk = format!("driver={format},node-name=disk,file=file");
-            command.args(["--blockdev", &disk]);
-        }
-        let node = if format == "raw" { "file" } else { "disk" };
-        let export = format!(
-            "type=vhost-user-blk,id=export,node-name={node},writable=on,num-queues=2,\
-             addr.type=unix,addr.path={socket_name}"
-        );
-        Self::start(command.args(["--export", &export]), socket)
-    }
-
-    fn folder(socket: &Path, source: &Path) -> Self {
-        let mut command = Command::new(VIRTIOFSD);
-        command
-            .arg(format!("--socket-path={}", socket.display()))
-            .args(["-o", &format!("source={}", source.display())]);
-        Self::start(&mut command, socket)
-    }
-
-    fn kill(mut self) {
-        self.0.kill().expect("our own child");
-        self.0.wait().expect("our own child");
-    }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 /// An empty qcow2 image (docs/interop/qcow2.txt of QEMU): header, refcounts of its own four clusters, and
@@ -137,17 +75,29 @@ fn assert_checked(outcome: &Outcome) {
     assert_eq!(record["write_cache"], "write back");
 }
 
+/// A new image of this format, and the daemon that serves it.
+fn serve(format: &str, folder: &Folder) -> (PathBuf, Daemon) {
+    let image = match format {
+        "raw" => folder.disk("disk", DISK_BLOCKS),
+        _ => qcow2(folder, DISK_BLOCKS * BLOCK_BYTES),
+    };
+    let daemon = serve_again(format, &folder.path("socket"), &image);
+    (image, daemon)
+}
+
+fn serve_again(format: &str, socket: &Path, image: &Path) -> Daemon {
+    match format {
+        "raw" => Daemon::raw(socket, image),
+        _ => Daemon::qcow2(socket, image),
+    }
+}
+
 #[test]
 fn raw_and_qcow2_disks_are_read_and_written_word_by_word() {
     for format in ["raw", "qcow2"] {
         let folder = Folder::new();
-        let socket = folder.path("socket");
-        let image = match format {
-            "raw" => folder.disk("disk", DISK_BLOCKS),
-            _ => qcow2(&folder, DISK_BLOCKS * BLOCK_BYTES),
-        };
-        let _daemon = Daemon::disk(&socket, &image, format);
-        let outcome = guest_with_disk(&socket, "", 300).run();
+        let (image, _daemon) = serve(format, &folder);
+        let outcome = guest_with_disk(&folder.path("socket"), "", 300).run();
         assert_checked(&outcome);
         assert!(!outcome.stderr.contains("vhost-user"), "{}", outcome.stderr);
         let content = fs::read(&image).expect("the image is readable");
@@ -163,6 +113,20 @@ fn raw_and_qcow2_disks_are_read_and_written_word_by_word() {
     }
 }
 
+/// The daemon says "write through" and keeps writes back. Whoever believed it would never flush.
+#[test]
+fn flushes_reach_the_image() {
+    let folder = Folder::new();
+    let (socket, image) = (folder.path("socket"), folder.disk("disk", DISK_BLOCKS));
+    let _daemon = Daemon::without_flush(&socket, &image);
+    let outcome = guest_with_disk(&socket, "", 100).run();
+    assert_powered_off(&outcome);
+    let record = outcome.record("disk-check");
+    assert_eq!(record["ok"], false, "{record}");
+    let error = record["error"].as_str().unwrap_or_default();
+    assert!(error.contains("flush"), "{record}");
+}
+
 /// How many requests the VMM says it has made again.
 fn made_again(stderr: &str) -> Vec<u32> {
     let words = stderr
@@ -172,20 +136,20 @@ fn made_again(stderr: &str) -> Vec<u32> {
     counts.collect()
 }
 
-#[test]
-fn a_daemon_that_is_killed_and_started_again_goes_on_with_every_word_right() {
-    let kills = if is_long() { 20 } else { 3 };
+/// The daemon is killed again and again while the guest writes and reads.
+fn survives_kills(format: &str) {
+    let (kills, operations) = if is_long() { (20, 20_000) } else { (3, 4_000) };
     let folder = Folder::new();
-    let (socket, image) = (folder.path("socket"), folder.disk("disk", DISK_BLOCKS));
-    let mut daemon = Daemon::disk(&socket, &image, "raw");
-    let mut running = guest_with_disk(&socket, "", if is_long() { 20_000 } else { 4_000 })
+    let socket = folder.path("socket");
+    let (image, mut daemon) = serve(format, &folder);
+    let mut running = guest_with_disk(&socket, "", operations)
         .limit(LIMIT * 6)
         .start();
     running.wait_for("\"platform\"");
     for _ in 0..kills {
         thread::sleep(Duration::from_secs(2));
         daemon.kill();
-        daemon = Daemon::disk(&socket, &image, "raw");
+        daemon = serve_again(format, &socket, &image);
     }
     let outcome = running.finish();
     assert_checked(&outcome);
@@ -197,10 +161,20 @@ fn a_daemon_that_is_killed_and_started_again_goes_on_with_every_word_right() {
 }
 
 #[test]
+fn a_raw_disk_survives_its_daemon() {
+    survives_kills("raw");
+}
+
+#[test]
+fn a_qcow2_disk_survives_its_daemon() {
+    survives_kills("qcow2");
+}
+
+#[test]
 fn a_daemon_that_stays_away_gives_the_guest_io_errors_and_the_machine_goes_on() {
     let folder = Folder::new();
     let (socket, image) = (folder.path("socket"), folder.disk("disk", DISK_BLOCKS));
-    let daemon = Daemon::disk(&socket, &image, "raw");
+    let daemon = Daemon::raw(&socket, &image);
     let mut running = guest_with_disk(&socket, ",reconnect=2", 100_000).start();
     running.wait_for("\"platform\"");
     thread::sleep(Duration::from_secs(2));
@@ -232,7 +206,7 @@ fn sockets_without_a_back_end_of_use_are_refused_before_the_guest_starts() {
         "no vhost-user back end listens at",
     );
     let image = folder.disk("disk", DISK_BLOCKS);
-    let _daemon = Daemon::disk(&socket, &image, "raw");
+    let _daemon = Daemon::raw(&socket, &image);
     let share = format!("{},tag=x", socket.display());
     refused("--fs", &share, "it serves another kind of device");
     let files = folder.path("files");
@@ -252,7 +226,7 @@ fn sockets_without_a_back_end_of_use_are_refused_before_the_guest_starts() {
 fn a_disk_of_another_machine_is_refused() {
     let folder = Folder::new();
     let (socket, image) = (folder.path("socket"), folder.disk("disk", DISK_BLOCKS));
-    let _daemon = Daemon::disk(&socket, &image, "raw");
+    let _daemon = Daemon::raw(&socket, &image);
     let mut first = guest_with_disk(&socket, "", 0).end("hang").start();
     first.wait_for("\"done\"");
     let second = guest_with_disk(&socket, "", 0).run();

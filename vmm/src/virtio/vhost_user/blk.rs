@@ -25,25 +25,20 @@ const TYPE_BLOCK: u16 = 2;
 const CLASS_STORAGE_OTHER: u32 = 0x01_80_00;
 
 /// Features that need nothing of this process: limits, geometry, read-only, block size, flush,
-/// topology, write cache, queues, discard, write-zeroes (virtio 1.2, 5.2.3).
-const KNOWN_FEATURES: u64 = 1 << 1
-    | 1 << 2
-    | 1 << 4
-    | 1 << 5
-    | 1 << 6
-    | 1 << 9
-    | 1 << 10
-    | FEATURE_CONFIG_WCE
-    | FEATURE_MQ
-    | 1 << 13
-    | 1 << 14;
-const FEATURE_CONFIG_WCE: u64 = 1 << 11;
+/// topology, queues, discard, write-zeroes (virtio 1.2, 5.2.3).
+///
+/// Not among them: the driver's view of the write cache (CONFIG_WCE, bit 11). `qemu-storage-daemon`
+/// offers it and says "write through" (QEMU 7.2, block/export/vhost-user-blk-server.c: `wce = 0`) while
+/// it keeps writes back (block/export/export.c, unless `writethrough=on`): a driver that believed it
+/// would never flush, and lose data with the host's power. Without the feature a driver has to take the
+/// cache for write-back wherever it can flush (5.2.5.1), which is safe with either.
+const KNOWN_FEATURES: u64 =
+    1 << 1 | 1 << 2 | 1 << 4 | 1 << 5 | 1 << 6 | 1 << 9 | 1 << 10 | FEATURE_MQ | 1 << 13 | 1 << 14;
 const FEATURE_MQ: u64 = 1 << 12;
 
 // The configuration up to write-zeroes (virtio 1.2, 5.2.4), and what of it is looked at here.
 const CONFIG_BYTES: u32 = 60;
 const SEG_MAX: std::ops::Range<usize> = 12..16;
-const WRITEBACK: u32 = 32;
 const NUM_QUEUES: std::ops::Range<usize> = 34..36;
 /// A request has a header and a status byte beside its data, and a chain has at most this many buffers.
 const MAX_SEGMENTS: u32 = QUEUE_SIZE_MAX as u32 - 2;
@@ -54,8 +49,6 @@ const STATUS_IOERR: u8 = 1;
 pub struct VhostUserBlk {
     relay: Relay,
     features: u64,
-    /// The write-cache byte, if the driver has written it: the next back end is to have it too.
-    writeback: Option<u8>,
 }
 
 impl VhostUserBlk {
@@ -86,11 +79,7 @@ impl VhostUserBlk {
             fail,
         };
         let relay = Relay::new(kind, search, connection, nr_queues, ram)?;
-        Ok(Self {
-            relay,
-            features,
-            writeback: None,
-        })
+        Ok(Self { relay, features })
     }
 }
 
@@ -133,21 +122,7 @@ impl VirtioDevice for VhostUserBlk {
         let segments = u32::from_le_bytes(segments).min(MAX_SEGMENTS);
         config[SEG_MAX].copy_from_slice(&segments.to_le_bytes());
         config[NUM_QUEUES].copy_from_slice(&self.relay.nr_queues().to_le_bytes());
-        if let Some(writeback) = self.writeback {
-            config[WRITEBACK as usize] = writeback;
-        }
         read_config(&config, offset, data);
-    }
-
-    /// The driver can write one byte of it, if the back end has said so (virtio 1.2, 5.2.5).
-    fn config_write(&mut self, offset: u64, data: &[u8]) {
-        let &[value @ (0 | 1)] = data else {
-            return;
-        };
-        if offset == u64::from(WRITEBACK) && self.features & FEATURE_CONFIG_WCE != 0 {
-            self.writeback = Some(value);
-            self.relay.set_config(WRITEBACK, &[value]);
-        }
     }
 
     fn activate(&mut self, features: u64) {
@@ -172,11 +147,7 @@ impl VirtioDevice for VhostUserBlk {
     }
 
     fn host_event_came(&mut self) {
-        if self.relay.news_came() {
-            if let Some(writeback) = self.writeback {
-                self.relay.set_config(WRITEBACK, &[writeback]);
-            }
-        }
+        self.relay.news_came();
     }
 
     fn watched(&self) -> Vec<Watched> {

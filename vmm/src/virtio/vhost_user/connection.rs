@@ -153,16 +153,6 @@ impl Connection {
         })
     }
 
-    /// Passes a write to the configuration on.
-    pub(super) fn set_config(&mut self, offset: u32, data: &[u8]) -> Result<(), ConnectionError> {
-        let frontend = &mut self.frontend;
-        within(&self.socket, || {
-            // No flag: a write of the driver's (VHOST_SET_CONFIG_TYPE_FRONTEND).
-            frontend.set_config(offset, VhostUserConfigFlags::empty(), data)?;
-            Ok(())
-        })
-    }
-
     /// Ends it now; whoever watches the socket sees it.
     pub(super) fn close(&self) {
         // Fails only if the other side was first.

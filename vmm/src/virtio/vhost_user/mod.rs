@@ -35,4 +35,4 @@ pub use open::VhostUserError;
 pub use ring::RingError;
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -32,7 +32,7 @@ use crate::virtio::queue::DeviceQueue;
 use crate::virtio::GuestRam;
 
 /// How long a reset waits for answers.
-const ANSWERED: Duration = Duration::from_secs(10);
+const ANSWERED: Duration = Duration::from_millis(if cfg!(test) { 10 } else { 10_000 });
 const POLL: Duration = Duration::from_millis(1);
 /// A back end can come and go in a loop; the log is not its to fill.
 const MAX_MESSAGES: u32 = 64;
@@ -162,17 +162,8 @@ impl Relay {
         self.features = None;
     }
 
-    /// Passes a write to the configuration on.
-    pub(super) fn set_config(&mut self, offset: u32, data: &[u8]) {
-        let set = self.connection.as_mut().map(|c| c.set_config(offset, data));
-        if let Some(Err(error)) = set {
-            self.distrust(error);
-        }
-    }
-
-    /// Looks at what the keeper has found out. All queues have to be processed next. Returns whether
-    /// another back end has begun.
-    pub(super) fn news_came(&mut self) -> bool {
+    /// Looks at what the keeper has found out. All queues have to be processed next.
+    pub(super) fn news_came(&mut self) {
         let news = self.keeper.take_news();
         if news.is_lost {
             self.lose();
@@ -184,9 +175,8 @@ impl Relay {
                 "no other back end within {waited} s ({error}): requests fail until there is one"
             ));
         }
-        match news.found {
-            Some(connection) => self.take_over(connection),
-            None => false,
+        if let Some(connection) = news.found {
+            self.take_over(connection);
         }
     }
 
@@ -215,7 +205,7 @@ impl Relay {
         }
     }
 
-    fn take_over(&mut self, connection: Connection) -> bool {
+    fn take_over(&mut self, connection: Connection) {
         let new = &connection.offer;
         let lacks = self.offer.features & !new.features;
         if lacks != 0 || usize::from(new.nr_queues) < self.rings.len() {
@@ -226,34 +216,32 @@ impl Relay {
                 "a back end has come that cannot take over (features {lacks:#x} are missing, {has} of {needed} \
                  queues)"
             ));
-            return false;
+            return;
         }
         self.has_new_config |= self.offer.config != new.config;
         self.offer.config.clone_from(&new.config);
         self.connection = Some(connection);
         if self.features.is_none() || !self.kind.is_repeatable {
             self.say(format_args!("a back end is there again"));
-            return false;
+            return;
         }
         let again: usize = self.rings.iter().map(Ring::nr_in_flight).sum();
         self.is_failing = false;
-        let has_begun = self.start();
-        if has_begun {
+        self.start();
+        if self.is_started {
             self.say(format_args!(
                 "a back end is there again, and has got {again} requests once more"
             ));
         }
-        has_begun
     }
 
     /// Lets the back end begin, with what is in flight.
-    fn start(&mut self) -> bool {
+    fn start(&mut self) {
         let started = self.try_start();
         self.is_started = started.is_ok();
         if let Err(error) = started {
             self.distrust(error);
         }
-        self.is_started
     }
 
     fn try_start(&mut self) -> Result<(), ConnectionError> {
