@@ -7,9 +7,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use coopvirt_spec::stream;
+use coopvirt_tests::ctl::metrics;
 use coopvirt_tests::daemon::Daemon;
 use coopvirt_tests::files::Folder;
 use coopvirt_tests::{Guest, Outcome};
@@ -17,6 +18,8 @@ use coopvirt_tests::{Guest, Outcome};
 /// 16 MiB.
 const DISK_BLOCKS: u64 = 4096;
 const BLOCK_BYTES: u64 = 4096;
+/// Far fewer than the guest makes in all.
+const BETWEEN_KILLS: u64 = 500;
 const LIMIT: Duration = Duration::from_secs(300);
 
 fn is_long() -> bool {
@@ -136,18 +139,23 @@ fn made_again(stderr: &str) -> Vec<u32> {
     counts.collect()
 }
 
-/// The daemon is killed again and again while the guest writes and reads.
+/// The daemon is killed again and again, each time after some more requests.
 fn survives_kills(format: &str) {
-    let (kills, operations) = if is_long() { (20, 20_000) } else { (3, 4_000) };
+    let (kills, operations) = if is_long() { (20, 20_000) } else { (2, 500) };
     let folder = Folder::new();
-    let socket = folder.path("socket");
+    let (socket, control) = (folder.path("socket"), folder.path("control"));
     let (image, mut daemon) = serve(format, &folder);
     let mut running = guest_with_disk(&socket, "", operations)
+        .arguments(["--control", &control.display().to_string()])
         .limit(LIMIT * 6)
         .start();
     running.wait_for("\"platform\"");
     for _ in 0..kills {
-        thread::sleep(Duration::from_secs(2));
+        let (before, until) = (requests(&control), Instant::now() + LIMIT);
+        while requests(&control) < before + BETWEEN_KILLS {
+            assert!(Instant::now() < until, "no requests: {}", running.text());
+            thread::sleep(Duration::from_millis(10));
+        }
         daemon.kill();
         daemon = serve_again(format, &socket, &image);
     }
@@ -158,6 +166,13 @@ fn survives_kills(format: &str) {
     assert_eq!(again.len(), kills, "{}", outcome.stderr);
     // Eight threads read and wrote all the time.
     assert!(again.iter().sum::<u32>() > 0, "{}", outcome.stderr);
+}
+
+/// How many requests of its disk a running machine has answered.
+fn requests(control: &Path) -> u64 {
+    let devices = metrics(control).devices;
+    let disk = devices.iter().find(|device| device.device == "virtio-blk");
+    disk.expect("it has one").counts.requests
 }
 
 #[test]
@@ -255,7 +270,7 @@ fn guest_with_share(socket: &Path, plan: &str) -> Guest {
 
 #[test]
 fn trees_of_files_are_the_same_on_both_sides() {
-    let files: u64 = if is_long() { 10_000 } else { 1_500 };
+    let files: u64 = if is_long() { 10_000 } else { 300 };
     let folder = Folder::new();
     let (socket, root) = (folder.path("socket"), tree(&folder, files));
     let _daemon = Daemon::folder(&socket, &root);

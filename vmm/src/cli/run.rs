@@ -39,10 +39,11 @@ Devices that other processes serve (vhost-user): the process first, then this pr
 qcow2 image, with as many queues as the guest has CPUs:
   qemu-storage-daemon --blockdev driver=file,node-name=file,filename=debian.qcow2 \\
     --blockdev driver=qcow2,node-name=disk,file=file --export \\
-    type=vhost-user-blk,id=e,node-name=disk,writable=on,num-queues=2,addr.type=unix,addr.path=disk.sock
+    type=vhost-user-blk,id=e,node-name=disk,writable=on,num-queues=2,writethrough=on,addr.type=unix,addr.path=disk.sock
   coopvirt run --vhost-user-blk disk.sock ...
 If the process ends, requests wait for another one on the same socket, and those without an answer are made
-again. After reconnect=SECONDS without one they fail with I/O errors, until there is one.
+again. After reconnect=SECONDS without one they fail with I/O errors, until there is one. With writethrough=on
+the tables of qcow2 do not die with the process; a raw image needs none of that.
 A folder (virtiofsd serves one guest and ends with it; if it ends before, the folder fails with ENOTCONN):
   /usr/lib/qemu/virtiofsd --socket-path=share.sock -o source=/srv/share
   coopvirt run --fs share.sock,tag=share ...

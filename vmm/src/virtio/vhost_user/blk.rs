@@ -125,6 +125,10 @@ impl VirtioDevice for VhostUserBlk {
         read_config(&config, offset, data);
     }
 
+    fn is_timed(&self, _queue_index: usize) -> bool {
+        true
+    }
+
     fn activate(&mut self, features: u64) {
         self.relay.activate(features);
     }

@@ -2,11 +2,11 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use super::connection::{Connection, ConnectionError};
 use super::keeper::Search;
-use super::relay::connect;
 
 /// A script starts the back end just before: it may not listen yet.
 const STARTING: Duration = Duration::from_secs(5);
@@ -53,5 +53,24 @@ fn refused(path: &Path, source: ConnectionError) -> VhostUserError {
             _ => VhostUserError::Unusable { path, source },
         },
         _ => VhostUserError::Unusable { path, source },
+    }
+}
+
+/// Waits a little for a back end that is just starting.
+fn connect(search: &Search, patience: Duration) -> Result<Connection, ConnectionError> {
+    let until = Instant::now() + patience;
+    let path: &Path = &search.path;
+    loop {
+        match Connection::open(path, &search.needs) {
+            Err(ConnectionError::Connect(error))
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
+                ) && Instant::now() < until =>
+            {
+                thread::sleep(Duration::from_millis(100));
+            }
+            result => return result,
+        }
     }
 }
