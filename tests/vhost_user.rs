@@ -270,12 +270,16 @@ fn guest_with_share(socket: &Path, plan: &str) -> Guest {
 
 #[test]
 fn trees_of_files_are_the_same_on_both_sides() {
-    let files: u64 = if is_long() { 10_000 } else { 300 };
+    let (files, limit): (u64, _) = if is_long() {
+        (10_000, LIMIT * 12)
+    } else {
+        (200, LIMIT * 2)
+    };
     let folder = Folder::new();
     let (socket, root) = (folder.path("socket"), tree(&folder, files));
     let _daemon = Daemon::folder(&socket, &root);
     let outcome = guest_with_share(&socket, &files.to_string())
-        .limit(LIMIT * 4)
+        .limit(limit)
         .run();
     eprintln!("{}", outcome.record("share"));
     outcome.assert_powered_off();
