@@ -156,6 +156,7 @@ fn wants_no_tick(cpu: &mut ThisCpu, now_tsc: u64, has_work: bool) -> bool {
     idle.tick.left(now_tsc, has_work, idle.tick_tsc);
     let wants = platform::params().tick
         && timer::is_hooked()
+        && cpu.session.sets_deadlines_freely()
         && idle.tick.wants_none(idle.tick_tsc);
     idle.tickless += u64::from(wants && has_work);
     wants

@@ -8,10 +8,10 @@
 
 /// A tick that comes in every so manyth wait costs more than what stopping it each time does.
 const TICK_IN_WAITS: u64 = 8;
-/// How much one wait weighs against those before it: one part of so many.
-const WEIGHT: u64 = 8;
-/// The longest wait that is believed, in periods: one long pause is not a habit.
-const LONGEST: u64 = 4;
+/// How much a wait weighs that is longer than those before it: one part of so many.
+const LONGER: u64 = 8;
+/// And a shorter one: many short waits come together, and each would pay.
+const SHORTER: u64 = 4;
 
 /// How long one vCPU's waits for work are, against the period of its tick. Both in steps of the TSC.
 #[derive(Clone, Debug, Default)]
@@ -42,9 +42,14 @@ impl TickPolicy {
         let Some(since) = self.since.take() else {
             return;
         };
-        let most = period.saturating_mul(LONGEST);
-        let wait = now_tsc.saturating_sub(since).min(most);
-        self.mean_wait = (self.mean_wait - self.mean_wait / WEIGHT).saturating_add(wait / WEIGHT);
+        // One long pause is not a habit: none counts for more than a period.
+        let wait = now_tsc.saturating_sub(since).min(period);
+        let weight = if wait < self.mean_wait {
+            SHORTER
+        } else {
+            LONGER
+        };
+        self.mean_wait = (self.mean_wait - self.mean_wait / weight).saturating_add(wait / weight);
     }
 
     /// Whether the next wait is to begin without a tick; `period` is the tick's.
@@ -90,7 +95,9 @@ mod tests {
                 .chain([PERIOD / 100; 20].into_iter().take(short))
         };
         assert!(after(waits(0)).wants_none(PERIOD));
-        assert!(!after(waits(15)).wants_none(PERIOD));
+        assert!(!after(waits(1)).wants_none(PERIOD));
+        let settled = [PERIOD * 50; 100].into_iter();
+        assert!(!after(settled.chain([PERIOD / 100; 10])).wants_none(PERIOD));
     }
 
     #[test]

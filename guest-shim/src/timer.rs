@@ -78,6 +78,11 @@ impl<C: Cpu> Session<C> {
         }
     }
 
+    /// Whether the last deadline was set without an exit.
+    pub fn sets_deadlines_freely(&self) -> bool {
+        self.features().contains(Features::TIMER) && self.stock_row.len == 0
+    }
+
     /// Wakes a host that has stopped to expect deadlines (`[TIMER-11]`).
     fn ring_for_deadlines(&mut self) {
         if let Some(active) = &self.active {
