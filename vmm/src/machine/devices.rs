@@ -28,7 +28,7 @@ use crate::pci::{
 use crate::vcpu::dispatch::Buses;
 use crate::virtio::{
     attach, Balloon, Blk, BlkAccess, BlkError, Console, ConsoleOutput, DeviceCounters, Host,
-    KvmDoorbells, Net, Rng, VirtioDevice, Vsock,
+    KvmDoorbells, Net, PolledDevice, Rng, VirtioDevice, Vsock,
 };
 
 /// The devices while they are being put together.
@@ -41,6 +41,8 @@ pub(super) struct Devices {
     pub(super) console_output: Option<ConsoleOutput>,
     /// Names and counters, in the order of the bus.
     pub(super) counters: Vec<(String, Arc<DeviceCounters>)>,
+    /// What a polling thread may look at.
+    pub(super) polled: Vec<PolledDevice>,
 }
 
 fn device(what: &'static str) -> impl Fn(anyhow::Error) -> BuildError {
@@ -86,6 +88,7 @@ impl Devices {
             subscribers: Vec::new(),
             console_output: None,
             counters: Vec::new(),
+            polled: Vec::new(),
         };
         devices.add_ports(config, events)?;
         devices.add_pci_windows(config, events)?;
@@ -204,6 +207,7 @@ impl Devices {
         let worker = attach(&self.pci, virtio, &self.host)
             .map_err(|error| device("attach a virtio device")(error.into()))?;
         self.counters.push((name, worker.counters()));
+        self.polled.extend(worker.polled());
         self.subscribers.push(Box::new(worker));
         Ok(())
     }

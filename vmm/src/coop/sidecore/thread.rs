@@ -1,4 +1,4 @@
-//! The loop of the polling thread: poll under leases, retire them, sleep armed.
+//! The loop of the polling thread: poll under leases, retire them, sleep armed. Virtqueues go with it.
 //!
 //! It never waits for anything but its own sleep: seats that others serve are left out while
 //! polling (their guest is in an exit then, or the worker looks), and slow calls go to the worker.
@@ -190,6 +190,10 @@ impl<'a> Poller<'a> {
                 (polls, slept) = (is_hit, Duration::ZERO);
                 continue;
             }
+            if rest.is_some() {
+                // Nor does it want to be woken for queues.
+                self.coop.queues.stop(Duration::ZERO);
+            }
             let nap = rest.or_else(|| self.nap());
             let wake;
             (wake, slept) = self.sleep(last.next_host_tsc, nap);
@@ -219,11 +223,12 @@ impl<'a> Poller<'a> {
 
     /// Looks at all areas under leases until there was no work for a window.
     fn poll(&mut self, policy: SidecorePolicy) {
-        // Without a lease, polling serves nobody.
-        if !self.any(Served::can_lease) {
+        // Without a lease and without a queue that has work, polling serves nobody.
+        if !self.any(Served::can_lease) && !self.coop.queues.are_hot() {
             return;
         }
         self.pulse.start();
+        self.coop.queues.start();
         self.coop.tell_worker(Message::Watch);
         let mut last_work = Instant::now();
         let (mut last_turn, mut turns) = (last_work, 0);
@@ -286,11 +291,15 @@ impl<'a> Poller<'a> {
             }
             pass.add(found);
         }
+        if self.coop.queues.turn() {
+            self.coop.shared.totals.event(Event::QueueTurns, 1);
+            pass.is_work = true;
+        }
         pass
     }
 
-    /// Ends all leases, each with a last look (`[LEASE-4]`), and promises the next ones. Here it
-    /// waits for others, but by then it serves nobody any more.
+    /// Ends all leases, each with a last look (`[LEASE-4]`), and promises the next ones; gives the
+    /// queues back. Here it waits for who serves an area, but by then it serves nobody any more.
     fn retire(&self) -> Pass {
         let mut pass = Pass::default();
         for (vcpu, station) in (0..).zip(&self.coop.stations) {
@@ -306,6 +315,8 @@ impl<'a> Poller<'a> {
             }
             pass.add(found);
         }
+        pass.is_work |= self.coop.queues.hand_back();
+        self.coop.queues.stop(self.window.reach());
         self.pulse.stop();
         pass
     }
