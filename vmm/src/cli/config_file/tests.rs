@@ -16,7 +16,10 @@ const SAMPLES: &[(&str, &[&str])] = &[
     ("disk", &["/a.img", "/b, c.img,ro"]),
     (
         "net",
-        &["tap=tap0,mac=52:54:00:12:34:56,vhost=off", "tap=tap1"],
+        &[
+            "tap=tap0,mac=52:54:00:12:34:56,vhost=off",
+            "tap=tap1,busy-poll=50",
+        ],
     ),
     ("vsock", &["42"]),
     ("mode", &["coop"]),
