@@ -136,6 +136,7 @@ fn metrics_text(metrics: &Metrics) -> String {
         "to guest",
         "notifies",
         "not needed",
+        "polled",
         "interrupts",
         "not wanted",
     ]);
@@ -149,6 +150,7 @@ fn metrics_text(metrics: &Metrics) -> String {
                 counts.bytes_to_guest,
                 counts.notifies,
                 counts.notifies_suppressed,
+                counts.polled_finds,
                 counts.interrupts,
                 counts.interrupts_suppressed,
             ]

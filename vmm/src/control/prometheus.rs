@@ -47,7 +47,7 @@ pub(super) fn text(metrics: &Metrics) -> String {
 
 fn devices(page: &mut Page, metrics: &Metrics) {
     type Row = (&'static str, fn(&super::metrics::DeviceMetrics) -> u64);
-    let families: [(&str, &str, &str, &[Row]); 4] = [
+    let families: [(&str, &str, &str, &[Row]); 5] = [
         (
             "device_requests_total",
             "Requests that a device has given back.",
@@ -79,6 +79,16 @@ fn devices(page: &mut Page, metrics: &Metrics) {
             &[
                 ("injected", |device| device.counts.interrupts),
                 ("suppressed", |device| device.counts.interrupts_suppressed),
+            ],
+        ),
+        (
+            "device_polling_total",
+            "The polling thread: finds of buffers without a notify, queues taken over and given back.",
+            "what",
+            &[
+                ("found", |device| device.counts.polled_finds),
+                ("taken-over", |device| device.counts.take_overs),
+                ("given-back", |device| device.counts.hand_backs),
             ],
         ),
     ];
