@@ -1,0 +1,188 @@
+//! Queues that the polling thread owns, under an unmodified driver and without our module: what is read is right, fewer
+//! reads notify, and a polling thread that freezes is done without.
+
+use std::time::Duration;
+
+use coopvirt::account::model::Counts;
+use coopvirt::account::report::ExitReport;
+use coopvirt::virtio::DeviceCounts;
+use coopvirt_spec::work::Work;
+use coopvirt_tests::exits::{own_exits, phase};
+use coopvirt_tests::files::Folder;
+use coopvirt_tests::{Guest, Outcome, Running};
+use rustix::process::Signal;
+
+/// 16 MiB.
+const DISK_BLOCKS: u64 = 4096;
+const DISK: &str = "virtio-blk 0";
+/// How much longer a read may take while the polling thread is frozen than where none polls: nobody must wait for it at
+/// each read. Lower quartiles are compared: the machine has more to do than this.
+const SLOWER: u64 = 3;
+
+/// A guest with 2 vCPUs and a disk, in `coop` mode, whose kernel knows nothing of it.
+fn guest(disk: &str, policy: &str) -> Guest {
+    Guest::new()
+        .cpus(2)
+        .arguments(["--disk", disk])
+        .arguments(["--mode", "coop", "--sidecore", policy])
+        .arguments(["--pin", "1-2,0"])
+        .limit(Duration::from_secs(300))
+}
+
+struct Run {
+    outcome: Outcome,
+    report: ExitReport,
+}
+
+/// Lets it run to its orderly end; `meanwhile` has it while it runs.
+#[track_caller]
+fn run(guest: Guest, meanwhile: impl FnOnce(&mut Running)) -> Run {
+    let folder = Folder::new();
+    let path = folder.path("exits.json");
+    let mut running = guest.arguments(["--exits".into(), path.clone()]).start();
+    meanwhile(&mut running);
+    let outcome = running.finish();
+    assert_eq!(outcome.status(), 0, "{}", outcome.stderr);
+    let text = std::fs::read(path).expect("a report");
+    let report: ExitReport = serde_json::from_slice(&text).expect("the report reads back");
+    eprintln!("{:?}", report.devices);
+    Run { outcome, report }
+}
+
+impl Run {
+    fn disk(&self) -> DeviceCounts {
+        self.report.devices[DISK]
+    }
+
+    /// Exits per read of a work: the guest's own, and notifies of the disk among them.
+    fn per_read(&self, work: Work) -> (f64, f64) {
+        let reads = self.outcome.work(work.name())["ops"]
+            .as_u64()
+            .expect("a count");
+        let counts = &phase(&self.report, work.code()).counts;
+        let latency = &self.outcome.work(work.name())["latency_ns"];
+        eprintln!("{}: {counts:?}, latency {latency}", work.name());
+        let per_read = |exits: u64| exits as f64 / reads as f64;
+        (per_read(own_exits(counts)), per_read(notifies(counts)))
+    }
+}
+
+/// Exits by writes to the disk's doorbells.
+fn notifies(counts: &Counts) -> u64 {
+    let causes = counts.by_cause.iter();
+    let matching = causes.filter(|(cause, _)| cause.ends_with("virtio-blk"));
+    matching.map(|(_, count)| count).sum()
+}
+
+/// Every word that is written and read back is right, with images that are memory (copied by the polling thread) and
+/// images that are not (left to the I/O thread where they are not in the page cache), polled always and while there is
+/// work.
+#[test]
+fn every_word_is_right_whoever_serves_the_queue() {
+    for (folder, options) in [
+        (Folder::new(), ""),
+        (Folder::on_disk(), ",io=uring"),
+        (Folder::on_disk(), ",io=sync"),
+    ] {
+        for policy in ["always", "adaptive"] {
+            let image = folder.disk("disk", DISK_BLOCKS).display().to_string();
+            let guest = guest(&format!("{image}{options}"), policy);
+            let run = run(guest.cmdline("coopvirt.disk_check=100"), |_| {});
+            let record = run.outcome.record("disk-check");
+            assert_eq!(record["ok"], true, "{policy}{options}: {record}");
+            let disk = run.disk();
+            assert!(policy == "adaptive" || disk.polled_finds > 0, "{disk:?}");
+            // Whoever takes a queue gives it back, but where the guest resets the device meanwhile.
+            assert!(disk.hand_backs <= disk.take_overs, "{disk:?}");
+        }
+    }
+}
+
+/// With a thread that always polls hardly any read notifies; with one that polls while there is work, fewer do. Without
+/// one, or in `kvm` mode, each does, and no queue changes hands.
+#[test]
+fn reads_of_a_polled_disk_notify_less() {
+    let folder = Folder::new();
+    let image = folder.disk("disk", DISK_BLOCKS).display().to_string();
+    let mut seen = Vec::new();
+    for policy in ["off", "adaptive", "always"] {
+        let run = run(
+            guest(&format!("{image},ro"), policy).works("read1,read32"),
+            |_| {},
+        );
+        run.outcome.done();
+        let one = run.per_read(Work::Read1);
+        let many = run.per_read(Work::Read32);
+        eprintln!(
+            "{policy}: {:.2} exits per read one at a time ({:.2} notifies), {:.3} of 32 in flight ({:.3})",
+            one.0, one.1, many.0, many.1
+        );
+        seen.push((policy, one.1, run.disk()));
+    }
+    let [(_, off, unpolled), (_, adaptive, _), (_, always, polled)] = seen[..] else {
+        panic!("{seen:?}");
+    };
+    assert!(off > 0.9, "each read notifies: {off}");
+    assert_eq!((unpolled.take_overs, unpolled.polled_finds), (0, 0));
+    assert!(
+        polled.take_overs > 0 && polled.polled_finds > 0,
+        "{polled:?}"
+    );
+    assert!(always < 0.1, "{always} notifies per read");
+    // How often it polls in time is a matter of the machine's other work.
+    assert!(adaptive <= off * 1.1, "{adaptive} of {off}");
+}
+
+/// In the lower quartile of its repetitions, in nanoseconds.
+fn read_time(outcome: &Outcome, first: usize, end: usize) -> u64 {
+    let records = outcome.records("work");
+    let records = records.filter(|record| record["work"] == "read1");
+    let times = records.filter_map(|record| record["elapsed_ns"].as_u64());
+    let mut times: Vec<u64> = times.skip(first).take(end - first).collect();
+    assert!(times.len() >= 3, "{} repetitions", times.len());
+    times.sort_unstable();
+    times[times.len() / 4]
+}
+
+fn nr_said(running: &Running) -> usize {
+    running.text().matches(r#""work":"read1""#).count()
+}
+
+/// Frozen for three seconds while it owns the disk's queue: the I/O thread takes the queue back, no read waits for ever,
+/// and when the thread comes back it takes the queue over again.
+#[test]
+fn frozen_polling_thread_loses_its_queues_and_no_read() {
+    const FREEZE_AT: usize = 5;
+    const REPETITIONS: usize = 60;
+    let folder = Folder::new();
+    let image = folder.disk("disk", DISK_BLOCKS).display().to_string();
+    let words = "coopvirt.works=read1 coopvirt.scale=0.5";
+    let with = |policy: &str, reps: usize| {
+        guest(&format!("{image},ro"), policy).cmdline(&format!("{words} coopvirt.reps={reps}"))
+    };
+    let stock = run(with("off", 10), |_| {});
+    let stock = read_time(&stock.outcome, 0, 10);
+    let mut span = (0, 0);
+    let run = run(with("always", REPETITIONS), |running| {
+        while nr_said(running) < FREEZE_AT {
+            running.wait_for(r#""work":"read1""#);
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        span.0 = nr_said(running);
+        running.signal(Signal::USR2);
+        std::thread::sleep(Duration::from_secs(3));
+        span.1 = nr_said(running);
+        running.signal(Signal::USR2);
+    });
+    run.outcome.done();
+    let frozen = read_time(&run.outcome, span.0 + 1, span.1);
+    let after = read_time(&run.outcome, span.1 + 1, REPETITIONS);
+    eprintln!(
+        "frozen {span:?}: a repetition {frozen} ns, {stock} without polling, {after} afterwards"
+    );
+    let disk = run.disk();
+    let coop = run.report.coop.as_ref().expect("coop mode");
+    assert!(disk.hand_backs >= 1, "{disk:?}");
+    assert!(disk.take_overs >= 2, "it came back: {disk:?}");
+    assert!(frozen <= stock * SLOWER, "{frozen} of {stock}, {coop:?}");
+}
