@@ -19,6 +19,7 @@ mod net;
 mod ownership;
 mod pci;
 mod polled;
+mod polled_race;
 mod rig;
 mod rng;
 mod transport;
