@@ -66,6 +66,13 @@ impl Queues {
         self.kicks.is_polling.store(true, Ordering::Relaxed);
     }
 
+    /// How long ago somebody has rung for a queue; `None` if nobody has since this was last asked.
+    pub(super) fn since_rung(&self) -> Option<Duration> {
+        let rung_ns = self.kicks.rung_ns.swap(0, Ordering::Relaxed);
+        let now_ns = nanos(self.kicks.start.elapsed());
+        (rung_ns != 0).then(|| Duration::from_nanos(now_ns.saturating_sub(rung_ns)))
+    }
+
     /// Looks at all queues that are wanted. Returns whether there was work.
     pub(super) fn turn(&self) -> bool {
         let Some(wanted) = self.wanted else {
@@ -104,6 +111,8 @@ struct Kicks {
     /// When the last one came, in nanoseconds since `start`; 0 before the first.
     last_ns: AtomicU64,
     reach_ns: AtomicU64,
+    /// When the bell was rung last; 0 if that was seen.
+    rung_ns: AtomicU64,
 }
 
 impl Default for Kicks {
@@ -114,6 +123,7 @@ impl Default for Kicks {
             start: Instant::now(),
             last_ns: AtomicU64::new(0),
             reach_ns: AtomicU64::new(0),
+            rung_ns: AtomicU64::new(0),
         }
     }
 }
@@ -131,8 +141,9 @@ impl Kicks {
 
 impl Kicked for Kicks {
     fn kicked(&self) {
-        let is_worth = self.is_worth_polling(nanos(self.start.elapsed()));
-        if is_worth && !self.is_polling.load(Ordering::Relaxed) {
+        let now_ns = nanos(self.start.elapsed());
+        if self.is_worth_polling(now_ns) && !self.is_polling.load(Ordering::Relaxed) {
+            self.rung_ns.store(now_ns, Ordering::Relaxed);
             // It fails only if the counter is full, and then the thread is awake.
             let _ = self.bell.get().map(|bell| bell.write(1));
         }

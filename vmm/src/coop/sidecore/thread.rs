@@ -27,6 +27,10 @@ use crate::coop::SidecorePolicy;
 use crate::kvm::tsc;
 use crate::vcpu::pin;
 
+/// Sleeps that show what a wake-up costs before anything else does, and how long each of them is.
+const TRIAL_SLEEPS: u32 = 16;
+const TRIAL_SLEEP: Duration = Duration::from_micros(200);
+
 /// The running threads; dropping it ends them.
 pub struct Sidecore {
     coop: Arc<Coop>,
@@ -174,6 +178,9 @@ impl<'a> Poller<'a> {
     fn run(mut self) {
         let policy = self.coop.options.sidecore.policy;
         let may_poll = policy != SidecorePolicy::Off;
+        if may_poll {
+            self.try_sleeping();
+        }
         let mut polls = may_poll;
         let mut slept = Duration::ZERO;
         while !self.stop.load(Ordering::Acquire) {
@@ -198,6 +205,23 @@ impl<'a> Poller<'a> {
             let wake;
             (wake, slept) = self.sleep(last.next_host_tsc, nap);
             polls = may_poll && wake == Wake::Nap;
+        }
+    }
+
+    /// Learns what a wake-up costs here, while the guest is not there yet. Later that shows by itself,
+    /// but not to a thread that nobody wakes because it is taken to be quicker than it is.
+    fn try_sleeping(&mut self) {
+        for _ in 0..TRIAL_SLEEPS {
+            let asleep = Instant::now();
+            let Ok(Some(alarm)) = self.sleeper.set(None, Some(TRIAL_SLEEP)) else {
+                return;
+            };
+            if self.sleeper.wait(&self.coop.wake) {
+                self.was_rung = true;
+                return;
+            }
+            let late = asleep.elapsed().saturating_sub(alarm.after);
+            self.window.measured(late);
         }
     }
 
@@ -354,7 +378,12 @@ impl<'a> Poller<'a> {
                 self.window.measured(slept.saturating_sub(alarm.after));
                 alarm.wake
             }
-            _ => Wake::Bell,
+            _ => {
+                if let Some(late) = self.coop.queues.since_rung() {
+                    self.window.measured(late);
+                }
+                Wake::Bell
+            }
         };
         match wake {
             Wake::Bell => totals.event(Event::AsyncBell, 1),
