@@ -148,12 +148,23 @@ fn nr_said(running: &Running) -> usize {
     running.text().matches(r#""work":"read1""#).count()
 }
 
-/// Frozen for three seconds while it owns the disk's queue: the I/O thread takes the queue back, no read waits for ever,
+fn wait_until_said(running: &Running, count: usize) {
+    for _ in 0..2400 {
+        if nr_said(running) >= count {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    panic!("the guest did not come to repetition {count} within two minutes");
+}
+
+/// Frozen for some repetitions while it owns the disk's queue: the I/O thread takes the queue back, no read waits for ever,
 /// and when the thread comes back it takes the queue over again.
 #[test]
 fn frozen_polling_thread_loses_its_queues_and_no_read() {
     const FREEZE_AT: usize = 5;
-    const REPETITIONS: usize = 60;
+    const FROZEN: usize = 10;
+    const REPETITIONS: usize = 30;
     let folder = Folder::new();
     let image = folder.disk("disk", DISK_BLOCKS).display().to_string();
     let words = "coopvirt.works=read1 coopvirt.scale=0.5";
@@ -164,13 +175,10 @@ fn frozen_polling_thread_loses_its_queues_and_no_read() {
     let stock = read_time(&stock.outcome, 0, 10);
     let mut span = (0, 0);
     let run = run(with("always", REPETITIONS), |running| {
-        while nr_said(running) < FREEZE_AT {
-            running.wait_for(r#""work":"read1""#);
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        wait_until_said(running, FREEZE_AT);
         span.0 = nr_said(running);
         running.signal(Signal::USR2);
-        std::thread::sleep(Duration::from_secs(3));
+        wait_until_said(running, span.0 + FROZEN);
         span.1 = nr_said(running);
         running.signal(Signal::USR2);
     });
