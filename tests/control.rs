@@ -7,11 +7,13 @@ use std::thread;
 use std::time::Duration;
 
 use coopvirt::account::report::ExitReport;
-use coopvirt::control::metrics::{ExitSource, Metrics};
+use coopvirt::control::metrics::{CauseSource, ExitSource, Metrics};
 use coopvirt::control::State;
+use coopvirt::coop::AreaCounts;
 use coopvirt::machine::RunState;
 use coopvirt_tests::files::Folder;
-use coopvirt_tests::{kernels, Guest, Lab, Running};
+use coopvirt_tests::lab::MODULE_KERNEL;
+use coopvirt_tests::{kernels, Guest, Image, Lab, Running};
 
 const DISK_BLOCKS: u64 = 4096;
 /// Above what `WATCHDOG` allows a CPU to be away without a word.
@@ -94,7 +96,9 @@ fn a_paused_guest_stands_still_and_does_not_know_it() {
         let (text, before) = (running.text(), metrics(&socket));
         thread::sleep(length);
         assert_eq!(running.text(), text);
-        assert_eq!(metrics(&socket), before);
+        let now = metrics(&socket);
+        // Threads of the VMM's own take some CPU time.
+        assert_eq!((now.vcpus, now.devices), (before.vcpus, before.devices));
         ctl(&socket, &["resume"]).unwrap();
     }
     wait_for_more_rounds(&running);
@@ -136,6 +140,24 @@ fn metrics_are_the_counts_of_the_report() {
         let found = metrics.devices.iter().find(|device| device.device == name);
         found.unwrap_or_else(|| panic!("no {name}")).counts
     };
+    let blk = metrics
+        .devices
+        .iter()
+        .find(|device| device.latency.is_some());
+    let blk = blk.expect("a disk is timed");
+    let latency = blk.latency.as_ref().expect("just found");
+    eprintln!("{latency:?}");
+    assert_eq!(blk.device, "virtio-blk");
+    assert_eq!(latency.count(), blk.counts.requests);
+    assert!(latency.sum_ns > 0);
+    // What came to userspace has a cause each.
+    assert_eq!(metrics.causes.source, CauseSource::Vmm);
+    assert_eq!(metrics.causes.by_cause, report.userspace_exits);
+    assert!(
+        metrics.thread_cpu_ns["vcpu0"] > 0,
+        "{:?}",
+        metrics.thread_cpu_ns
+    );
     // Each read is one request of 4 KiB, header and status, and in a guest that waits for each one
     // a notify.
     let (before, after) = (device(&early, "virtio-blk"), device(&metrics, "virtio-blk"));
@@ -153,6 +175,47 @@ fn metrics_are_the_counts_of_the_report() {
     // All that came on the console came through the device.
     let console = device(&metrics, "virtio-console");
     assert_eq!(console.bytes_from_guest, outcome.console_bytes.len() as u64);
+}
+
+#[test]
+fn metrics_of_a_cooperative_guest_are_the_counts_of_the_report() {
+    let (_folder, socket, exits) = files();
+    let text = |path: &Path| path.display().to_string();
+    let mut running = Guest::with_kernel(MODULE_KERNEL, Image::Vmlinux)
+        .cpus(2)
+        .works("sleep,pipe")
+        .cmdline("coopvirt.module= coopvirt.scale=0.1 coopvirt.settle_ms=0 coopvirt.reps=100000")
+        .arguments(["--mode", "coop", "--control", &text(&socket)])
+        .arguments(["--exits", &text(&exits), "--accounting", "stats"])
+        .start();
+    running.wait_for("\"work\":\"pipe\"");
+    let early = metrics(&socket)
+        .coop
+        .expect("the machine has the interface");
+    wait_for_more_rounds(&running);
+    ctl(&socket, &["pause"]).unwrap();
+    // A last turn of the polling thread.
+    thread::sleep(Duration::from_millis(500));
+    let metrics = metrics(&socket);
+    eprintln!("{}", ctl(&socket, &["metrics"]).unwrap());
+    ctl(&socket, &["shutdown", "--now"]).unwrap();
+    assert_eq!(running.finish().status(), 0);
+
+    let report: ExitReport = serde_json::from_slice(&std::fs::read(&exits).unwrap()).unwrap();
+    let (coop, report) = (metrics.coop.unwrap(), report.coop.unwrap());
+    assert_eq!(coop.totals.guest, report.guest);
+    assert_eq!(coop.totals.host, report.host);
+    assert_eq!(coop.totals.operations, report.operations);
+    assert_eq!(coop.totals.refused, report.refused);
+    assert_eq!(coop.areas.len(), 2);
+    for (area, early) in coop.areas.iter().zip(&early.areas) {
+        assert!(area.is_registered && !area.is_broken, "{area:?}");
+        let published = |area: &AreaCounts| area.guest["deadline_published"];
+        assert!(published(area) > published(early), "{early:?}, {area:?}");
+    }
+    let all: u64 = coop.areas.iter().map(|area| area.guest["ipi_elided"]).sum();
+    assert_eq!(all, coop.totals.guest["ipi_elided"]);
+    assert!(metrics.thread_cpu_ns.contains_key("coop-poll"));
 }
 
 #[test]

@@ -12,6 +12,8 @@ use serde_json::Value;
 
 /// Kinds of exit that `validate` causes.
 const KINDS: usize = 13;
+/// Those of which the tracepoints tell the cause: all but the MSRs that go to userspace.
+const ATTRIBUTED: usize = 11;
 
 #[test]
 fn every_counter_is_exact_for_known_exits() {
@@ -25,10 +27,16 @@ fn every_counter_is_exact_for_known_exits() {
     let validation: Value = serde_json::from_slice(&output.stdout).expect("JSON");
     let kinds = validation["kinds"].as_array().expect("a list");
     assert_eq!(kinds.len(), KINDS);
+    let mut nr_attributed = 0;
     for kind in kinds {
         assert_eq!(kind["is_exact"], true, "{kind}");
         assert_eq!(kind["traced"], 1000, "{kind}");
+        if !kind["cause"].is_null() {
+            assert_eq!(kind["attributed"], 1000, "{kind}");
+            nr_attributed += 1;
+        }
     }
+    assert_eq!(nr_attributed, ATTRIBUTED);
     assert_eq!(validation["empty_phase"], 0);
     assert_eq!(validation["report"]["identity"]["verdict"], "agree");
 }

@@ -5,8 +5,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
@@ -14,60 +13,32 @@ use coopvirt::account::report::ExitReport;
 use coopvirt_spec::stream;
 use coopvirt_tests::files::Folder;
 use coopvirt_tests::lab::MODULE_KERNEL;
+use coopvirt_tests::tap::{script, Tap};
 use coopvirt_tests::{Guest, Image, Outcome};
 
 const CONNECTIONS: u32 = 4;
 const MIB_EACH: u64 = 2;
 const LIMIT: Duration = Duration::from_secs(300);
 
-fn script(words: &[&str]) -> Output {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/tap");
-    let mut command = Command::new(path);
-    command
-        .args(words)
-        .output()
-        .expect("scripts/tap can be run")
-}
-
-/// A tap of this host, and a server on it for as long as this process lives.
-struct Tap {
-    name: String,
-    network: u8,
-}
-
-impl Tap {
-    /// Makes it by the script; each test has a network of its own.
-    fn up(network: u8, more: &[&str]) -> Self {
-        let name = format!("cvtest{network}");
-        let cidr = format!("10.213.{network}.1/24");
-        let output = script(&[&["up", &name, "--cidr", &cidr], more].concat());
-        assert!(output.status.success(), "{output:?}");
-        Self { name, network }
-    }
-
-    /// Starts the server; returns what the guest is told on its command line.
-    fn serve(&self) -> String {
-        let address = format!("10.213.{}.1:0", self.network);
-        let listener = TcpListener::bind(address).expect("the tap has this address");
-        let server = listener.local_addr().expect("it is bound");
-        thread::spawn(move || {
-            for connection in listener.incoming().flatten() {
-                thread::spawn(move || {
-                    if let Err(error) = answer(connection) {
-                        eprintln!("the host's side of a connection: {error}");
-                    }
-                });
-            }
-        });
-        let network = self.network;
-        format!("coopvirt.net=10.213.{network}.2/24,{server},{MIB_EACH},{CONNECTIONS}")
-    }
-}
-
-impl Drop for Tap {
-    fn drop(&mut self) {
-        script(&["down", &self.name]);
-    }
+/// Starts a server on the tap for as long as this process lives; returns what the guest is told on
+/// its command line.
+fn serve(tap: &Tap) -> String {
+    let address = format!("{}:0", tap.host());
+    let listener = TcpListener::bind(address).expect("the tap has this address");
+    let server = listener.local_addr().expect("it is bound");
+    thread::spawn(move || {
+        for connection in listener.incoming().flatten() {
+            thread::spawn(move || {
+                if let Err(error) = answer(connection) {
+                    eprintln!("the host's side of a connection: {error}");
+                }
+            });
+        }
+    });
+    format!(
+        "coopvirt.net={}/24,{server},{MIB_EACH},{CONNECTIONS}",
+        tap.guest()
+    )
 }
 
 /// Takes the guest's stream and checks it, then sends as much. A wrong word ends the connection
@@ -115,7 +86,7 @@ fn assert_exchanged(outcome: &Outcome) -> serde_json::Value {
 fn exchange(network: u8, more: &str) -> serde_json::Value {
     let tap = Tap::up(network, &[]);
     let net = format!("tap={}{more}", tap.name);
-    let outcome = guest(&net).cpus(2).cmdline(&tap.serve()).run();
+    let outcome = guest(&net).cpus(2).cmdline(&serve(&tap)).run();
     outcome.assert_powered_off();
     assert_exchanged(&outcome)
 }
@@ -188,7 +159,7 @@ fn without_vhost_the_process_does_it_and_says_so() {
     let prefix = ["unshare", "-m", "sh", "-ec", &hide, "sh"];
     let tap = Tap::up(6, &[]);
     let net = format!("tap={}", tap.name);
-    let outcome = guest(&net).prefix(prefix).cmdline(&tap.serve()).run();
+    let outcome = guest(&net).prefix(prefix).cmdline(&serve(&tap)).run();
     assert_eq!(outcome.status(), 0, "{}", outcome.stderr);
     assert_exchanged(&outcome);
     let notes = outcome.stderr.matches("/dev/vhost-net cannot be used");
@@ -217,7 +188,7 @@ fn a_tap_with_one_queue() {
     outcome.assert_ended(1, "has one queue, not 2");
     let outcome = guest(&format!("tap={name}"))
         .cpus(2)
-        .cmdline(&tap.serve())
+        .cmdline(&serve(&tap))
         .run();
     assert_eq!(outcome.status(), 0, "{}", outcome.stderr);
     assert!(
@@ -257,7 +228,7 @@ fn taps_that_cannot_be_used() {
 fn removal(network: u8, more: &str) {
     let tap = Tap::up(network, &[]);
     let net = format!("tap={}{more}", tap.name);
-    let words = format!("{},down", tap.serve());
+    let words = format!("{},down", serve(&tap));
     let mut running = guest(&net).cpus(2).cmdline(&words).start();
     running.wait_for("\"net\"");
     let output = script(&["down", &tap.name]);

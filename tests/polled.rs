@@ -70,7 +70,7 @@ impl Run {
 /// Exits by writes to the disk's doorbells.
 fn notifies(counts: &Counts) -> u64 {
     let causes = counts.by_cause.iter();
-    let matching = causes.filter(|(cause, _)| cause.ends_with("virtio-blk"));
+    let matching = causes.filter(|(cause, _)| cause.contains("virtio-blk doorbell"));
     matching.map(|(_, count)| count).sum()
 }
 

@@ -7,12 +7,12 @@ KERNEL_NAMES=(6.12-amd64 6.12-cloud 6.1-amd64 6.1-cloud)
 
 # What a guest loads before its work starts, and what the lab's host loads.
 GUEST_MODULES=(virtio_pci virtio_mmio virtio_blk virtio_console virtio-rng)
-LAB_MODULES=(kvm-amd tun tap vhost_net vsock vsock_loopback vhost_vsock
+LAB_MODULES=(kvm-amd loop tun tap vhost_net vsock vsock_loopback vhost_vsock
     9pnet_virtio 9p overlay virtio-rng msr cpuid)
 
 # Raise this when the same package would be prepared differently: it is part of every key. (Not this file's hash:
 # clones of different age share the cache, and each would point the names to its own.)
-KERNEL_RECIPE=1
+KERNEL_RECIPE=2
 
 # kernel_package NAME: prints the newest package of this flavour as NAME=VERSION.
 kernel_package() {

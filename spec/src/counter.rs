@@ -1,6 +1,6 @@
 //! The counters that each side keeps in the area for the other's report (`[COUNT-1]`).
 //!
-//! Nobody decides anything by them. Calls per operation are counted by each side under the names
+//! Nobody decides anything by them, but for what `[COUNT-1]` allows predictions. Calls per operation are counted by each side under the names
 //! that [`crate::op::OPERATIONS`] gives.
 
 macro_rules! counters {

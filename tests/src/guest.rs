@@ -66,9 +66,17 @@ impl Guest {
             Image::Vmlinux => "vmlinux",
         };
         Self {
-            kernel: lab.kernel_file(kernel, file),
             initrd: Some(lab.initrd(kernel)),
-            lab,
+            ..Self::with_file(&lab.kernel_file(kernel, file))
+        }
+    }
+
+    /// A guest whose kernel is this file, without initramfs.
+    pub fn with_file(kernel: &Path) -> Self {
+        Self {
+            kernel: kernel.to_path_buf(),
+            initrd: None,
+            lab: Lab::find(),
             cpus: 1,
             memory: "256M".into(),
             console: Console::Virtio,
@@ -78,15 +86,6 @@ impl Guest {
             arguments: Vec::new(),
             prefix: Vec::new(),
             limit: LIMIT,
-        }
-    }
-
-    /// A guest whose kernel is this file, without initramfs.
-    pub fn with_file(kernel: &Path) -> Self {
-        Self {
-            kernel: kernel.to_path_buf(),
-            initrd: None,
-            ..Self::new()
         }
     }
 
@@ -285,6 +284,11 @@ impl Running {
         }
     }
 
+    /// Its process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// What has come on the console so far.
     pub fn text(&self) -> String {
         self.console
@@ -295,24 +299,41 @@ impl Running {
 
     /// Waits until the console shows `text`; panics if the guest ends or the time is over.
     pub fn wait_for(&mut self, text: &str) {
-        while !self.text().contains(text) {
+        self.wait_until(&format!("{text:?} did not come"), |shown| {
+            shown.contains(text)
+        });
+    }
+
+    fn wait_until(&mut self, what: &str, is_there: impl Fn(&str) -> bool) {
+        while !is_there(&self.text()) {
             let has_ended = self.child.try_wait().expect("our own child").is_some();
             // What came last may have been read just now.
-            if (has_ended && !self.text().contains(text)) || self.started.elapsed() > self.limit {
-                self.give_up(&format!("{text:?} did not come"));
+            if (has_ended && !is_there(&self.text())) || self.started.elapsed() > self.limit {
+                self.give_up(what);
             }
             thread::sleep(POLL);
         }
     }
 
+    /// Waits until the console has shown `text` so often.
+    pub fn wait_for_times(&mut self, text: &str, times: usize) {
+        let what = format!("{text:?} did not come {times} times");
+        self.wait_until(&what, |shown| shown.matches(text).count() >= times);
+    }
+
     /// How much memory it has in use, in KiB (the `Rss` of all its mappings).
     pub fn resident_kib(&self) -> u64 {
+        self.memory_kib("Rss:")
+    }
+
+    /// What the kernel says of all its mappings together, in KiB: `Rss:`, `Pss:`, ...
+    pub fn memory_kib(&self, what: &str) -> u64 {
         let path = format!("/proc/{}/smaps_rollup", self.child.id());
         let text = std::fs::read_to_string(path).expect("our own child");
-        let line = text.lines().find_map(|line| line.strip_prefix("Rss:"));
+        let line = text.lines().find_map(|line| line.strip_prefix(what));
         let number = line.and_then(|line| line.split_whitespace().next());
         let number = number.and_then(|number| number.parse().ok());
-        number.expect("Rss: N kB")
+        number.expect("NAME: N kB")
     }
 
     /// How many files it has open whose names begin so (`socket:`, or nothing for all).

@@ -3,7 +3,8 @@
 //! `lab` finds kernels and programs, `guest` builds and runs a guest with a time limit, `outcome`
 //! is what came of it (and keeps the evidence if a test fails), `pty` runs it on a terminal,
 //! `files` makes files for it. `micro` runs the bare-metal guest and reads its records,
-//! `exits` its exit report. Tests panic; nothing here is for other uses.
+//! `exits` its exit report, `tools` runs guests with Debian's programs, `tap` is their network.
+//! Tests panic; nothing here is for other uses.
 
 pub mod exits;
 pub mod files;
@@ -14,6 +15,8 @@ pub mod lab;
 pub mod micro;
 pub mod outcome;
 pub mod pty;
+pub mod tap;
+pub mod tools;
 
 pub use guest::{Console, Guest, Image, Running};
 pub use lab::Lab;

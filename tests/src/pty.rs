@@ -3,11 +3,12 @@
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::OwnedFd;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::pty::{grantpt, openpt, ptsname, unlockpt, OpenptFlags};
-use rustix::termios::{tcgetattr, LocalModes, OutputModes};
+use rustix::termios::{tcgetattr, tcsetwinsize, LocalModes, OutputModes, Winsize};
 
 use crate::guest::{Collector, Guest, Running};
 
@@ -44,20 +45,33 @@ impl Terminal {
 
     /// Starts a guest with all three streams on this terminal.
     pub fn start(&self, guest: &Guest) -> Running {
+        self.run(&mut guest.command(), guest.time_limit())
+    }
+
+    /// Starts a program with all three streams on this terminal.
+    pub fn run(&self, command: &mut Command, limit: Duration) -> Running {
         let stream = || Stdio::from(self.program.try_clone().expect("descriptors are left"));
-        let mut command = guest.command();
         command.stdin(stream()).stdout(stream()).stderr(stream());
         let title = format!("{command:?}");
         let child = command.spawn().expect("coopvirt can be started");
-        drop(command);
+        // Its copies of the terminal would keep that open.
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
         let person = self.person.try_clone().expect("descriptors are left");
-        Running::new(
-            title,
-            child,
-            Collector::start(person),
-            None,
-            guest.time_limit(),
-        )
+        Running::new(title, child, Collector::start(person), None, limit)
+    }
+
+    /// Gives it so many columns and lines; it has none to begin with.
+    pub fn resize(&self, columns: u16, lines: u16) {
+        let size = Winsize {
+            ws_row: lines,
+            ws_col: columns,
+            ws_xpixel: 0,
+            ws_ypixel: 0,
+        };
+        tcsetwinsize(&self.program, size).expect("it is a terminal");
     }
 
     /// Types.

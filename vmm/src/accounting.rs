@@ -5,30 +5,16 @@
 //! same exits.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use crate::account::backend::Backend;
 use crate::account::model::Trace;
-use crate::account::names::{NameOf, NameTable};
+use crate::account::names::{LateNames, NameOf, NameTable};
 use crate::account::report::{ExitReport, RunFacts};
-use crate::account::tracer::{Tracer, TracerOptions};
+use crate::account::tracer::{TraceWatch, Tracer, TracerOptions};
 use crate::machine::Gauges;
 use crate::mark_log::sum_returns;
 use crate::vcpu::tally::Kind;
-
-/// Names that are known only once the machine is built, after the tracer has started.
-#[derive(Default)]
-struct LateNames(OnceLock<NameTable>);
-
-impl NameOf for LateNames {
-    fn port(&self, port: u16) -> Option<&str> {
-        self.0.get()?.port(port)
-    }
-
-    fn mmio(&self, gpa: u64) -> Option<&str> {
-        self.0.get()?.mmio(gpa)
-    }
-}
 
 /// A running account.
 pub struct Accounting {
@@ -57,20 +43,13 @@ impl Accounting {
 
     /// Tells the account what lies where in the machine.
     pub fn name_devices(&self, gauges: &Gauges) {
-        let mut table = NameTable::new();
-        for (first, last, name) in gauges.buses.ports.ranges() {
-            if let (Ok(first), Ok(last)) = (u16::try_from(first), u16::try_from(last)) {
-                table.add_ports(first..=last, name);
-            }
-        }
-        for (first, last, name) in gauges.pci.bar_ranges() {
-            table.add_mmio(first..=last, name);
-        }
-        for (first, last, name) in gauges.buses.mmio.ranges() {
-            table.add_mmio(first..=last, name);
-        }
         // A second call finds it set; the first machine's names stay.
-        let _ = self.names.0.set(table);
+        self.names.set(name_table(gauges));
+    }
+
+    /// The counts so far, if tracepoints are read.
+    pub fn watch(&self) -> Option<TraceWatch> {
+        self.tracer.as_ref().ok().map(Tracer::watch)
     }
 
     /// Ends the account of a machine whose vCPUs are paused, and compares the counts.
@@ -95,9 +74,27 @@ impl Accounting {
             vcpu_stats,
             userspace_exits: named_returns(&sum_returns(&gauges.tallies), &*self.names),
         };
-        let report = ExitReport::new(facts, trace.clone());
+        let mut report = ExitReport::new(facts, trace.clone());
+        report.names = self.names.get().cloned();
         (report, trace.ok())
     }
+}
+
+/// What lies where in the machine.
+pub fn name_table(gauges: &Gauges) -> NameTable {
+    let mut table = NameTable::new();
+    for (first, last, name) in gauges.buses.ports.ranges() {
+        if let (Ok(first), Ok(last)) = (u16::try_from(first), u16::try_from(last)) {
+            table.add_ports(first..=last, name);
+        }
+    }
+    for (first, last, name) in gauges.pci.bar_ranges() {
+        table.add_mmio(first..=last, name);
+    }
+    for (first, last, name) in gauges.buses.mmio.ranges() {
+        table.add_mmio(first..=last, name);
+    }
+    table
 }
 
 /// An error with its sources in one line.
@@ -117,7 +114,8 @@ pub fn host_kernel() -> String {
         .map_or_else(|_| "unknown".into(), |text| text.trim().into())
 }
 
-fn named_returns(returns: &BTreeMap<Kind, u64>, names: &dyn NameOf) -> BTreeMap<String, u64> {
+/// Returns to userspace with the names of what they were for.
+pub fn named_returns(returns: &BTreeMap<Kind, u64>, names: &dyn NameOf) -> BTreeMap<String, u64> {
     let at_port = |verb, port| match names.port(port) {
         Some(name) => format!("{verb} {port:#x} {name}"),
         None => format!("{verb} {port:#x}"),

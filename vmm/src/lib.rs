@@ -5,7 +5,7 @@
 //! as an outcome. vCPU threads own their vCPU; everything else runs in the I/O thread's event loop.
 //! `coop` is the host half of the cooperative interface that `spec` describes.
 //! `account` counts exits, `validate` proves the counters exact, `compare` measures arms against each
-//! other, `doors` measures what one exit costs, `doctor` says what this host can do. `coop` is the
+//! other, `top` watches running machines, `doors` measures what one exit costs, `doctor` says what this host can do. `coop` is the
 //! host half of the interface that `spec/SPEC.md` describes.
 
 pub mod account;
@@ -32,6 +32,7 @@ pub mod mark_log;
 pub mod mem;
 pub mod pci;
 pub mod stop;
+pub mod top;
 pub mod validate;
 pub mod vcpu;
 pub mod virtio;

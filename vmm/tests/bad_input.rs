@@ -1,4 +1,4 @@
-//! What `coopvirt run` says of wrong files and arguments: one line that names the thing and a
+//! What `coopvirt` says of wrong files and arguments: one line that names the thing and a
 //! remedy, status 1 (2 for arguments that cannot be read), nothing on standard output.
 //!
 //! None of these runs comes as far as KVM, so they need no virtualization.
@@ -489,4 +489,62 @@ fn a_machine_that_is_not_there_to_be_asked() {
     let line = refused(&["ctl", &file, "pause"]);
     assert_names(&line, &[&file, "running machine"]);
     assert_names(&refused(&["ctl", &missing, "fly"]), &["'fly'", "--help"]);
+}
+
+#[test]
+fn a_machine_that_is_not_there_to_be_watched() {
+    let folder = Folder::new("top");
+    let missing = folder.missing("vm.sock");
+    for how in ["--once", "--csv", "--prometheus"] {
+        let line = refused(&["top", &missing, how]);
+        assert_names(&line, &[&missing, "running machine"]);
+    }
+    let line = refused(&["top", "--csv", "--prometheus"]);
+    assert_names(&line, &["--csv", "--prometheus", "--help"]);
+    for every in ["0", "-1", "NaN", "1e9", "soon"] {
+        let every = format!("--every={every}");
+        let line = refused(&["top", &every]);
+        assert_names(&line, &["--every", "0.1 to 3600"]);
+    }
+}
+
+#[test]
+fn a_size_of_a_balloon_that_nobody_can_mean() {
+    for size in ["1023K", "much", "1.5G", ""] {
+        let line = refused(&["ctl", "vm.sock", "balloon", size]);
+        assert_names(&line, &["SIZE", "--help"]);
+    }
+}
+
+// --- results of comparisons ---
+
+#[test]
+fn a_file_of_another_version_is_refused_by_its_version() {
+    let folder = Folder::new("report-version");
+    let path = folder.file("old.json", b"{\"format\": 1, \"later\": [1, 2]}");
+    let line = refused(&["report", &path]);
+    assert_names(&line, &[&path, "format 1", "this program reads 2"]);
+    let line = refused(&["report", &path, &path]);
+    assert_names(&line, &["format 1"]);
+}
+
+#[test]
+fn a_file_that_is_no_comparison_or_missing() {
+    let folder = Folder::new("report-other");
+    let path = folder.file("other.json", b"{\"format\": 2}");
+    assert_names(&refused(&["report", &path]), &[&path, "is no comparison"]);
+    let path = folder.file("empty.json", b"");
+    assert_names(&refused(&["report", &path]), &[&path, "is no comparison"]);
+    let path = folder.missing("none.json");
+    assert_names(&refused(&["report", &path]), &[&path, "cannot read"]);
+}
+
+#[test]
+fn options_that_do_not_fit() {
+    let line = refused(&["report"]);
+    assert_names(&line, &["FILE"]);
+    let line = refused(&["report", "a", "b", "c"]);
+    assert_names(&line, &["c"]);
+    let line = refused(&["report", "--schema", "a"]);
+    assert_names(&line, &["--schema"]);
 }

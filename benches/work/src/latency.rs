@@ -5,6 +5,11 @@
 
 use crate::sys::time::{read_clock_ns, read_tsc};
 
+/// The points at which a report draws the distribution.
+pub(crate) const CURVE_PER_MILLE: [usize; 17] = [
+    10, 50, 100, 200, 250, 300, 400, 500, 600, 700, 750, 800, 900, 950, 980, 990, 999,
+];
+
 /// Durations of single operations, in time stamp counter ticks.
 #[derive(Debug)]
 pub(crate) struct Samples {
@@ -46,19 +51,24 @@ impl Samples {
     pub(crate) fn summarize(mut self, span: Span) -> Option<Latency> {
         self.ticks.truncate(self.used);
         self.ticks.sort_unstable();
-        let ns_at_percent = |percent: usize| {
-            // Nearest rank: the smallest sample that at least `percent` of all do not exceed.
-            let rank = (self.used * percent).div_ceil(100).max(1);
+        let ns_at_per_mille = |per_mille: usize| {
+            // Nearest rank: the smallest sample that at least so many of all do not exceed.
+            let rank = (self.used * per_mille).div_ceil(1000).max(1);
             self.ticks
                 .get(rank - 1)
                 .map(|&ticks| span.ticks_as_ns(ticks))
         };
+        let mut curve = [0; CURVE_PER_MILLE.len()];
+        for (ns, per_mille) in curve.iter_mut().zip(CURVE_PER_MILLE) {
+            *ns = ns_at_per_mille(per_mille)?;
+        }
         Some(Latency {
             n: self.used as u64,
             min: span.ticks_as_ns(*self.ticks.first()?),
-            median: ns_at_percent(50)?,
-            p99: ns_at_percent(99)?,
-            max: ns_at_percent(100)?,
+            median: ns_at_per_mille(500)?,
+            p99: ns_at_per_mille(990)?,
+            max: ns_at_per_mille(1000)?,
+            curve,
         })
     }
 }
@@ -71,6 +81,8 @@ pub(crate) struct Latency {
     pub(crate) median: u64,
     pub(crate) p99: u64,
     pub(crate) max: u64,
+    /// Of so many per mille of all operations, each, the longest: [`CURVE_PER_MILLE`].
+    pub(crate) curve: [u64; CURVE_PER_MILLE.len()],
 }
 
 /// A moment, on both the clock and the counter.
@@ -138,6 +150,8 @@ mod tests {
     #[test]
     fn statistics_are_nearest_ranks_in_nanoseconds() {
         let latency = summary((1..=200).rev().map(|n| n * 2), 200).unwrap();
+        assert_eq!(latency.curve[..3], [2, 10, 20]);
+        assert_eq!(latency.curve[16], 200);
         assert_eq!(
             latency,
             Latency {
@@ -145,7 +159,8 @@ mod tests {
                 min: 1,
                 median: 100,
                 p99: 198,
-                max: 200
+                max: 200,
+                ..latency
             }
         );
         let latency = summary([30, 10, 20], 3).unwrap();
@@ -156,7 +171,8 @@ mod tests {
                 min: 5,
                 median: 10,
                 p99: 15,
-                max: 15
+                max: 15,
+                ..latency
             }
         );
         let latency = summary([8], 1).unwrap();
@@ -167,7 +183,8 @@ mod tests {
                 min: 4,
                 median: 4,
                 p99: 4,
-                max: 4
+                max: 4,
+                ..latency
             }
         );
     }

@@ -25,6 +25,8 @@ As process 1 it takes its settings from the kernel command line (coopvirt.NAME=V
   --cycle-params P    parameters of the module in `cycles` (default none)
   --return-wait-s N   `refill` has 256 MiB, and waits so long for the host to take them back first
   --reps N            runs the list N times (default 1)
+  --warm-up-s N       quiet time before the first work: what boot and a module leave behind ends
+                      in it, such as the first reports of free memory (default 0)
   --settle-ms N       quiet time before each work (default 300)
   --timeout-s N       time-out of one work (default 60, times the scale if that is above 1)
   --tlb-threads N     threads that spin during `tlb` (default: all other CPUs)
@@ -185,6 +187,8 @@ pub(crate) struct Options {
     pub(crate) return_wait: Option<Duration>,
     /// How often the list is run.
     pub(crate) reps: u32,
+    /// The quiet time before the first work.
+    pub(crate) warm_up: Duration,
     /// The quiet time before each begin mark.
     pub(crate) settle: Duration,
     /// The time-out of one phase, if not the default.
@@ -223,6 +227,7 @@ impl Default for Options {
             seconds: None,
             return_wait: None,
             reps: 1,
+            warm_up: Duration::ZERO,
             settle: Duration::from_millis(300),
             timeout: None,
             tlb_threads: None,
@@ -321,6 +326,10 @@ impl Options {
                     .ok()
                     .filter(|&n| n > 0)
                     .ok_or_else(|| bad("a count"))?;
+            }
+            "warm_up_s" => {
+                let seconds: u32 = value.parse().map_err(|_| bad("a number of seconds"))?;
+                self.warm_up = Duration::from_secs(u64::from(seconds));
             }
             "settle_ms" => {
                 let ms: u32 = value.parse().map_err(|_| bad("a number of milliseconds"))?;

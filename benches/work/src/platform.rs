@@ -5,10 +5,13 @@
 
 use crate::sys;
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::path::Path;
 
 /// Where the first lines of the kernel's log say which APIC driver it switched to.
 const APIC_SWITCH: &str = "Switched APIC routing to";
+/// The lowest address that a kernel's image can have (`__START_KERNEL_map`).
+const KERNEL_IMAGE: u64 = 0xffff_ffff_8000_0000;
 const HYPERVISOR: &str = "Hypervisor detected:";
 /// The kernel's log has a line per paravirtual feature that it uses; these begin them.
 const KVM_LINES: [&str; 3] = ["kvm-guest:", "kvm-clock:", "KVM setup"];
@@ -30,6 +33,8 @@ pub(crate) struct Platform {
     pub(crate) kvm_log: Vec<String>,
     /// All memory that the kernel can use.
     pub(crate) memory_kib: Option<u64>,
+    /// Where the kernel's text begins, in hex, so that the host can name what lies in it.
+    pub(crate) kernel_text: Option<String>,
     /// The random number generator behind /dev/hwrng.
     pub(crate) rng: String,
 }
@@ -54,9 +59,31 @@ impl Platform {
             memory_kib: fs::read_to_string("/proc/meminfo")
                 .ok()
                 .and_then(|text| memory_kib(&text)),
+            kernel_text: fs::File::open("/proc/kallsyms")
+                .ok()
+                .and_then(|file| kernel_text(BufReader::new(file))),
             rng: first_line(Path::new("/sys/class/misc/hw_random/rng_current")),
         }
     }
+}
+
+/// The address of `_text` or `_stext`. Symbols come in the order of addresses, those of CPUs' own
+/// data first, so that little is read; all are zero where the kernel hides them.
+fn kernel_text(symbols: impl BufRead) -> Option<String> {
+    for line in symbols.lines().map_while(Result::ok) {
+        let mut words = line.split_ascii_whitespace();
+        let (Some(address), Some(_), Some(name)) = (words.next(), words.next(), words.next())
+        else {
+            continue;
+        };
+        let address = u64::from_str_radix(address, 16).ok()?;
+        if address >= KERNEL_IMAGE {
+            // Every kernel begins so; some symbols share the address.
+            let is_first = matches!(name, "_text" | "_stext" | "startup_64");
+            return is_first.then(|| format!("{address:#x}"));
+        }
+    }
+    None
 }
 
 /// The idle driver and governor, as `driver/governor`.
@@ -135,6 +162,16 @@ fn unknown() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_kernels_text_begins_at_the_first_symbol_of_its_image() {
+        let text = |symbols: &str| kernel_text(symbols.as_bytes());
+        let good = "0000000000000000 D __per_cpu_start\nffffffff9ae00000 T startup_64\n";
+        assert_eq!(text(good).as_deref(), Some("0xffffffff9ae00000"));
+        assert_eq!(text("0000000000000000 T _text\n"), None);
+        assert_eq!(text("ffffffff9ae00000 T late\n"), None);
+        assert_eq!(text("x y z\n"), None);
+    }
 
     #[test]
     fn the_apic_driver_is_found_in_both_kernels_words() {

@@ -1,6 +1,6 @@
 //! Records as console lines (`[REC-1]`): pure formatting, nothing is sent here.
 
-use crate::latency::Latency;
+use crate::latency::{Latency, CURVE_PER_MILLE};
 use crate::platform::Platform;
 use crate::works::Measured;
 use coopvirt_spec::record::PREFIX;
@@ -22,6 +22,7 @@ pub(crate) fn platform(platform: &Platform, module: &str) -> String {
         "kvm_features": platform.kvm_features,
         "kvm_log": platform.kvm_log,
         "memory_kib": platform.memory_kib,
+        "kernel_text": platform.kernel_text,
         "rng": platform.rng,
         "module": module,
     }))
@@ -82,8 +83,10 @@ fn latency(latency: Latency) -> Value {
         median,
         p99,
         max,
+        curve,
     } = latency;
-    json!({ "n": n, "min": min, "median": median, "p99": p99, "max": max })
+    let curve: Vec<_> = CURVE_PER_MILLE.into_iter().zip(curve).collect();
+    json!({ "n": n, "min": min, "median": median, "p99": p99, "max": max, "curve": curve })
 }
 
 fn line(record: &Value) -> String {
@@ -111,14 +114,17 @@ mod tests {
                 median: 2,
                 p99: 3,
                 max: 3,
+                curve: [2; CURVE_PER_MILLE.len()],
             }),
             check: Ok(()),
             note: None,
             detail: None,
         };
+        let curve: Vec<_> = CURVE_PER_MILLE.iter().map(|n| (n, 2)).collect();
         let expected = json!({
             "type": "work", "work": "sleep", "rep": 1, "ops": 3, "ok": true, "elapsed_ns": 9,
-            "latency_ns": { "n": 3, "min": 1, "median": 2, "p99": 3, "max": 3 },
+            "latency_ns": { "n": 3, "min": 1, "median": 2, "p99": 3, "max": 3,
+                "curve": curve },
         });
         assert_eq!(parse(&work(Work::Sleep, 1, &measured)), expected);
     }

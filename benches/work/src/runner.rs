@@ -5,7 +5,7 @@ use crate::marks::Marks;
 use crate::module::Module;
 use crate::options::Options;
 use crate::platform::Platform;
-use crate::sys::{cpu, memory};
+use crate::sys::{cpu, memory, time};
 use crate::works::{self, Bench, Failure, Measured};
 use crate::{disk_check, module_cycles, net, record, vsock};
 use std::io;
@@ -48,6 +48,9 @@ pub(crate) fn run(
         is_well &= went_well;
     }
     let module = Module::load(options.module.as_deref());
+    // Nothing to be done about an error: then it is as if no quiet time had been asked for. The kernel
+    // changes its clock source up to a second after init has started: the platform is read behind this.
+    let _ = time::sleep(options.warm_up);
     let platform = Platform::read(cpus.len());
     console.line(&record::platform(&platform, &module.state.text()))?;
     if let Some(loaded) = module.loaded_record() {

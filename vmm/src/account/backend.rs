@@ -8,6 +8,12 @@ use serde::{Deserialize, Serialize};
 /// The hypervisor signature of QEMU without KVM.
 const TCG_SIGNATURE: &str = "TCGTCGTCGTCG";
 
+/// How the name of a backend ends whose clock counts instructions: 1 ns each, of all CPUs together
+/// (`scripts/lab --clock instructions`). Waiting takes no time there but the clock's.
+pub const INSTRUCTION_CLOCK: &str = ", its clock counting instructions";
+/// What the lab says of its clock.
+const CLOCK_VARIABLE: &str = "COOPVIRT_LAB_CLOCK";
+
 /// What runs guests.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Backend {
@@ -30,6 +36,8 @@ pub struct Inputs {
     pub hypervisor_signature: Option<String>,
     /// Which of `kvm_amd`, `kvm_intel`, `kvm_pvm` is loaded.
     pub modules: BTreeSet<String>,
+    /// Whether the emulator's clock counts instructions. Nothing in the machine shows it.
+    pub counts_instructions: bool,
 }
 
 /// The modules that can be KVM's backend.
@@ -77,7 +85,13 @@ impl Backend {
                 make(format!("{technology} nested"), true, false)
             }
             None => make(technology.into(), true, false),
-            Some(TCG_SIGNATURE) => make(format!("{technology} under emulation"), true, true),
+            Some(TCG_SIGNATURE) => {
+                let clock = match inputs.counts_instructions {
+                    true => INSTRUCTION_CLOCK,
+                    false => "",
+                };
+                make(format!("{technology} under emulation{clock}"), true, true)
+            }
             Some(_) => make(format!("{technology} nested"), true, false),
         }
     }
@@ -98,6 +112,8 @@ impl Inputs {
                 .map(ToString::to_string)
                 .collect(),
             cpu_flags,
+            counts_instructions: std::env::var(CLOCK_VARIABLE)
+                .is_ok_and(|clock| clock == "instructions"),
         }
     }
 }
@@ -147,6 +163,7 @@ mod tests {
             cpu_flags: set(flags),
             hypervisor_signature: signature.map(str::to_string),
             modules: set(modules),
+            counts_instructions: false,
         })
     }
 
@@ -161,6 +178,16 @@ mod tests {
         let emulated = backend(&["svm", "hypervisor"], Some(TCG_SIGNATURE), &["kvm_amd"]);
         assert_eq!(emulated.name, "AMD-V under emulation");
         assert!(emulated.hardware_assisted && emulated.emulated);
+        let counted = Backend::of(&Inputs {
+            cpu_flags: ["svm", "hypervisor"].map(String::from).into(),
+            hypervisor_signature: Some(TCG_SIGNATURE.into()),
+            modules: ["kvm_amd".to_string()].into(),
+            counts_instructions: true,
+        });
+        assert_eq!(
+            counted.name,
+            "AMD-V under emulation, its clock counting instructions"
+        );
         let nested = backend(&["vmx", "hypervisor"], Some("KVMKVMKVM"), &["kvm_intel"]);
         assert_eq!(nested.name, "VT-x nested");
         let hidden = backend(&["svm", "hypervisor"], None, &["kvm_amd"]);

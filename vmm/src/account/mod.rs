@@ -8,6 +8,7 @@
 
 pub mod aggregate;
 pub mod backend;
+pub mod durations;
 pub mod identity;
 pub mod model;
 pub mod msr;
@@ -15,5 +16,7 @@ pub mod names;
 pub mod reason;
 pub mod report;
 pub mod stats_fd;
+pub mod threads;
 pub mod trace;
 pub mod tracer;
+pub mod vectors;

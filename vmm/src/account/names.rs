@@ -4,6 +4,9 @@
 //! the parts that every PC has, and a [`NameTable`] puts a caller's own ranges before it.
 
 use std::ops::RangeInclusive;
+use std::sync::OnceLock;
+
+use serde::{Deserialize, Serialize};
 
 /// Gives names to ports and addresses; `None` if nothing is known to be there.
 pub trait NameOf: Send + Sync {
@@ -118,11 +121,47 @@ pub const fn lapic_register(offset: u64) -> Option<(&'static str, &'static str)>
     })
 }
 
-/// A caller's own ranges first, the PC's parts for the rest.
-#[derive(Clone, Debug, Default)]
+/// A caller's own ranges first, the PC's parts for the rest. Of ranges that overlap, the one that
+/// was added first counts.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct NameTable {
     ports: Vec<(RangeInclusive<u16>, String)>,
     mmio: Vec<(RangeInclusive<u64>, String)>,
+}
+
+/// Names that are known only once the machine is built, after the tracer has started, or once
+/// another process has told them. What is asked for before is looked for among the PC's parts.
+#[derive(Debug, Default)]
+pub struct LateNames(OnceLock<NameTable>);
+
+impl LateNames {
+    /// Gives the names; of several calls the first counts.
+    pub fn set(&self, table: NameTable) {
+        // An error says that they are set already.
+        let _ = self.0.set(table);
+    }
+
+    /// The names, once they are known.
+    pub fn get(&self) -> Option<&NameTable> {
+        self.0.get()
+    }
+}
+
+impl NameOf for LateNames {
+    fn port(&self, port: u16) -> Option<&str> {
+        match self.0.get() {
+            Some(table) => table.port(port),
+            None => pc_port(port),
+        }
+    }
+
+    fn mmio(&self, gpa: u64) -> Option<&str> {
+        match self.0.get() {
+            Some(table) => table.mmio(gpa),
+            None => pc_mmio(gpa),
+        }
+    }
 }
 
 impl NameTable {
@@ -167,6 +206,19 @@ mod tests {
         assert_eq!(PcNames.mmio(0xfee0_0ff0), Some("LAPIC"));
         assert_eq!(PcNames.mmio(0xfec0_0010), Some("IOAPIC IOWIN"));
         assert_eq!(PcNames.mmio(0x10_0000), None);
+    }
+
+    #[test]
+    fn names_may_come_late() {
+        let late = LateNames::default();
+        assert_eq!(late.port(0x3f8), Some("serial"));
+        let mut table = NameTable::new();
+        table.add_ports(0x3f8..=0x3ff, "console");
+        let json = serde_json::to_string(&table).unwrap();
+        assert_eq!(serde_json::from_str::<NameTable>(&json).unwrap(), table);
+        late.set(table);
+        assert_eq!(late.port(0x3f8), Some("console"));
+        assert_eq!(late.mmio(0xfee0_00b0), Some("LAPIC EOI"));
     }
 
     #[test]

@@ -44,8 +44,34 @@ pub enum Class {
     ApicOffset,
     /// VMCALL or VMMCALL.
     Hypercall,
+    /// HLT: what ends it comes later.
+    Halt,
+    /// The guest can take an interrupt again that KVM has waiting for it.
+    Window,
+    /// CPUID.
+    Cpuid,
     /// Nothing more is known than the reason.
     Plain,
+}
+
+/// What an access did that the second stage of address translation did not let through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Access {
+    /// A load.
+    Read,
+    /// A store.
+    Write,
+    /// An instruction fetch.
+    Fetch,
+}
+
+/// A fault of the second stage on RAM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RamFault {
+    /// What was attempted.
+    pub access: Access,
+    /// The page is mapped, but not for this access.
+    pub is_mapped: bool,
 }
 
 /// One exit reason: the vendor and the code without flag bits.
@@ -92,6 +118,9 @@ impl Reason {
             (Isa::Vmx, 49) => Class::Mmio,
             (Isa::Vmx, 44 | 56) => Class::ApicOffset,
             (Isa::Svm, 0x81) | (Isa::Vmx, 18) => Class::Hypercall,
+            (Isa::Svm, 0x78 | 0xa6) | (Isa::Vmx, 12) => Class::Halt,
+            (Isa::Svm, 0x64) | (Isa::Vmx, 7) => Class::Window,
+            (Isa::Svm, 0x72) | (Isa::Vmx, 10) => Class::Cpuid,
             _ => Class::Plain,
         }
     }
@@ -104,6 +133,26 @@ impl Reason {
             Isa::Vmx => 3,
         };
         (u16::from_le_bytes([low, high]), info1 >> in_bit & 1 == 1)
+    }
+
+    /// What a nested page fault's first word says (AMD APM volume 2, 15.25.6; Intel SDM volume 3,
+    /// table 28-7). A page that is not mapped is one that was never touched or that the host has
+    /// taken back: which of these, no event says.
+    pub const fn ram_fault(self, info1: u64) -> RamFault {
+        let (is_mapped, is_write, is_fetch) = match self.isa {
+            Isa::Svm => (info1 & 1 != 0, info1 & 1 << 1 != 0, info1 & 1 << 4 != 0),
+            Isa::Vmx => (
+                info1 & 7 << 3 != 0,
+                info1 & 1 << 1 != 0,
+                info1 & 1 << 2 != 0,
+            ),
+        };
+        let access = match (is_write, is_fetch) {
+            (true, _) => Access::Write,
+            (false, true) => Access::Fetch,
+            (false, false) => Access::Read,
+        };
+        RamFault { access, is_mapped }
     }
 
     /// For an MSR exit, whether it was a write; SVM tells by EXITINFO1, VMX by the reason.

@@ -7,8 +7,10 @@ use comfy_table::{presets, CellAlignment, Table};
 use serde::{Deserialize, Serialize};
 
 use super::backend::Backend;
+use super::durations::Durations;
 use super::identity::{self, Identity};
 use super::model::{Counts, Phase, Trace};
+use super::names::NameTable;
 use super::stats_fd::Snapshot;
 use crate::coop::counters::CoopCounts;
 use crate::virtio::DeviceCounts;
@@ -56,6 +58,9 @@ pub struct ExitReport {
     /// changed hands.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub devices: BTreeMap<String, DeviceCounts>,
+    /// What lies where in the machine, for a tracer in another process.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub names: Option<NameTable>,
 }
 
 /// Counters at one mark, summed over vCPUs.
@@ -116,6 +121,7 @@ impl ExitReport {
             identity: identity::check(&inputs),
             coop: None,
             devices: BTreeMap::new(),
+            names: None,
         }
     }
 
@@ -175,12 +181,41 @@ pub fn counts_text(counts: &Counts) -> String {
     let net = counts
         .net_if_known()
         .map_or("unknown".into(), |net| net.to_string());
-    format!(
-        "{}\n{}\ngross {}, net of the host's own tick {net}, returns to userspace {}\n",
+    let mut text = format!(
+        "{}\n{}\n",
         top_table("reason", &counts.by_reason, Some(counts.total)),
         top_table("cause", &counts.by_cause, Some(counts.total)),
-        counts.total,
-        counts.userspace,
+    );
+    // Writing to a String cannot fail.
+    if !counts.by_place.is_empty() {
+        let places = top_table("guest's instruction", &counts.by_place, Some(counts.total));
+        let _ = writeln!(text, "{places}");
+    }
+    for (reason, durations) in &counts.durations {
+        let _ = writeln!(text, "{reason} {}", durations_text(durations));
+    }
+    let _ = writeln!(
+        text,
+        "gross {}, net of the host's own tick {net}, returns to userspace {}",
+        counts.total, counts.userspace,
+    );
+    if let Some(percent) = counts.explained_percent() {
+        let _ = writeln!(text, "{percent:.1} % have a cause beyond the reason");
+    }
+    text
+}
+
+/// "took 12345 ns in all; half less than 2048 ns, 99 % less than 65536 ns".
+fn durations_text(durations: &Durations) -> String {
+    let below = |share| {
+        let bucket = durations.quantile_ns(share);
+        bucket.map_or("-".into(), |ns| format!("{} ns", ns * 2))
+    };
+    format!(
+        "took {} ns in all; half less than {}, 99 % less than {}",
+        durations.sum_ns,
+        below(0.5),
+        below(0.99)
     )
 }
 

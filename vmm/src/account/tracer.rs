@@ -14,10 +14,11 @@ use coopvirt_spec::mark::MARK_PORT;
 
 use super::aggregate::event::Event;
 use super::aggregate::Aggregator;
-use super::model::{Phase, Trace};
+use super::model::{Counts, Phase, Trace};
 use super::names::{NameOf, PcNames};
+use super::threads::{Threads, Times};
 use super::trace::cpu_clock;
-use super::trace::decode::Decoder;
+use super::trace::decode::{Decoder, Detail};
 use super::trace::error::TraceError;
 use super::trace::kallsyms;
 use super::trace::rings::{Rings, Sink};
@@ -29,6 +30,8 @@ const SETTLE_NS: u64 = 2_000_000;
 /// this thread may be held up between them).
 const CPU_SAMPLE_WIDTH_NS: u64 = 200_000;
 const CPU_SAMPLE_TRIES: u32 = 3;
+/// A file for each thread is read: seldom enough to disturb nobody.
+const READ_THREADS_EVERY_NS: u64 = 50_000_000;
 /// Events kept while the target is not known yet.
 const MAX_WAITING: usize = 1 << 18;
 
@@ -43,6 +46,8 @@ pub struct TracerOptions {
     pub mark_port: u16,
     /// Names of ports and addresses.
     pub names: Arc<dyn NameOf>,
+    /// How much is traced.
+    pub detail: Detail,
 }
 
 impl Default for TracerOptions {
@@ -52,6 +57,7 @@ impl Default for TracerOptions {
             drain_every: Duration::from_millis(50),
             mark_port: MARK_PORT,
             names: Arc::new(PcNames),
+            detail: Detail::default(),
         }
     }
 }
@@ -83,6 +89,8 @@ impl Tracer {
         let drain = Drain {
             rings,
             queue: Queue::default(),
+            threads: Threads::default(),
+            threads_read_ns: 0,
             shared: Arc::clone(&shared),
         };
         let thread = std::thread::Builder::new()
@@ -107,6 +115,11 @@ impl Tracer {
             .unwrap_or_default()
     }
 
+    /// A way to look at the counts while they grow.
+    pub fn watch(&self) -> TraceWatch {
+        TraceWatch(Arc::clone(&self.shared))
+    }
+
     /// Ends the trace: call it after the VM has ended.
     pub fn finish(self) -> Result<Trace, TraceError> {
         self.shared.is_over.store(true, Ordering::Release);
@@ -120,11 +133,22 @@ impl Tracer {
     }
 }
 
+/// Looks at a trace while it is made.
+#[derive(Clone)]
+pub struct TraceWatch(Arc<Shared>);
+
+impl TraceWatch {
+    /// All exits so far, up to about one drain ago; `None` once the trace has ended.
+    pub fn counts(&self) -> Option<Counts> {
+        self.0.lock().as_ref().map(Aggregator::so_far)
+    }
+}
+
 /// Opens everything; if the host's tick cannot be traced, everything else and the reason.
 fn open_rings(options: &TracerOptions) -> Result<(Rings, Option<String>), TraceError> {
     let tracefs = Tracefs::find()?;
     let open = |timers| {
-        let decoder = Decoder::new(&tracefs, options.mark_port, timers)?;
+        let decoder = Decoder::new(&tracefs, options.mark_port, timers, options.detail)?;
         Rings::open(decoder, options.ring_bytes)
     };
     let reason = match kallsyms::timer_functions() {
@@ -150,6 +174,9 @@ impl Shared {
 struct Drain {
     rings: Rings,
     queue: Queue,
+    threads: Threads,
+    /// When they were read, and all later times are not known yet.
+    threads_read_ns: u64,
     shared: Arc<Shared>,
 }
 
@@ -182,10 +209,23 @@ impl Drain {
         self.round(true);
     }
 
+    /// CPU time of the target's threads, now and then; 0 in `threads_read_ns` once they are gone.
+    fn read_threads(&mut self, target: u32, is_last: bool) -> Option<(u64, Times)> {
+        let now_ns = cpu_clock::monotonic_ns();
+        let is_due = now_ns.saturating_sub(self.threads_read_ns) >= READ_THREADS_EVERY_NS;
+        if target == 0 || !(is_due || is_last) {
+            return None;
+        }
+        let times = self.threads.read(target);
+        self.threads_read_ns = if times.is_some() { now_ns } else { 0 };
+        Some((now_ns, times?))
+    }
+
     /// Reads the rings and hands on what can no longer be overtaken by another CPU's event.
     fn round(&mut self, is_last: bool) {
         let target = self.shared.target.load(Ordering::Acquire);
         let cpu_sample = target_cpu_ns(target);
+        let thread_sample = self.read_threads(target, is_last);
         let now_ns = cpu_clock::monotonic_ns();
         self.rings.drain(&mut self.queue);
         // Stable: events of one CPU keep their order. Mostly sorted already, so this is cheap.
@@ -210,6 +250,12 @@ impl Drain {
         if let Some((time_ns, cpu_ns)) = cpu_sample {
             aggregator.feed_cpu_time(time_ns, cpu_ns);
             until_ns = until_ns.min(time_ns);
+        }
+        if let Some((time_ns, times)) = thread_sample {
+            aggregator.feed_thread_times(time_ns, times);
+        }
+        if self.threads_read_ns != 0 {
+            until_ns = until_ns.min(self.threads_read_ns);
         }
         if is_last {
             until_ns = u64::MAX;

@@ -5,7 +5,9 @@ mod config_file;
 mod ctl;
 mod doors;
 mod hypercalls;
+mod report;
 mod run;
+mod top;
 mod validate;
 
 use std::process::ExitCode;
@@ -37,6 +39,8 @@ enum Command {
     Run(Box<run::Args>),
     /// Run the same works in several arms and peers, and compare why they exit
     Compare(Box<compare::Args>),
+    /// Show results of compare again, or two of them side by side
+    Report(report::Args),
     /// Look at a running machine and steer it, by the socket of run --control
     Ctl(ctl::Args),
     /// Say what this machine can do, and what to do about what it cannot
@@ -53,6 +57,8 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Watch running machines: exits per second by reason and cause, what cooperation spares
+    Top(top::Args),
     /// Cause exactly N exits of each kind and check that every counter says N
     Validate(validate::Args),
 }
@@ -74,9 +80,11 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::run(&args),
         Command::Ctl(args) => ctl::run(&args),
         Command::Compare(args) => compare::run(&args),
+        Command::Report(args) => report::run(&args),
         Command::Doctor { json } => Ok(crate::doctor::run(json)),
         Command::Doors(args) => doors::run(&args),
         Command::Hypercalls { json } => Ok(hypercalls::run(json)),
+        Command::Top(args) => top::run(&args),
         Command::Validate(args) => validate::run(&args),
     };
     result.unwrap_or_else(|error| {

@@ -17,6 +17,7 @@ use crate::config::{
 };
 use crate::console::output::Stdout;
 use crate::console::terminal::RawMode;
+use crate::control::registry::Entry;
 use crate::control::{ControlServer, ControlSocket, MachineControls};
 use crate::coop::{self, CoopOptions, SidecoreOptions};
 use crate::event::MachineEvent;
@@ -106,7 +107,8 @@ pub(super) struct Args {
     /// Allow more guest memory than the host has RAM and swap
     #[arg(long)]
     overcommit: bool,
-    /// Add a virtio balloon, through which the guest reports free pages that the host takes back
+    /// Add a virtio balloon: the guest reports free pages, which the host takes back, and gives up
+    /// memory when `coopvirt ctl SOCKET balloon SIZE` asks for it
     #[arg(long)]
     balloon: bool,
     /// Add PCI's configuration ports 0xcf8 and 0xcfc, for kernels without PCI_MMCONFIG; costs exits
@@ -249,10 +251,16 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         accounting.name_devices(machine.gauges());
     }
     forward_signals(machine.events()).context("could not watch for signals")?;
-    let controls = Arc::new(MachineControls::new(&machine, &config));
+    let controls = Arc::new(MachineControls::new(
+        &machine,
+        &config,
+        accounting.as_ref().and_then(Accounting::watch),
+    ));
     let control = socket
         .map(|socket| ControlServer::start(socket, controls))
         .transpose()?;
+    // For as long as somebody answers there.
+    let entry = args.control.as_deref().and_then(Entry::new);
     let raw = RawMode::enter().context("could not set the terminal to raw mode")?;
     machine.resume();
     let reason = machine
@@ -260,6 +268,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         .context("the machine's event channel closed")?;
     machine.end();
     // Nobody must wait for a machine that is gone, or find its socket.
+    drop(entry);
     drop(control);
     let gauges = machine.gauges().clone();
     let coop = machine.coop();

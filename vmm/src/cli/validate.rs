@@ -13,7 +13,8 @@ use crate::validate::{self, Options, Validation};
 #[derive(Debug, ClapArgs)]
 #[command(after_help = "\
 A bare-metal guest of ours causes N exits of each kind between two marks. The kernel's tracepoints,
-KVM's statistics and the VMM's own count are compared with N.
+KVM's statistics and the VMM's own count are compared with N, and so is what was counted at the
+very cause: at this MSR, port, address or hypercall.
 
 Exit status: 0 all exact; 6 some counter is wrong; 1 it could not run.")]
 pub(super) struct Args {
@@ -73,6 +74,8 @@ fn print(validation: &Validation) {
         "kind of exit",
         "done",
         "traced",
+        "cause",
+        "at it",
         "KVM's statistic",
         "returns",
         "expected",
@@ -85,14 +88,18 @@ fn print(validation: &Validation) {
             kind.name.to_string(),
             kind.done.to_string(),
             shown(kind.traced),
+            kind.cause.unwrap_or("not told").to_string(),
+            shown(kind.attributed),
             shown(kind.statistic),
             (kind.returned + kind.returned_otherwise).to_string(),
             kind.returns_expected.to_string(),
             if kind.is_exact { "exact" } else { "WRONG" }.to_string(),
         ]);
     }
-    for column in table.column_iter_mut().skip(1).take(5) {
-        column.set_cell_alignment(CellAlignment::Right);
+    for (index, column) in table.column_iter_mut().enumerate() {
+        if (1..=7).contains(&index) && index != 3 {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
     }
     println!("{table}");
     println!("empty phase: {} exits", shown(validation.empty_phase));

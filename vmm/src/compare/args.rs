@@ -10,6 +10,7 @@ use coopvirt_spec::work::Work;
 use serde::{Deserialize, Serialize};
 
 use super::arm::{self, Arm, Vmm};
+use super::traced::Level;
 
 /// What `coopvirt compare` can be told.
 #[derive(ClapArgs, Clone, Debug)]
@@ -62,15 +63,28 @@ pub struct Args {
     /// Seconds that `idle` and `busy` last [default: 2, times the scale]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=3600))]
     pub seconds: Option<u32>,
+    /// Seconds of quiet before the first work: what boot and a module that was just loaded leave
+    /// behind ends in it (Linux reports its free memory in steps of two seconds)
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(0..=3600))]
+    pub warm_up: u32,
     /// What memory `refill` touches again
     #[arg(long, value_enum, default_value_t = Refill::Kept)]
     pub refill: Refill,
+    /// How much is counted of each run; more of it costs more (scripts/overhead says how much)
+    #[arg(long, value_enum, default_value_t = Level::Causes)]
+    pub detail: Level,
+    /// The guest kernel's System.map: names in the page for the guest's instructions that exit
+    #[arg(long, value_name = "FILE")]
+    pub symbols: Option<PathBuf>,
     /// Check the figures against the limits that the cooperative arms are to keep
     #[arg(long)]
     pub bars: bool,
     /// Where to write everything as JSON, rewritten after each repetition
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
+    /// Where to write every sample as a table, one line for each count
+    #[arg(long, value_name = "FILE")]
+    pub csv: Option<PathBuf>,
     /// Where to write a page with plots
     #[arg(long, value_name = "FILE")]
     pub html: Option<PathBuf>,
@@ -184,6 +198,12 @@ impl Args {
         );
         let arms = self.choose_arms()?;
         let works = self.choose_works()?;
+        ensure!(
+            self.detail != Level::None
+                || !arms.iter().any(|arm| matches!(arm.vmm, Vmm::Qemu(_))),
+            "--detail none has only what our VMM reads of KVM's statistics; leave the peer out with \
+             --peer none"
+        );
         let Some(first) = arms.first() else {
             bail!("no arm is left to run")
         };

@@ -65,11 +65,14 @@ impl Launcher for ChildLauncher {
         let end = wait(&mut child.0, job, &console, &mut threads)?;
         let seconds = started.elapsed().as_secs_f64();
         drop(child);
-        let trace = trace.finish().context("cannot read the VM's exit counts")?;
+        let exits = job.exits_file.and_then(|path| read_bounded(path).ok());
+        let trace = trace
+            .finish(exits.as_deref())
+            .context("cannot read the VM's exit counts")?;
         Ok(Finished {
             console: read_bounded(&console)?,
             messages: read_bounded(&messages)?,
-            exits: job.exits_file.and_then(|path| read_bounded(path).ok()),
+            exits,
             trace,
             threads,
             end,

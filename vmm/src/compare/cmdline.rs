@@ -24,6 +24,8 @@ pub struct Amount {
     pub scale: f64,
     /// Length of the works that last, if not by the scale.
     pub seconds: Option<u32>,
+    /// Seconds of quiet before the first one.
+    pub warm_up: u32,
 }
 
 /// Builds the command line of one boot; `tsc_khz` is the host's TSC frequency.
@@ -49,6 +51,9 @@ pub fn build(
     words.push(format!("coopvirt.scale={:.3}", amount.scale));
     if let Some(seconds) = amount.seconds {
         words.push(format!("coopvirt.seconds={seconds}"));
+    }
+    if works.iter().any(|work| *work != Work::Boot) && amount.warm_up > 0 {
+        words.push(format!("coopvirt.warm_up_s={}", amount.warm_up));
     }
     if setting.backing == Backing::Returned {
         words.push(format!("coopvirt.return_wait_s={RETURN_WAIT_S}"));
@@ -78,6 +83,7 @@ mod tests {
     const PLAIN: Amount = Amount {
         scale: 1.0,
         seconds: Some(3),
+        warm_up: 8,
     };
 
     #[test]
@@ -89,8 +95,8 @@ mod tests {
             line.contains(" coopvirt.module=idle=0,timer=0,ipi=1,populate=0,release=0 "),
             "{line}"
         );
-        let end = "coopvirt.scale=1.000 coopvirt.seconds=3 coopvirt.return_wait_s=40 \
-                   coopvirt.console=hvc0";
+        let end = "coopvirt.scale=1.000 coopvirt.seconds=3 coopvirt.warm_up_s=8 \
+                   coopvirt.return_wait_s=40 coopvirt.console=hvc0";
         assert!(line.ends_with(end), "{line}");
     }
 
@@ -104,6 +110,7 @@ mod tests {
             Amount {
                 scale: 0.5,
                 seconds: None,
+                warm_up: 0,
             },
             None,
         )

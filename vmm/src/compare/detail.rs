@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use super::records;
-use crate::account::model::{Counts, Phase};
+use crate::account::model::Phase;
+use crate::account::threads;
 
 /// More figures than this of one work are dropped.
 const MAX_FIGURES: usize = 24;
@@ -84,25 +85,11 @@ struct Reading {
 /// What lies between the first and the last of several point marks of one work.
 pub fn between(points: &[&Phase]) -> Option<Phase> {
     let (first, last) = (points.first()?, points.last()?);
-    let less = |map: &BTreeMap<String, u64>, by: &BTreeMap<String, u64>| {
-        let less = |(name, count): (&String, &u64)| {
-            let rest = count.saturating_sub(by.get(name).copied().unwrap_or(0));
-            (rest > 0).then(|| (name.clone(), rest))
-        };
-        map.iter().filter_map(less).collect()
-    };
-    let (a, b) = (&first.counts, &last.counts);
     Some(Phase {
         elapsed_ns: last.elapsed_ns.saturating_sub(first.elapsed_ns),
         cpu_ns: last.cpu_ns.saturating_sub(first.cpu_ns),
-        counts: Counts {
-            total: b.total.saturating_sub(a.total),
-            host_tick: b.host_tick.saturating_sub(a.host_tick),
-            userspace: b.userspace.saturating_sub(a.userspace),
-            by_reason: less(&b.by_reason, &a.by_reason),
-            by_cause: less(&b.by_cause, &a.by_cause),
-            host_tick_unknown: b.host_tick_unknown,
-        },
+        cpu_by_thread_ns: threads::difference(&last.cpu_by_thread_ns, &first.cpu_by_thread_ns),
+        counts: last.counts.since(&first.counts),
         ..(*last).clone()
     })
 }
@@ -112,6 +99,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::account::model::Counts;
 
     fn point(elapsed_ns: u64, total: u64) -> Phase {
         Phase {

@@ -14,6 +14,7 @@ use super::model::{Failure, Identity, Run, Sample, Skipped};
 use super::plan::Cell;
 use super::records::{self, Latency, Records};
 use super::setting::Backing;
+use super::symbols;
 use crate::account::model::{Counts, Phase};
 use crate::account::stats_fd::Snapshot;
 use crate::coop::counters::CoopCounts;
@@ -133,6 +134,13 @@ pub fn evaluate(cell: &Cell, cpus: u32, attempt: u32, command: Vec<String>, vm: 
         tail: tail(&vm),
     });
     let skipped = records.skipped.iter();
+    let text = records.platform.as_ref();
+    let text = text.and_then(|platform| platform.kernel_text.as_deref());
+    let mut whole = vm.trace.whole.clone();
+    for counts in samples.iter_mut().map(|sample| &mut sample.counts) {
+        counts.by_place = symbols::relative(&counts.by_place, text);
+    }
+    whole.by_place = symbols::relative(&whole.by_place, text);
     Run {
         repetition: cell.repetition,
         arm: cell.arm.name.clone(),
@@ -154,7 +162,7 @@ pub fn evaluate(cell: &Cell, cpus: u32, attempt: u32, command: Vec<String>, vm: 
         coop: own.ok().and_then(|own| own.coop),
         modules: records.modules.clone(),
         lost: vm.trace.lost,
-        whole: vm.trace.whole,
+        whole,
     }
 }
 
@@ -218,6 +226,7 @@ fn sample(work: Work, records: &Records, phase: Option<&Phase>) -> Result<Option
     };
     let sample = of_phase(name, record.ops, record.latency_ns.clone(), phase);
     Ok(Some(Sample {
+        guest_elapsed_ns: Some(record.elapsed_ns),
         detail: detail::numbers(record.detail.as_ref()),
         ..sample
     }))
@@ -278,7 +287,9 @@ fn of_phase(work: &str, ops: u64, latency_ns: Option<Latency>, phase: &Phase) ->
         work: work.into(),
         ops,
         elapsed_ns: phase.elapsed_ns,
+        guest_elapsed_ns: None,
         cpu_ns: phase.cpu_ns,
+        cpu_by_thread_ns: phase.cpu_by_thread_ns.clone(),
         latency_ns,
         detail: Figures::new(),
         counts: phase.counts.clone(),
@@ -298,6 +309,9 @@ fn identity(cell: &Cell, vm: &Finished, own: &Result<OwnCounts, String>) -> Opti
     let Vmm::Ours(_) = cell.arm.vmm else {
         return None;
     };
+    if vm.trace.is_untraced {
+        return None;
+    }
     Some(Identity {
         traced_exits: vm.trace.whole.total,
         stats_exits: own.as_ref().ok().and_then(OwnCounts::exits),
@@ -498,6 +512,8 @@ pub(super) mod tests {
             work: "refill".into(),
             ops: 1000,
             elapsed_ns: 1,
+            guest_elapsed_ns: None,
+            cpu_by_thread_ns: BTreeMap::new(),
             cpu_ns: 1,
             latency_ns: None,
             detail: Figures::new(),

@@ -1,31 +1,24 @@
-//! The report as one self-contained page: bars of exits by reason, the same tables, no script.
+//! The report as one self-contained page: plots as inline SVG, the same tables, no script.
 //!
 //! Every text is escaped, guests' words above all. Pure; called by [`super::session`].
 
 mod bars;
+mod curves;
+mod ink;
+mod matrix;
+mod steps;
+mod style;
+mod times;
 
 use std::fmt::Write;
 
 use super::model::Report;
 use super::summary::{self, Group};
 use super::table;
+use super::text::number;
 
 use self::bars::Palette;
-
-const STYLE: &str = "\
-:root{color-scheme:light dark;--ink:#1c2430;--soft:#5b6675;--line:#d8dde4;--paper:#fff}\
-@media(prefers-color-scheme:dark){:root{--ink:#e6e9ee;--soft:#9aa5b4;--line:#39424f;--paper:#151a21}}\
-body{font:15px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--paper);\
-max-width:72rem;margin:2rem auto;padding:0 1rem}\
-h1{font-size:1.5rem}h2{font-size:1.15rem;margin:2.2rem 0 .4rem}h2 small{color:var(--soft);font-weight:400}\
-pre{white-space:pre-wrap;color:var(--soft);font-size:.85rem}\
-.wide{overflow-x:auto}table{border-collapse:collapse;font-size:.85rem;white-space:nowrap}\
-th,td{padding:.25rem .7rem;text-align:right;border-bottom:1px solid var(--line)}\
-th:first-child,td:first-child,th.text,td.text{text-align:left}\
-svg{max-width:100%;height:auto;display:block;margin:.3rem 0}svg text{fill:var(--ink);font:12px system-ui,sans-serif}\
-.key{display:flex;flex-wrap:wrap;gap:.2rem 1rem;font-size:.85rem}\
-.key i{display:inline-block;width:.8em;height:.8em;border-radius:2px;margin-right:.35em}\
-li{font-size:.9rem;overflow-wrap:anywhere}";
+use self::style::STYLE;
 
 const HEADINGS: [&str; 13] = [
     "arm",
@@ -43,6 +36,9 @@ const HEADINGS: [&str; 13] = [
     "CPU of all",
 ];
 
+/// Places in a line.
+const MAX_PLACES: usize = 5;
+
 /// Renders the page.
 pub fn render(report: &Report) -> String {
     let groups = summary::groups(report);
@@ -54,18 +50,24 @@ pub fn render(report: &Report) -> String {
         "<!doctype html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width\">\n\
          <title>VM exits compared</title>\n<style>{STYLE}</style>\n\
-         <h1>VM exits per operation</h1>\n<pre>{}</pre>\n{}",
+         {}<h1>VM exits per operation</h1>\n<pre>{}</pre>\n{}{}",
+        ink::definitions(),
         escape(&table::header(report).join("\n")),
+        matrix::section(&groups, &report.params.reference),
         palette.key()
     );
     for group in &groups {
         let _ = write!(
             page,
-            "<h2>{} <small>per {}</small></h2>\n{}{}",
+            "<h2>{} <small>per {}</small></h2>\n{}{}{}{}{}{}",
             escape(&group.title),
             escape(group.operation),
             bars::svg(group, &palette),
-            rows(group)
+            rows(group),
+            steps::section(group, &report.params.reference),
+            curves::section(group),
+            times::section(group, &palette),
+            places(group)
         );
     }
     for (title, lines) in table::footer(report) {
@@ -106,6 +108,38 @@ fn rows(group: &Group) -> String {
         html += "</tr>\n";
     }
     html + "</table></div>\n"
+}
+
+/// The share of explained exits, and where the guest was at most of them.
+fn places(group: &Group) -> String {
+    let mut items = String::new();
+    for row in &group.rows {
+        let Ok(figures) = &row.figures else {
+            continue;
+        };
+        let attribution = &figures.attribution;
+        let Some(percent) = attribution.explained_percent else {
+            continue;
+        };
+        let top = attribution.places.iter().take(MAX_PLACES);
+        let top = top.map(|(place, mean)| format!("{place} {}", number(*mean)));
+        let top: Vec<String> = top.collect();
+        let _ = writeln!(
+            items,
+            "<li><b>{}</b>: {percent:.1} % with a cause beyond the reason{}{}</li>",
+            escape(&row.arm),
+            if top.is_empty() {
+                ""
+            } else {
+                "; most exits at "
+            },
+            escape(&top.join(", "))
+        );
+    }
+    match items.is_empty() {
+        true => items,
+        false => format!("<h3>Attribution</h3>\n<ul>{items}</ul>\n"),
+    }
 }
 
 /// Columns of words stand left.

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{ensure, Context, Result};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::model::{Params, Report, FORMAT};
 use super::summary::{self, Group};
@@ -18,6 +18,11 @@ struct Shown<'a> {
     #[serde(flatten)]
     report: &'a Report,
     summary: Vec<Group>,
+}
+
+#[derive(Deserialize)]
+struct Version {
+    format: u32,
 }
 
 /// Replaces the file, so that a reader and an interrupted program never leave half of it.
@@ -42,15 +47,16 @@ pub fn write(path: &Path, report: &Report) -> Result<()> {
 pub fn read(path: &Path) -> Result<Report> {
     let text =
         fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-    let report: Report = serde_json::from_str(&text)
-        .with_context(|| format!("{} is no comparison", path.display()))?;
+    let no_comparison = || format!("{} is no comparison", path.display());
+    // The version first: of another one, the rest may mean something else.
+    let version: Version = serde_json::from_str(&text).with_context(no_comparison)?;
     ensure!(
-        report.format == FORMAT,
-        "{} has format {}, this program writes {FORMAT}",
+        version.format == FORMAT,
+        "{} has format {}, this program reads {FORMAT}; measure again, or use the program that wrote it",
         path.display(),
-        report.format
+        version.format
     );
-    Ok(report)
+    serde_json::from_str(&text).with_context(no_comparison)
 }
 
 /// The runs of `old` go on in `new`: only where both measure the same thing on the same host.

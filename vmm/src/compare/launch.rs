@@ -139,8 +139,9 @@ pub trait TraceSource {
 
 /// Counts one process now.
 pub trait RunningTrace {
-    /// Ends counting; called when the process has ended.
-    fn finish(self: Box<Self>) -> Result<Trace>;
+    /// Ends counting; called when the process has ended. `exits` is the file that our VMM wrote,
+    /// which knows what lies where in its machine.
+    fn finish(self: Box<Self>, exits: Option<&[u8]>) -> Result<Trace>;
 }
 
 #[cfg(test)]

@@ -3,6 +3,8 @@
 //! Written by [`super::session`], read by [`super::summary`], [`super::table`], [`super::html`] and
 //! by `--resume`. Holds raw samples only; everything derived is computed when it is shown.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::args::{Console, Refill};
@@ -10,11 +12,12 @@ use super::detail::Figures;
 use super::pin::Thread;
 use super::records::{Latency, ModuleRecord, Platform};
 use super::setting::Setting;
+use super::traced::Level;
 use crate::account::model::Counts;
 use crate::coop::counters::CoopCounts;
 
 /// Changes when a reader of the JSON file would have to change.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 
 /// A comparison, finished or not.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -92,6 +95,9 @@ pub struct Params {
     /// What memory `refill` touches again.
     #[serde(default)]
     pub refill: Refill,
+    /// How much was counted.
+    #[serde(default)]
+    pub detail: Level,
     /// How threads were pinned, or why not.
     pub pinning: String,
 }
@@ -172,8 +178,14 @@ pub struct Sample {
     pub ops: u64,
     /// Wall time between the marks by the host's clock.
     pub elapsed_ns: u64,
+    /// Wall time that the work took by the guest's clock; the same at each level of detail.
+    #[serde(default)]
+    pub guest_elapsed_ns: Option<u64>,
     /// CPU time of the whole VMM between the marks.
     pub cpu_ns: u64,
+    /// The same by kind of thread, where it was read: "vcpus", "sidecore", "vhost", "others".
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub cpu_by_thread_ns: BTreeMap<String, u64>,
     /// Latency of an operation as the guest measured it.
     pub latency_ns: Option<Latency>,
     /// Figures that only this work has.

@@ -16,6 +16,8 @@ const MAX_LINE_BYTES: usize = 16 << 10;
 const MAX_RECORDS: usize = 256;
 /// More log lines than this are dropped.
 const MAX_LOG_LINES: usize = 32;
+/// A curve has no more points.
+const MAX_CURVE: usize = 64;
 /// Longer strings are cut.
 const MAX_TEXT_CHARS: usize = 160;
 
@@ -43,6 +45,9 @@ pub struct Platform {
     pub kvm_features: Option<String>,
     /// What the kernel's log says about paravirtual features.
     pub kvm_log: Vec<String>,
+    /// Where the kernel's text begins, in hexadecimal, if the guest knows it. Another one in each
+    /// boot.
+    pub kernel_text: Option<String>,
 }
 
 /// Latency of one operation, nanoseconds.
@@ -59,6 +64,9 @@ pub struct Latency {
     pub p99: u64,
     /// Longest.
     pub max: u64,
+    /// Per mille of all operations, and what these did not exceed, for the curve of a plot.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub curve: Vec<(u32, u64)>,
 }
 
 /// One work as the guest saw it.
@@ -176,6 +184,7 @@ impl Records {
                     *text = clean(text);
                 }
                 platform.kvm_features = platform.kvm_features.map(|text| clean(&text));
+                platform.kernel_text = platform.kernel_text.map(|text| clean(&text));
                 platform.kvm_log.truncate(MAX_LOG_LINES);
                 platform
                     .kvm_log
@@ -188,6 +197,9 @@ impl Records {
                     return;
                 };
                 record.error = record.error.map(|text| clean(&text));
+                if let Some(latency) = &mut record.latency_ns {
+                    latency.curve.truncate(MAX_CURVE);
+                }
                 self.works.insert(work, record);
             }
             Line::Skip { work, reason } => {

@@ -23,8 +23,9 @@ use super::pin::{self, Pinning};
 use super::plan::{self, Cell};
 use super::progress::Progress;
 use super::setting::{Backing, Setting};
+use super::symbols::Symbols;
 use super::traced::Tracepoints;
-use super::{cmdline, evaluate, host, html, interrupt, json, table, verdict};
+use super::{cmdline, evaluate, host, html, interrupt, json, table, table_file, verdict};
 
 /// A failed run is repeated once.
 const ATTEMPTS: u32 = 2;
@@ -35,6 +36,7 @@ const MAX_FAILED_REPETITIONS: u32 = 2;
 /// arm could not be run at all.
 pub fn run(args: &Args) -> Result<ExitCode> {
     let mut choice = args.choose()?;
+    let symbols = args.symbols.as_deref().map(Symbols::read).transpose()?;
     let folder = TempFolder::new()?;
     let inputs = Inputs::find(args)?;
     let initrd = fs::read(&inputs.initrd)
@@ -57,7 +59,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     }
     interrupt::catch_signals()?;
     pin::pin_self(setup.pinning).context("cannot pin this program to CPU 0")?;
-    let mut launcher = ChildLauncher::new(folder.path(), Box::new(Tracepoints));
+    let mut launcher = ChildLauncher::new(folder.path(), Box::new(Tracepoints(args.detail)));
     run_cells(
         args,
         &choice,
@@ -66,6 +68,9 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         &mut launcher,
         Box::new(io::stderr()),
     )?;
+    if let Some(symbols) = &symbols {
+        symbols.apply(&mut report);
+    }
     let mut stdout = io::stdout().lock();
     let mut text = table::render(&report);
     if args.bars {
@@ -77,6 +82,9 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     if let Some(path) = &args.html {
         fs::write(path, html::render(&report))
             .with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    if let Some(path) = &args.csv {
+        table_file::write(path, &report)?;
     }
     let is_whole = gaps.is_empty() && is_complete(&report, &plan_of(args, &choice));
     Ok(match is_whole {
@@ -159,6 +167,7 @@ impl Setup {
             seed: args.seed,
             seconds: args.seconds,
             refill: args.refill,
+            detail: args.detail,
             pinning: pinning_words,
         };
         let note = |arm: &Arm, gap: Option<&str>| ArmNote {
@@ -300,6 +309,7 @@ fn run_once(
     launcher: &mut dyn Launcher,
 ) -> Run {
     let amount = Amount {
+        warm_up: args.warm_up,
         scale: args.scale,
         seconds: args.seconds,
     };

@@ -8,6 +8,7 @@ use coopvirt_spec::work::Work;
 use serde::{Serialize, Serializer};
 
 use super::args::Refill;
+use super::attribution::Attribution;
 use super::model::{Report, Run, Sample};
 use super::setting::{Backing, Setting};
 use super::stats::{self, Ratio, Spread};
@@ -73,6 +74,8 @@ pub struct Figures {
     pub cpu_ns: Option<Spread>,
     /// Median over runs of the same, of all operations together.
     pub cpu_all_ns: Option<f64>,
+    /// What is known of the exits beyond their number.
+    pub attribution: Attribution,
 }
 
 /// An arm against the best stock arm of the row, which is the one with the fewest exits (net).
@@ -269,6 +272,7 @@ fn figures(samples: &[&Sample], reference: &[&Sample], seed: u64) -> Option<Figu
             let all: Vec<f64> = samples.iter().map(|sample| sample.cpu_ns as f64).collect();
             stats::median(&all)
         }),
+        attribution: Attribution::of(samples),
     })
 }
 
@@ -278,7 +282,9 @@ fn latency_medians(samples: &[&Sample]) -> Vec<f64> {
         .iter()
         .filter_map(|sample| match &sample.latency_ns {
             Some(latency) => Some(latency.median as f64),
-            None => (sample.work == Work::Boot.name()).then_some(sample.elapsed_ns as f64),
+            // Nobody takes the time of a boot that is not traced.
+            None => (sample.work == Work::Boot.name() && sample.elapsed_ns > 0)
+                .then_some(sample.elapsed_ns as f64),
         })
         .collect()
 }
@@ -336,6 +342,8 @@ pub(super) mod tests {
             work: work.into(),
             ops,
             elapsed_ns: 7_000_000_000,
+            guest_elapsed_ns: None,
+            cpu_by_thread_ns: BTreeMap::new(),
             cpu_ns: 1_000_000,
             latency_ns,
             detail: Default::default(),
@@ -353,6 +361,7 @@ pub(super) mod tests {
             median: 2_000,
             p99: 9_000,
             max: 10,
+            curve: vec![(10, 1_000), (500, 2_000), (990, 9_000)],
         };
         Run {
             repetition,
@@ -431,6 +440,7 @@ pub(super) mod tests {
                 seed: 1,
                 seconds: None,
                 refill: Refill::Kept,
+                detail: Default::default(),
                 pinning: "not pinned".into(),
             },
             arms: ["qemu-pci", "kvm", "hvm"].map(note).into(),

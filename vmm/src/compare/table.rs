@@ -15,6 +15,8 @@ use super::setting::Setting;
 use super::stats::Ratio;
 use super::summary::{self, Figures, Group, Row};
 use super::text::{number, probability, time};
+use super::waterfall::Waterfall;
+use crate::account::backend::INSTRUCTION_CLOCK;
 
 /// Words in columns with a line under the heading only.
 const STYLE: TableStyle =
@@ -35,6 +37,8 @@ const HEADINGS: [&str; 13] = [
     "CPU of all",
 ];
 const NR_REASONS: usize = 4;
+/// Steps of a waterfall in a line.
+const NR_STEPS: usize = 5;
 /// Which of [`columns`] is words; all others are figures.
 pub(super) const REASONS_COLUMN: usize = 6;
 
@@ -48,13 +52,52 @@ pub fn render(report: &Report) -> String {
     if !groups.is_empty() {
         let _ = writeln!(text, "\n{}", table(&groups));
     }
-    for (title, lines) in footer(report) {
+    let sections = [
+        ("exits with a cause beyond the reason", explained(&groups)),
+        (
+            "where the exits went (means per operation, gross)",
+            waterfalls(&groups, &report.params.reference),
+        ),
+    ];
+    let sections = sections.into_iter().filter(|(_, lines)| !lines.is_empty());
+    for (title, lines) in sections.chain(footer(report)) {
         let _ = writeln!(text, "\n{title}:");
         for line in lines {
             let _ = writeln!(text, "  {line}");
         }
     }
     text
+}
+
+/// Of each work, the share of the exits of each arm that attribution has reached.
+fn explained(groups: &[Group]) -> Vec<String> {
+    let mut lines = Vec::new();
+    for group in groups {
+        let shares: Vec<String> = group
+            .rows
+            .iter()
+            .filter_map(|row| {
+                let figures = row.figures.as_ref().ok()?;
+                let percent = figures.attribution.explained_percent?;
+                Some(format!("{} {percent:.1} %", row.arm))
+            })
+            .collect();
+        if !shares.is_empty() {
+            lines.push(format!("{}: {}", group.title, shares.join(", ")));
+        }
+    }
+    lines
+}
+
+/// A line for each work and arm but the reference.
+fn waterfalls(groups: &[Group], reference: &str) -> Vec<String> {
+    let mut lines = Vec::new();
+    for group in groups {
+        for waterfall in Waterfall::all(group, reference) {
+            lines.push(format!("{}: {}", group.title, waterfall.line(NR_STEPS)));
+        }
+    }
+    lines
 }
 
 /// What was measured, where and how, line by line.
@@ -108,7 +151,18 @@ pub fn header(report: &Report) -> Vec<String> {
          operation and of all."
             .into(),
     ]);
-    if host.is_emulated {
+    if host.backend.ends_with(INSTRUCTION_CLOCK) {
+        lines.extend([
+            "The host is emulated and its clock counts instructions, 1 ns each: counts are of real \
+             exits, times"
+                .into(),
+            "are of no real machine, but stand in a hardware's proportion to each other, and do not \
+             depend on"
+                .into(),
+            "what else runs here. The CPUs take turns: one that polls takes time from the others."
+                .into(),
+        ]);
+    } else if host.is_emulated {
         lines.extend([
             "The host is emulated: counts are of real exits, times are of the emulator. Code runs \
              some 20 times"

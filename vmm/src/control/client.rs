@@ -29,6 +29,11 @@ const MAX_ANSWER_BYTES: usize = 4 << 20;
 pub enum ClientError {
     #[error("could not connect to {path:?}; is it the --control socket of a running machine?")]
     Connect { path: PathBuf, source: io::Error },
+    #[error(
+        "no permission to use {path:?}, which is its owner's alone; run this as the user who runs the \
+         machine, or as root"
+    )]
+    Permission { path: PathBuf },
     #[error("{path:?} does not answer as a control socket does: {what}")]
     Broken { path: PathBuf, what: String },
     #[error("{path:?} did not answer within {} s", LIMIT.as_secs())]
@@ -82,7 +87,10 @@ async fn exchange(
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => sleep(AGAIN).await,
             Err(source) => {
                 let path = path.to_owned();
-                return Err(ClientError::Connect { path, source });
+                return Err(match source.kind() {
+                    io::ErrorKind::PermissionDenied => ClientError::Permission { path },
+                    _ => ClientError::Connect { path, source },
+                });
             }
         }
     };

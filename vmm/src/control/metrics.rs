@@ -4,10 +4,16 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::threads;
+use crate::account::names::NameOf;
 use crate::account::stats_fd::Snapshot;
+use crate::account::tracer::TraceWatch;
+use crate::accounting::named_returns;
+use crate::coop::{Coop, CoopGauges};
 use crate::machine::{Gauges, RunState};
+use crate::mark_log::sum_returns;
 use crate::vcpu::tally::{Kind, Tally};
-use crate::virtio::DeviceCounts;
+use crate::virtio::{BalloonState, DeviceCounts, Latency};
 
 /// The answer of `GET /metrics.json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,6 +24,62 @@ pub struct Metrics {
     pub vcpus: Vec<VcpuMetrics>,
     /// One per virtio device, in the order of the bus.
     pub devices: Vec<DeviceMetrics>,
+    /// Why the vCPUs exited, as far as somebody knows while the machine runs.
+    #[serde(default)]
+    pub causes: Causes,
+    /// CPU time of the VMM's threads that run now, in nanoseconds, those of one name together.
+    #[serde(default)]
+    pub thread_cpu_ns: BTreeMap<String, u64>,
+    /// The cooperative interface, in `coop` mode.
+    #[serde(default)]
+    pub coop: Option<CoopGauges>,
+    /// The balloon, if there is one; the guest is not asked for its statistics.
+    #[serde(default)]
+    pub balloon: Option<BalloonState>,
+}
+
+/// Exits of all vCPUs by cause.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Causes {
+    /// Who knows.
+    pub source: CauseSource,
+    /// By hardware reason ("HLT", "NPF"), from tracepoints alone.
+    pub by_reason: BTreeMap<String, u64>,
+    /// By what is known beyond the reason ("WRMSR 0x6e0 TSC_DEADLINE", "OUT 0x3f8 serial").
+    pub by_cause: BTreeMap<String, u64>,
+}
+
+/// Who knows the cause of an exit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CauseSource {
+    /// The kernel's tracepoints, which `run --exits` reads: all exits, some milliseconds ago.
+    Tracepoints,
+    /// The VMM: only exits that came to userspace.
+    #[default]
+    Vmm,
+}
+
+impl CauseSource {
+    /// Its name in JSON and for Prometheus.
+    pub fn name(self) -> &'static str {
+        match self {
+            CauseSource::Tracepoints => "tracepoints",
+            CauseSource::Vmm => "vmm",
+        }
+    }
+}
+
+/// What is read.
+pub struct Sources<'a> {
+    /// vCPUs and devices.
+    pub gauges: &'a Gauges,
+    /// The names of ports and addresses.
+    pub names: &'a dyn NameOf,
+    /// The cooperative interface.
+    pub coop: Option<&'a Coop>,
+    /// The tracer, if there is one.
+    pub trace: Option<&'a TraceWatch>,
 }
 
 /// Who counted a vCPU's exits.
@@ -58,11 +120,15 @@ pub struct DeviceMetrics {
     /// What it has done.
     #[serde(flatten)]
     pub counts: DeviceCounts,
+    /// How long it had requests that it serves itself; for disks, and what a network interface sends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub latency: Option<Latency>,
 }
 
 impl Metrics {
-    /// Reads everything that the gauges show.
-    pub fn read(state: RunState, gauges: &Gauges) -> Metrics {
+    /// Reads everything.
+    pub fn read(state: RunState, sources: &Sources<'_>) -> Metrics {
+        let gauges = sources.gauges;
         // Without a descriptor for each vCPU nobody knows which one is whose.
         let has_stats = gauges.stats.len() == gauges.tallies.len();
         let vcpus = gauges.tallies.iter().enumerate().map(|(vcpu, tally)| {
@@ -79,12 +145,35 @@ impl Metrics {
                 device: name.clone(),
                 index,
                 counts: counters.counts(),
+                latency: counters.latency(),
             }
         });
         Metrics {
             state,
             vcpus: vcpus.collect(),
             devices: devices.collect(),
+            causes: Causes::read(sources),
+            thread_cpu_ns: threads::cpu_ns(),
+            coop: sources.coop.map(Coop::gauges),
+            balloon: gauges.balloon.as_ref().map(|balloon| balloon.state()),
+        }
+    }
+}
+
+impl Causes {
+    fn read(sources: &Sources<'_>) -> Causes {
+        if let Some(counts) = sources.trace.and_then(TraceWatch::counts) {
+            return Causes {
+                source: CauseSource::Tracepoints,
+                by_reason: counts.by_reason,
+                by_cause: counts.by_cause,
+            };
+        }
+        let returns = sum_returns(&sources.gauges.tallies);
+        Causes {
+            source: CauseSource::Vmm,
+            by_reason: BTreeMap::new(),
+            by_cause: named_returns(&returns, sources.names),
         }
     }
 }

@@ -9,12 +9,14 @@
 pub mod client;
 mod machine;
 pub mod metrics;
-mod prometheus;
+pub mod prometheus;
+pub mod registry;
 mod routes;
 mod server;
 mod socket;
 #[cfg(test)]
 mod tests;
+mod threads;
 
 use serde::{Deserialize, Serialize};
 
@@ -23,6 +25,7 @@ pub use server::ControlServer;
 pub use socket::{ControlSocket, SocketError};
 
 use crate::machine::{RemoteError, RunState};
+use crate::virtio::{BalloonError, BalloonState};
 use metrics::Metrics;
 
 /// What the socket can do with a machine.
@@ -37,6 +40,10 @@ pub trait Controls: Send + Sync {
     fn resume(&self) -> Result<(), RemoteError>;
     /// Ends the machine this way.
     fn shut_down(&self, how: ShutDownHow) -> Result<(), RemoteError>;
+    /// What the balloon holds; asks the guest for its statistics, for two seconds at most.
+    fn balloon(&self) -> Result<BalloonState, BalloonError>;
+    /// Sets how much memory the guest shall give up.
+    fn set_balloon(&self, target_mib: u64) -> Result<(), BalloonError>;
 }
 
 /// The answer of `GET /state`.

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{prometheus, Controls, ShutDownHow};
 use crate::machine::RemoteError;
+use crate::virtio::{BalloonError, BalloonState};
 
 const JSON: &str = "application/json";
 
@@ -15,7 +16,7 @@ pub(super) struct Answer {
     pub(super) content_type: &'static str,
     pub(super) body: String,
     /// For status 405: what is allowed.
-    pub(super) allow: Option<&'static str>,
+    pub(super) allow: Option<String>,
 }
 
 /// The body of every answer that says something went wrong.
@@ -30,32 +31,44 @@ struct ShutDownRequest {
     how: ShutDownHow,
 }
 
-/// No route here takes anything; an empty object is nothing too.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct BalloonRequest {
+    target_mib: u64,
+}
+
+/// What most routes take; an empty object is nothing too.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Nothing {}
 
-/// Path and the one method that it has.
-const ROUTES: [(&str, &str); 6] = [
+/// Path and method.
+const ROUTES: [(&str, &str); 8] = [
     ("/state", "GET"),
     ("/metrics", "GET"),
     ("/metrics.json", "GET"),
     ("/pause", "POST"),
     ("/resume", "POST"),
     ("/shutdown", "POST"),
+    ("/balloon", "GET"),
+    ("/balloon", "PUT"),
 ];
 
 /// Does what a request asks. Can wait for vCPUs: not for a thread that serves others.
 pub(super) fn answer(controls: &dyn Controls, method: &str, path: &str, body: &[u8]) -> Answer {
-    let Some((_, allowed)) = ROUTES.iter().find(|(known, _)| *known == path) else {
+    let methods = ROUTES.iter().filter(|(known, _)| *known == path);
+    let methods: Vec<&str> = methods.map(|(_, method)| *method).collect();
+    if methods.is_empty() {
         let known = ROUTES.map(|(path, method)| format!("{method} {path}"));
         let known = known.join(", ");
         return problem(404, format!("there is no {path:?}; there are {known}"));
-    };
-    if method != *allowed {
+    }
+    if !methods.contains(&method) {
+        let allowed = methods.join(", ");
+        let problem = problem(405, format!("{path} takes {allowed} only"));
         return Answer {
             allow: Some(allowed),
-            ..problem(405, format!("{path} takes {allowed} only"))
+            ..problem
         };
     }
     match path {
@@ -69,6 +82,14 @@ pub(super) fn answer(controls: &dyn Controls, method: &str, path: &str, body: &[
         },
         "/pause" => steer::<Nothing>(controls, body, |_| controls.pause()),
         "/resume" => steer::<Nothing>(controls, body, |_| controls.resume()),
+        "/balloon" if method == "GET" => balloon(controls.balloon()),
+        "/balloon" => match serde_json::from_slice::<BalloonRequest>(body) {
+            Ok(asked) => {
+                let set = controls.set_balloon(asked.target_mib);
+                balloon(set.and_then(|()| controls.balloon()))
+            }
+            Err(error) => not_understood(&error),
+        },
         _ => steer(controls, body, |asked: ShutDownRequest| {
             controls.shut_down(asked.how)
         }),
@@ -85,7 +106,7 @@ fn steer<T: DeserializeOwned + Default>(
         [] => T::default(),
         body => match serde_json::from_slice(body) {
             Ok(asked) => asked,
-            Err(error) => return problem(400, format!("the body is not understood: {error}")),
+            Err(error) => return not_understood(&error),
         },
     };
     match act(asked) {
@@ -93,6 +114,18 @@ fn steer<T: DeserializeOwned + Default>(
         Err(error @ RemoteError::Stuck { .. }) => problem(503, error.to_string()),
         Err(error) => problem(409, error.to_string()),
     }
+}
+
+fn balloon(state: Result<BalloonState, BalloonError>) -> Answer {
+    match state {
+        Ok(state) => json(200, &state),
+        Err(error @ BalloonError::None) => problem(409, error.to_string()),
+        Err(error @ BalloonError::TooLarge { .. }) => problem(400, error.to_string()),
+    }
+}
+
+fn not_understood(error: &serde_json::Error) -> Answer {
+    problem(400, format!("the body is not understood: {error}"))
 }
 
 /// An answer that says what is wrong.

@@ -1,5 +1,6 @@
 //! The server over a real socket, with clients that behave and clients that do not.
 
+use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::os::unix::fs::PermissionsExt;
@@ -11,17 +12,23 @@ use std::time::{Duration, Instant};
 use vmm_sys_util::tempdir::TempDir;
 
 use super::client::{self, ClientError};
-use super::metrics::{DeviceMetrics, ExitSource, Metrics, VcpuMetrics};
+use super::metrics::{CauseSource, Causes, DeviceMetrics, ExitSource, Metrics, VcpuMetrics};
 use super::server::{HEAD_LIMIT, MAX_BODY_BYTES, MAX_CONNECTIONS, MAX_HEAD_BYTES};
 use super::{ControlServer, ControlSocket, Controls, ShutDownHow, SocketError, State};
+use crate::coop::counters::CoopCounts;
+use crate::coop::{AreaCounts, CoopGauges, PollingState};
 use crate::machine::{RemoteError, RunState};
-use crate::virtio::DeviceCounts;
+use crate::virtio::{BalloonError, BalloonState, DeviceCounts, Latency};
 
 /// A machine that only remembers what it was told.
 struct Recorder {
     state: Mutex<RunState>,
     ended: Mutex<Vec<ShutDownHow>>,
+    balloon_mib: Mutex<Option<u64>>,
 }
+
+/// What the recorder's guest has.
+const MEMORY_MIB: u64 = 256;
 
 impl Controls for Recorder {
     fn state(&self) -> State {
@@ -29,7 +36,7 @@ impl Controls for Recorder {
             state: *self.state.lock().unwrap(),
             mode: "kvm".into(),
             vcpus: 2,
-            memory_bytes: 256 << 20,
+            memory_bytes: MEMORY_MIB << 20,
             pid: 1,
             version: "0".into(),
         }
@@ -45,6 +52,11 @@ impl Controls for Recorder {
                 notifies_suppressed: 5,
                 ..Default::default()
             },
+            latency: Some(Latency {
+                below_us: [(4, 3), (64, 5)].into(),
+                longer: 1,
+                sum_ns: 1_500_000_007,
+            }),
         };
         Metrics {
             state: *self.state.lock().unwrap(),
@@ -57,6 +69,26 @@ impl Controls for Recorder {
                 returns_by_kind: [("port-out".into(), 3)].into(),
             }],
             devices: vec![device(0), device(1)],
+            causes: Causes {
+                source: CauseSource::Vmm,
+                by_reason: BTreeMap::new(),
+                by_cause: [("OUT 0x3f8 serial".into(), 3)].into(),
+            },
+            thread_cpu_ns: [("coop-poll".into(), 2_000_000_001)].into(),
+            coop: Some(CoopGauges {
+                polling: PollingState::Polling,
+                areas: vec![AreaCounts {
+                    vcpu: 1,
+                    is_registered: true,
+                    guest: [("ipi_elided".into(), 8)].into(),
+                    ..Default::default()
+                }],
+                totals: CoopCounts::default(),
+            }),
+            balloon: Some(BalloonState {
+                target_bytes: 1 << 20,
+                ..Default::default()
+            }),
         }
     }
 
@@ -77,6 +109,27 @@ impl Controls for Recorder {
         self.ended.lock().unwrap().push(how);
         Ok(())
     }
+
+    fn balloon(&self) -> Result<BalloonState, BalloonError> {
+        let target_mib = self.balloon_mib.lock().unwrap().ok_or(BalloonError::None)?;
+        Ok(BalloonState {
+            target_bytes: target_mib << 20,
+            ..Default::default()
+        })
+    }
+
+    fn set_balloon(&self, target_mib: u64) -> Result<(), BalloonError> {
+        let mut balloon_mib = self.balloon_mib.lock().unwrap();
+        let balloon_mib = balloon_mib.as_mut().ok_or(BalloonError::None)?;
+        if target_mib >= MEMORY_MIB {
+            return Err(BalloonError::TooLarge {
+                target_mib,
+                memory_mib: MEMORY_MIB,
+            });
+        }
+        *balloon_mib = target_mib;
+        Ok(())
+    }
 }
 
 struct Rig {
@@ -93,6 +146,7 @@ impl Rig {
         let machine = Arc::new(Recorder {
             state: Mutex::new(RunState::Running),
             ended: Mutex::default(),
+            balloon_mib: Mutex::new(Some(0)),
         });
         let socket = ControlSocket::bind(&path).unwrap();
         let server = ControlServer::start(socket, machine.clone()).unwrap();
@@ -181,6 +235,17 @@ fn metrics_say_the_same_in_both_forms() {
         "coopvirt_vcpu_exits_by_reason_total{vcpu=\"0\",reason=\"halt\",source=\"kvm-stats\"} 7",
         "coopvirt_vcpu_returns_total{vcpu=\"0\",kind=\"port-out\"} 3",
         "coopvirt_device_requests_total{device=\"virtio-blk\",index=\"1\"} 9",
+        "coopvirt_device_latency_seconds_bucket{device=\"virtio-blk\",index=\"1\",le=\"0.000002\"} 0",
+        "coopvirt_device_latency_seconds_bucket{device=\"virtio-blk\",index=\"1\",le=\"0.000032\"} 3",
+        "coopvirt_device_latency_seconds_bucket{device=\"virtio-blk\",index=\"1\",le=\"8.388608\"} 8",
+        "coopvirt_device_latency_seconds_bucket{device=\"virtio-blk\",index=\"1\",le=\"+Inf\"} 9",
+        "coopvirt_device_latency_seconds_sum{device=\"virtio-blk\",index=\"1\"} 1.500000007",
+        "coopvirt_device_latency_seconds_count{device=\"virtio-blk\",index=\"1\"} 9",
+        "coopvirt_exits_by_cause_total{cause=\"OUT 0x3f8 serial\",source=\"vmm\"} 3",
+        "coopvirt_thread_cpu_seconds_total{thread=\"coop-poll\"} 2.000000001",
+        "coopvirt_sidecore_polling 1",
+        "coopvirt_coop_guest_total{vcpu=\"1\",counter=\"ipi_elided\"} 8",
+        "coopvirt_balloon_target_bytes 1048576",
         "coopvirt_device_notifies_total{device=\"virtio-blk\",index=\"0\",what=\"suppressed\"} 5",
     ] {
         assert!(text.lines().any(|found| found == line), "{line}\n{text}");
@@ -189,8 +254,48 @@ fn metrics_say_the_same_in_both_forms() {
     for line in text.lines().filter(|line| !line.starts_with('#')) {
         let (name, value) = line.rsplit_once(' ').unwrap();
         let family = name.split('{').next().unwrap();
+        let parts = ["_bucket", "_sum", "_count"];
+        let whole = parts.iter().find_map(|part| family.strip_suffix(part));
+        let family = whole.filter(|whole| text.contains(&format!("# TYPE {whole} histogram")));
+        let family = family.unwrap_or(name.split('{').next().unwrap());
         assert!(text.contains(&format!("# TYPE {family} ")), "{line}");
-        value.parse::<u64>().unwrap();
+        value.parse::<f64>().unwrap();
+    }
+}
+
+#[test]
+fn a_balloon_has_a_target_that_is_read_and_set() {
+    let rig = Rig::new();
+    let put = |body: &str| client::request(&rig.path, "PUT", "/balloon", body.into());
+    assert!(rig.get("/balloon").unwrap().contains("\"target_bytes\":0"));
+    let wanted = format!("\"target_bytes\":{}", 64 << 20);
+    assert!(put(r#"{"target_mib":64}"#).unwrap().contains(&wanted));
+    for (body, complaint) in [
+        ("", "not understood"),
+        ("{}", "target_mib"),
+        (r#"{"target_mib":-1}"#, "not understood"),
+        (r#"{"target_mib":1.5}"#, "not understood"),
+        (r#"{"target_mib":1,"x":1}"#, "unknown field"),
+        (r#"{"target_mib":256}"#, "give a smaller target"),
+        (
+            r#"{"target_mib":18446744073709551615}"#,
+            "give a smaller target",
+        ),
+    ] {
+        let error = put(body).unwrap_err().to_string();
+        assert!(error.contains(complaint), "{body}: {error}");
+    }
+    assert!(rig.get("/balloon").unwrap().contains(&wanted));
+    let answer = rig.raw(b"POST /balloon HTTP/1.1\r\nHost: x\r\n\r\n");
+    assert_eq!(status(&answer), "405", "{answer}");
+    assert!(
+        answer.to_lowercase().contains("allow: get, put"),
+        "{answer}"
+    );
+    *rig.machine.balloon_mib.lock().unwrap() = None;
+    for error in [rig.get("/balloon"), put(r#"{"target_mib":1}"#)] {
+        let error = error.unwrap_err().to_string();
+        assert!(error.contains("--balloon"), "{error}");
     }
 }
 

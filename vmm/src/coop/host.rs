@@ -1,6 +1,6 @@
 //! The interface of one machine: set-up registers and doorbells, as vCPU threads call them.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -53,7 +53,9 @@ pub struct Coop {
     pub(super) queues: Queues,
     /// Name, CPU time and time spent waiting for a CPU of each thread that has ended.
     pub(super) thread_times: Mutex<Vec<(&'static str, [u64; 2])>>,
-    no_timing: OnceLock<String>,
+    pub(super) no_timing: OnceLock<String>,
+    /// Whether the polling thread polls now, for whoever looks.
+    pub(super) is_polling: AtomicBool,
 }
 
 impl Coop {
@@ -86,6 +88,7 @@ impl Coop {
             queues: Queues::new(options.sidecore.policy),
             thread_times: Mutex::default(),
             no_timing: OnceLock::new(),
+            is_polling: AtomicBool::new(false),
         })
     }
 

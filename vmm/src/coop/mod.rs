@@ -20,6 +20,7 @@ pub mod clock;
 pub mod counters;
 pub mod effects;
 mod experiments;
+mod gauges;
 mod host;
 pub mod log;
 mod options;
@@ -32,6 +33,7 @@ pub mod sidecore;
 #[cfg(test)]
 mod testing;
 
+pub use gauges::{AreaCounts, CoopGauges, PollingState};
 pub use host::{Coop, OwnVcpu};
 pub use options::{
     features, sidecore as sidecore_option, CoopOptions, OptionError, SidecoreOptions,

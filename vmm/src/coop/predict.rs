@@ -7,16 +7,28 @@
 //! much earlier than the mean the promise lies follows from them and from how long a wake-up takes.
 //! No time is fixed, all are the guest's TSC.
 //!
+//! A tick that hides among other deadlines is found by its phase ([`tick`]). Guesses that have not been worth their wake-up lately are left out ([`worth`]).
+//!
 //! Whatever a guest publishes, looks are bounded: a few per deadline, and then the published one
 //! alone; without any they become rarer, and end.
 //!
 //! [`super::seat`] keeps one for each area. Nothing here looks at memory or at a clock.
 
+mod tick;
+mod worth;
+
+use tick::Tick;
+use worth::{Kind, Worth};
+
 /// Guesses made although a deadline is published: a guest that sleeps publishes its tick before the
 /// deadline that it sleeps for.
 const GUESSES: u32 = 3;
+/// Promises for a tick without any deadline after which none is expected any more.
+const TICKS: u32 = 2;
 /// Looks without any deadline after which nothing is expected any more.
 const FRUITLESS: u32 = 8;
+/// The longest row of stock writes that is believed.
+const LONGEST_ROW: u64 = 1 << 16;
 /// Promises without any deadline after which the next look is not in haste any more.
 const HASTY: u32 = 8;
 
@@ -50,10 +62,16 @@ pub(super) struct Prediction {
     mean: u64,
     deviation: u64,
     stock_tsc: u64,
+    /// The guest's count of stock writes, as the look before found it.
+    stock_writes: u64,
     /// Promises made since the deadline before.
     promises: u32,
     /// Whether a promise since the deadline before was a guess.
     is_guessed: bool,
+    worth: Worth,
+    tick: Tick,
+    /// Promises for a tick since the deadline before.
+    ticks: u32,
 }
 
 impl Prediction {
@@ -62,14 +80,29 @@ impl Prediction {
         self.promises == 0
     }
 
-    /// The guest's last stock deadline (`[TIMER-10]`), as a look found it.
-    pub(super) fn stock(&mut self, stock_tsc: u64) -> Option<Outcome> {
+    /// The guest's last stock deadline (`[TIMER-10]`), as a look found it, and how many it says to
+    /// have written since ever: nobody looks while they serve a guest well.
+    pub(super) fn stock(&mut self, stock_tsc: u64, writes: u64) -> Option<Outcome> {
+        let row = writes.wrapping_sub(self.stock_writes).clamp(1, LONGEST_ROW);
+        self.stock_writes = writes;
         if stock_tsc == 0 || stock_tsc == self.stock_tsc {
             return None;
         }
         self.stock_tsc = stock_tsc;
         let was_guessed = std::mem::take(&mut self.is_guessed);
-        self.learn(stock_tsc);
+        if row > 1 {
+            // Most of a row was not seen, and so there is no telling how long its intervals were,
+            // but that they are short ones.
+            let all = stock_tsc.saturating_sub(self.last_tsc);
+            self.mean = self.mean.min(all / row);
+            self.last_tsc = stock_tsc;
+            (self.promises, self.ticks) = (0, 0);
+            self.tick.learn(stock_tsc);
+            self.worth.restart();
+        } else {
+            self.worth.missed(stock_tsc);
+            self.learn(stock_tsc);
+        }
         // The next promise is as early as can be; then the deviation shrinks again.
         self.deviation = self.deviation.max(self.mean / 4);
         was_guessed.then_some(Outcome::Missed)
@@ -77,11 +110,18 @@ impl Prediction {
 
     /// What a look found; `is_promised` if it is the one that was promised.
     pub(super) fn looked(&mut self, seen: Seen, is_promised: bool) -> Option<Outcome> {
+        if is_promised {
+            self.worth.looked(match seen {
+                Seen::Nothing => None,
+                Seen::Later(deadline_tsc) | Seen::Served(deadline_tsc) => Some(deadline_tsc),
+            });
+        }
         match seen {
             Seen::Nothing => (is_promised && self.is_guessed).then_some(Outcome::Early),
             Seen::Later(_) => None,
             Seen::Served(deadline_tsc) => {
                 let was_guessed = std::mem::take(&mut self.is_guessed);
+                self.worth.over();
                 self.learn(deadline_tsc);
                 was_guessed.then_some(Outcome::Hit)
             }
@@ -107,31 +147,65 @@ impl Prediction {
         Some(self.without_haste(at_tsc, now_tsc, wake_up))
     }
 
-    fn guess(&self, now_tsc: u64, wake_up: u64, published: Option<u64>) -> Option<u64> {
-        // The first promise may lie as close as can be: whatever the guest publishes is behind it.
-        let soonest_tsc = now_tsc.saturating_add(match self.promises {
-            0 => wake_up / 4,
-            _ => wake_up.saturating_mul(2),
-        });
+    fn guess(&mut self, now_tsc: u64, wake_up: u64, published: Option<u64>) -> Option<u64> {
         let Some(deadline_tsc) = published else {
-            return (self.promises < FRUITLESS).then(|| self.expected(soonest_tsc, wake_up));
+            let guess_tsc = self.guess_blindly(now_tsc, wake_up)?;
+            // A tick before that would be missed; a guest that is idle makes none.
+            let tick_tsc = self.tick.next(now_tsc.saturating_add(wake_up));
+            let earlier_tsc =
+                tick_tsc.filter(|tick_tsc| self.ticks < TICKS && *tick_tsc < guess_tsc);
+            self.ticks += u32::from(earlier_tsc.is_some());
+            return earlier_tsc.or(Some(guess_tsc));
         };
         if self.promises >= GUESSES {
             return None;
         }
         // The guest may still replace it by an earlier one. A guess that is hardly earlier than the
         // deadline would be a wake-up for nothing.
-        let guess_tsc = self.expected(soonest_tsc, wake_up);
-        (guess_tsc.saturating_add(wake_up.saturating_mul(2)) < deadline_tsc).then_some(guess_tsc)
+        let guess_tsc = self.expected(self.promises, now_tsc, wake_up);
+        let is_earlier = guess_tsc.saturating_add(wake_up.saturating_mul(2)) < deadline_tsc;
+        (is_earlier && self.worth.tries(Kind::Before, guess_tsc, deadline_tsc)).then_some(guess_tsc)
+    }
+
+    /// Guesses while nothing is published.
+    fn guess_blindly(&mut self, now_tsc: u64, wake_up: u64) -> Option<u64> {
+        if self.promises >= FRUITLESS {
+            return None;
+        }
+        if self.promises == 0 {
+            let guess_tsc = self.expected(0, now_tsc, wake_up);
+            let else_tsc = self.expected(1, now_tsc, wake_up);
+            // The first one of what comes like clockwork is the later one.
+            if else_tsc <= guess_tsc || self.worth.tries(Kind::First, guess_tsc, else_tsc) {
+                return Some(guess_tsc);
+            }
+            self.promises = 1;
+        }
+        if self.promises > 1 && self.last_tsc < now_tsc {
+            // It may just not have come to publishing one: as long again, and so on, before it is
+            // taken for one that is late. The number of these looks is a logarithm.
+            let elapsed = now_tsc - self.last_tsc;
+            let again_tsc = now_tsc.saturating_add(elapsed.max(wake_up.saturating_mul(2)));
+            if again_tsc < self.last_tsc.saturating_add(self.mean) {
+                self.promises = 1;
+                return Some(again_tsc);
+            }
+        }
+        Some(self.expected(self.promises, now_tsc, wake_up))
     }
 
     /// Early at first, then closer to what is usual, then less and less often.
-    fn expected(&self, soonest_tsc: u64, wake_up: u64) -> u64 {
+    fn expected(&self, promises: u32, now_tsc: u64, wake_up: u64) -> u64 {
+        // The first promise may lie as close as can be: whatever the guest publishes is behind it.
+        let soonest_tsc = now_tsc.saturating_add(match promises {
+            0 => wake_up / 4,
+            _ => wake_up.saturating_mul(2),
+        });
         // What comes like clockwork is looked for in one wake-up, which ends when it is due; what does
         // not, so much earlier that the thread is awake by then. The rest of a wake-up is for what
         // the mean has followed the last interval.
         let spread = self.deviation.saturating_mul(4);
-        let early = match self.promises == 0 && self.mean > 0 && spread < wake_up / 2 {
+        let early = match promises == 0 && self.mean > 0 && spread < wake_up / 2 {
             true => wake_up / 4,
             false => wake_up.saturating_mul(2),
         };
@@ -140,7 +214,7 @@ impl Prediction {
             self.last_tsc.saturating_add(early).max(soonest_tsc)
         };
         let usual = self.mean.max(wake_up.saturating_mul(4));
-        match self.promises {
+        match promises {
             0 => from_last(self.mean.saturating_sub(spread)),
             1 => from_last(self.mean.saturating_sub(self.deviation)),
             2 => from_last(self.mean.saturating_add(self.deviation.saturating_mul(2))),
@@ -162,7 +236,8 @@ impl Prediction {
         let interval = deadline_tsc.saturating_sub(self.last_tsc);
         let is_first = self.last_tsc == 0;
         self.last_tsc = deadline_tsc;
-        self.promises = 0;
+        (self.promises, self.ticks) = (0, 0);
+        self.tick.learn(deadline_tsc);
         // None to learn from: a deadline in the past, or one that was served before.
         if is_first || interval == 0 {
             return;

@@ -11,7 +11,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
 use coopvirt_spec::code::BrokenReason;
-use coopvirt_spec::counter::{HostCounter, GUEST_COUNTERS, HOST_COUNTERS};
+use coopvirt_spec::counter::{GuestCounter, HostCounter, GUEST_COUNTERS, HOST_COUNTERS};
 use coopvirt_spec::entry::{Completion, Submission};
 use coopvirt_spec::lease;
 use coopvirt_spec::mem::{Load, SharedMem, Store};
@@ -403,7 +403,12 @@ impl Served {
     /// Looks at the guest's timer words and learns from them. A promise that has come due is over
     /// (`[TIMER-5]`).
     fn look_at_deadline(&mut self, shared: &Shared, timing: Timing) -> Seen {
-        let stock = self.prediction.stock(timer::stock_deadline(&self.area));
+        // A count that lies misleads predictions for the one who says it.
+        let writes = GuestCounter::DeadlineFallback.offset();
+        let stock = self.prediction.stock(
+            timer::stock_deadline(&self.area),
+            self.area.load_u64(writes, Load::Relaxed),
+        );
         let (now, armed_tsc) = (timing.clock.now(), self.timer.armed_tsc());
         let is_promised = armed_tsc != NONE && armed_tsc <= now;
         let look = match is_promised {
@@ -467,11 +472,24 @@ impl Served {
 
     /// Adds the guest's counters to the totals, when the area is left or the machine ends.
     pub fn collect(&self, shared: &Shared) {
-        for (place, _) in GUEST_COUNTERS {
-            let offset = at::GUEST_COUNTERS + place * 8;
-            let value = self.area.load_u64(offset, Load::Relaxed);
-            shared.totals.guest_at(*place, value);
+        for (place, value) in self.guest_counts() {
+            shared.totals.guest_at(place, value);
         }
+    }
+
+    /// What the guest says that it has done, by place in its table.
+    pub fn guest_counts(&self) -> impl Iterator<Item = (usize, u64)> + '_ {
+        GUEST_COUNTERS.iter().map(|(place, _)| {
+            let offset = at::GUEST_COUNTERS + place * 8;
+            (*place, self.area.load_u64(offset, Load::Relaxed))
+        })
+    }
+
+    /// What the host has done for this area, by place in its table.
+    pub fn host_counts(&self) -> impl Iterator<Item = (usize, u64)> + '_ {
+        HOST_COUNTERS
+            .iter()
+            .filter_map(|(place, _)| Some((*place, *self.counts.get(*place)?)))
     }
 }
 

@@ -333,6 +333,7 @@ mod tests {
             cpu_flags: set(&["svm", "npt"]),
             hypervisor_signature: None,
             modules: set(&["kvm_amd"]),
+            counts_instructions: false,
         };
         Findings {
             cpu_model: "EPYC".into(),
@@ -421,6 +422,7 @@ mod tests {
                 cpu_flags: set(&["svm", "hypervisor"]),
                 hypervisor_signature: Some(signature.into()),
                 modules: set(&["kvm_amd"]),
+                counts_instructions: false,
             });
             let report = judge(&findings);
             assert!(report.can_run);

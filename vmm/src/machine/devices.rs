@@ -27,8 +27,8 @@ use crate::pci::{
 };
 use crate::vcpu::dispatch::Buses;
 use crate::virtio::{
-    attach, Balloon, Blk, BlkAccess, BlkError, Console, ConsoleOutput, DeviceCounters, Host,
-    KvmDoorbells, Net, PolledDevice, Rng, VirtioDevice, Vsock,
+    attach, Balloon, BalloonControl, Blk, BlkAccess, BlkError, Console, ConsoleOutput,
+    DeviceCounters, Host, KvmDoorbells, Net, PolledDevice, Rng, VirtioDevice, Vsock,
 };
 
 /// The devices while they are being put together.
@@ -43,6 +43,7 @@ pub(super) struct Devices {
     pub(super) counters: Vec<(String, Arc<DeviceCounters>)>,
     /// What a polling thread may look at.
     pub(super) polled: Vec<PolledDevice>,
+    pub(super) balloon: Option<Arc<BalloonControl>>,
 }
 
 fn device(what: &'static str) -> impl Fn(anyhow::Error) -> BuildError {
@@ -89,13 +90,17 @@ impl Devices {
             console_output: None,
             counters: Vec::new(),
             polled: Vec::new(),
+            balloon: None,
         };
         devices.add_ports(config, events)?;
         devices.add_pci_windows(config, events)?;
         let sink = devices.add_console(config, vm, console.output)?;
         devices.add(Box::new(Rng::new()))?;
         if config.balloon {
-            devices.add(Box::new(Balloon::new()))?;
+            let balloon =
+                Balloon::new().map_err(|error| device("make the balloon")(error.into()))?;
+            devices.balloon = Some(balloon.control());
+            devices.add(Box::new(balloon))?;
         }
         if console.stdin && Input::is_pollable() {
             devices

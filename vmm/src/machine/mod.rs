@@ -36,7 +36,7 @@ use crate::vcpu::dispatch::Buses;
 use crate::vcpu::tally::Tally;
 use crate::vcpu::thread::VcpuParts;
 use crate::vcpu::{VcpuEvent, VcpuHandle};
-use crate::virtio::{ConsoleOutput, DeviceCounters, DeviceCounts};
+use crate::virtio::{BalloonControl, ConsoleOutput, DeviceCounters, DeviceCounts};
 
 /// Why a machine could not be built.
 #[derive(Debug, thiserror::Error)]
@@ -102,6 +102,8 @@ pub struct Gauges {
     pub pci: Arc<PciRoot>,
     /// Virtio devices by name, with what they have done.
     pub devices: Arc<Vec<(String, Arc<DeviceCounters>)>>,
+    /// The balloon, if there is one.
+    pub balloon: Option<Arc<BalloonControl>>,
 }
 
 impl Gauges {
@@ -184,6 +186,7 @@ impl Machine {
             console_output,
             counters,
             polled,
+            balloon,
             power,
             ..
         } = parts;
@@ -202,6 +205,7 @@ impl Machine {
             buses: Arc::clone(&buses),
             pci,
             devices: Arc::new(counters),
+            balloon,
         };
         let observer = observer(&gauges);
         let coop = coop::create(config, &vm, &ram, &observer)?;

@@ -18,6 +18,12 @@ pub trait PciFunction: Send {
     /// guest runs.
     fn place_bar(&mut self, bar: usize, base: u32);
 
+    /// Names the parts of a BAR in reports, where they are worth telling apart: offset, length in
+    /// bytes, name.
+    fn bar_parts(&self, _bar: usize) -> Vec<(u64, u64, String)> {
+        Vec::new()
+    }
+
     /// Fills `data` from configuration space. `offset + data.len()` is at most 4096.
     fn config_read(&mut self, offset: u16, data: &mut [u8]);
 

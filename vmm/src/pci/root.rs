@@ -206,20 +206,21 @@ impl PciRoot {
         Some(name)
     }
 
-    /// All BARs that answer now: first address, last address, name of the function.
+    /// All BARs that answer now: first address, last address, name of the function. The parts that
+    /// a function names come before its whole BAR.
     pub fn bar_ranges(&self) -> Vec<(u64, u64, String)> {
         let decode = self.decode.read().unwrap_or_else(PoisonError::into_inner);
-        let last = |decoded: &Decoded| decoded.base + decoded.len_bytes.saturating_sub(1);
-        decode
-            .iter()
-            .map(|(decoded, function)| {
-                (
-                    decoded.base,
-                    last(decoded),
-                    lock(function).name().to_owned(),
-                )
-            })
-            .collect()
+        let mut ranges = Vec::new();
+        for (decoded, function) in decode.iter() {
+            let function = lock(function);
+            let whole = (0, decoded.len_bytes, function.name().to_owned());
+            let parts = function.bar_parts(decoded.bar).into_iter();
+            ranges.extend(parts.chain([whole]).map(|(offset, len_bytes, name)| {
+                let first = decoded.base + offset;
+                (first, first + len_bytes.saturating_sub(1), name)
+            }));
+        }
+        ranges
     }
 
     fn topology(&self) -> MutexGuard<'_, Topology> {

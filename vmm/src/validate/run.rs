@@ -47,6 +47,10 @@ pub struct KindResult {
     pub done: u64,
     /// What the tracepoint counted under the kind's reason; `None`: not traced.
     pub traced: Option<u64>,
+    /// The cause that the tracepoints must tell, if they tell one.
+    pub cause: Option<&'static str>,
+    /// What was counted under that cause.
+    pub attributed: Option<u64>,
     /// What KVM's statistic for the kind said; `None`: it has none.
     pub statistic: Option<u64>,
     /// The VMM's own count of the kind's returns to userspace.
@@ -125,6 +129,7 @@ fn result(
         let of = |reason: &&str| by_reason.and_then(|reasons| reasons.get(*reason)).copied();
         kind.reasons.iter().find_map(of).unwrap_or(0)
     });
+    let (cause, attributed) = attribution(kind, trace);
     let at = |mark_kind| {
         entries
             .iter()
@@ -135,6 +140,8 @@ fn result(
             name: kind.name,
             done: count,
             traced,
+            cause,
+            attributed,
             statistic: None,
             returned: 0,
             returns_expected: 0,
@@ -156,6 +163,7 @@ fn result(
     let others = returns.iter().filter(|(kind, _)| !kinds::is_own(**kind));
     let returned_otherwise = others.map(|(_, count)| count).sum();
     let is_exact = traced.is_none_or(|traced| traced == count)
+        && attributed.is_none_or(|attributed| attributed == count)
         && statistic.is_none_or(|statistic| statistic == count)
         && returned == returns_expected
         && returned_otherwise == 0;
@@ -163,11 +171,31 @@ fn result(
         name: kind.name,
         done: count,
         traced,
+        cause,
+        attributed,
         statistic,
         returned,
         returns_expected,
         returned_otherwise,
         is_exact,
+    }
+}
+
+/// The cause that must be told (of the vendor whose cause was seen, else of the first), and how many
+/// exits have it; no number without a trace.
+fn attribution(kind: &kinds::Kind, trace: Option<&Trace>) -> (Option<&'static str>, Option<u64>) {
+    let Some(causes) = kind.causes else {
+        return (None, None);
+    };
+    let by_cause = find_phase(trace, kind.work).map(|phase| &phase.counts.by_cause);
+    let found = causes.iter().find_map(|cause| {
+        let count = by_cause?.get(*cause).copied()?;
+        Some((*cause, count))
+    });
+    match (found, trace) {
+        (Some((cause, count)), _) => (Some(cause), Some(count)),
+        (None, Some(_)) => (Some(causes[0]), Some(0)),
+        (None, None) => (Some(causes[0]), None),
     }
 }
 

@@ -103,10 +103,16 @@ impl Backend {
                     self.queues[index] = QueueState::Elsewhere;
                     handed.push(index);
                 }
-                Ok(queue) => self.queues[index] = QueueState::Live(queue),
+                Ok(mut queue) => {
+                    if self.device.is_timed(index) {
+                        queue.time(self.counters.histogram());
+                    }
+                    self.queues[index] = QueueState::Live(queue);
+                }
                 Err(error) => self.break_queue(index, &error),
             }
         }
+        self.count_elsewhere();
         if handed.is_empty() {
             return;
         }
@@ -152,6 +158,7 @@ impl Backend {
         self.queues
             .iter_mut()
             .for_each(|queue| *queue = QueueState::Off);
+        self.count_elsewhere();
         self.device.reset();
     }
 
@@ -264,8 +271,15 @@ impl Backend {
         }
     }
 
+    fn count_elsewhere(&self) {
+        let elsewhere = |queue: &&QueueState| matches!(queue, QueueState::Elsewhere);
+        let queues = self.queues.iter().filter(elsewhere).count();
+        self.counters.set_queues_elsewhere(queues);
+    }
+
     fn break_queue(&mut self, index: usize, error: &QueueError) {
         self.queues[index] = QueueState::Broken;
+        self.count_elsewhere();
         self.interrupts.signal_needs_reset();
         if self.complaints_left == 0 {
             return;

@@ -83,6 +83,14 @@ pub struct Segments<'r> {
     slices: VecDeque<VolatileSlice<'r, ()>>,
 }
 
+impl<'r> From<VolatileSlice<'r, ()>> for Segments<'r> {
+    fn from(slice: VolatileSlice<'r, ()>) -> Self {
+        Self {
+            slices: VecDeque::from([slice]),
+        }
+    }
+}
+
 impl<'r> Segments<'r> {
     /// How many bytes are left. A chain has at most 2^32.
     pub fn len_bytes(&self) -> u64 {

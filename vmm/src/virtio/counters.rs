@@ -1,12 +1,15 @@
 //! What one device has done so far, for metrics: written by its backend, read by anybody.
 //!
 //! What the host's kernel serves by itself (vhost) passes by here and is not counted.
-//! All figures only grow, over resets too. Each is right by itself; two of them may be read at
+//! All figures but `queues_elsewhere` only grow, over resets too. Each is right by itself; two of them may be read at
 //! slightly different moments.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use serde::{Deserialize, Serialize};
+
+use super::latency::{Histogram, Latency};
 
 /// The counters of one device.
 #[derive(Debug, Default)]
@@ -21,6 +24,9 @@ pub struct DeviceCounters {
     polled_finds: AtomicU64,
     take_overs: AtomicU64,
     hand_backs: AtomicU64,
+    queues_elsewhere: AtomicU64,
+    /// From the first timed queue on.
+    latency: OnceLock<Arc<Histogram>>,
 }
 
 /// Their values at one moment.
@@ -50,6 +56,10 @@ pub struct DeviceCounts {
     /// A queue that the guest resets is given back without this.
     #[serde(default)]
     pub hand_backs: u64,
+    /// Queues that the host's kernel or another process serves now. What they do passes by here and is
+    /// in none of the other figures.
+    #[serde(default)]
+    pub queues_elsewhere: u64,
 }
 
 impl DeviceCounters {
@@ -95,6 +105,22 @@ impl DeviceCounters {
         add(&self.hand_backs, 1);
     }
 
+    /// So many queues are served elsewhere now.
+    pub(super) fn set_queues_elsewhere(&self, queues: usize) {
+        self.queues_elsewhere
+            .store(queues as u64, Ordering::Relaxed);
+    }
+
+    /// Where latencies go.
+    pub(super) fn histogram(&self) -> Arc<Histogram> {
+        Arc::clone(self.latency.get_or_init(Arc::default))
+    }
+
+    /// How long requests took, if the device has queues that are timed and a driver had them.
+    pub fn latency(&self) -> Option<Latency> {
+        self.latency.get().map(|histogram| histogram.latency())
+    }
+
     /// The values now.
     pub fn counts(&self) -> DeviceCounts {
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
@@ -111,6 +137,7 @@ impl DeviceCounters {
             polled_finds: load(&self.polled_finds),
             take_overs: load(&self.take_overs),
             hand_backs: load(&self.hand_backs),
+            queues_elsewhere: load(&self.queues_elsewhere),
         }
     }
 }

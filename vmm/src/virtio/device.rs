@@ -155,6 +155,11 @@ pub trait VirtioDevice: Send {
     fn take_config_change(&mut self) -> bool {
         false
     }
+    /// Whether the time from taking a chain of this queue to giving it back says how long a request
+    /// takes.
+    fn is_timed(&self, _queue_index: usize) -> bool {
+        false
+    }
     /// Whether somebody else (the kernel) serves a queue. Asked before a driver is there, when the
     /// answer decides whether the I/O thread listens to the queue's doorbell, and after `activate`.
     fn is_served_elsewhere(&self, _queue_index: usize) -> bool {

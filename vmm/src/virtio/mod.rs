@@ -73,6 +73,7 @@ mod counters;
 mod device;
 mod doorbell;
 mod interrupt;
+mod latency;
 mod net;
 mod ownership;
 mod pci_function;
@@ -88,7 +89,7 @@ mod vsock;
 use std::sync::Arc;
 
 pub use backend::QueueWorker;
-pub use balloon::Balloon;
+pub use balloon::{Balloon, BalloonControl, BalloonError, BalloonState, BalloonStatistics};
 pub use blk::{Blk, BlkAccess, BlkError, InFlight};
 pub use chain::{Chain, Segments};
 pub use console::{Console, ConsoleInput, ConsoleOutput};
@@ -97,6 +98,8 @@ pub use device::{
     HandedQueue, Polled, Progress, QueueError, VirtioDevice, Watched, QUEUE_SIZE_MAX,
 };
 pub use doorbell::{DoorbellSink, KvmDoorbells};
+pub use latency::Latency;
+pub(crate) use latency::{bound_us, NR_BOUNDS};
 pub use net::{Net, NetError};
 pub use pci_function::{attach, AttachError, Host};
 pub use poll::{Kicked, PolledDevice, Wanted};

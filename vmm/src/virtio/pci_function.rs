@@ -206,6 +206,32 @@ impl PciFunction for VirtioPci {
     fn bar_sizes(&self) -> [u32; BAR_COUNT] {
         self.config.bar_sizes()
     }
+    fn bar_parts(&self, _bar: usize) -> Vec<(u64, u64, String)> {
+        let page = |number: u32, what: &str| {
+            let offset = u64::from(number * PAGE_BYTES);
+            (
+                offset,
+                u64::from(PAGE_BYTES),
+                format!("{} {what}", self.name),
+            )
+        };
+        let doorbells = (0..self.doorbells.len() as u64).map(|queue| {
+            let stride = u64::from(NOTIFY_STRIDE_BYTES);
+            let offset = u64::from(PAGE_NOTIFY * PAGE_BYTES) + queue * stride;
+            (
+                offset,
+                stride,
+                format!("{} doorbell of queue {queue}", self.name),
+            )
+        });
+        let pages = [
+            page(PAGE_COMMON, "common configuration"),
+            page(PAGE_ISR, "interrupt status"),
+            page(PAGE_DEVICE, "device configuration"),
+            page(PAGE_MSIX_TABLE, "interrupt table"),
+        ];
+        doorbells.chain(pages).collect()
+    }
     fn place_bar(&mut self, bar: usize, base: u32) {
         self.config.place_bar(bar, base);
     }

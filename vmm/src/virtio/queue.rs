@@ -6,6 +6,7 @@
 //! (`ownership.rs`).
 
 use std::sync::atomic::{fence, Ordering};
+use std::sync::Arc;
 
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
@@ -13,6 +14,7 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 use super::chain::Chain;
 use super::counters::Work;
 use super::device::QueueError;
+use super::latency::{Histogram, Stopwatch};
 use super::ownership::{self, RingWords};
 
 // VIRTQ_USED_F_NO_NOTIFY.
@@ -57,6 +59,7 @@ pub struct DeviceQueue {
     // Of the chain that was taken last.
     last_bytes: u64,
     polling: Option<Polling>,
+    stopwatch: Option<Stopwatch>,
 }
 
 /// What is known of a queue that the polling thread owns.
@@ -97,7 +100,13 @@ impl DeviceQueue {
             work: Work::default(),
             last_bytes: 0,
             polling: None,
+            stopwatch: None,
         })
+    }
+
+    /// From now on its requests are timed.
+    pub(super) fn time(&mut self, histogram: Arc<Histogram>) {
+        self.stopwatch = Some(Stopwatch::new(histogram, self.queue.size()));
     }
 
     /// Whether the polling thread owns the queue.
@@ -201,6 +210,9 @@ impl DeviceQueue {
         let chain = Chain::parse(descriptors, ram)?;
         self.last_bytes = chain.readable.len_bytes();
         self.work.bytes_from_guest += self.last_bytes;
+        if let Some(stopwatch) = &mut self.stopwatch {
+            stopwatch.takes(chain.head());
+        }
         Ok(Some(chain))
     }
 
@@ -220,6 +232,9 @@ impl DeviceQueue {
         self.has_used = true;
         self.work.requests += 1;
         self.work.bytes_to_guest += u64::from(len_bytes);
+        if let Some(stopwatch) = &mut self.stopwatch {
+            stopwatch.gives_back(head);
+        }
         self.queue.add_used(ram, head, len_bytes).map_err(ring)
     }
 
@@ -275,6 +290,11 @@ impl DeviceQueue {
     pub(super) fn spend(&mut self) -> bool {
         self.budget = self.budget.saturating_sub(1);
         self.budget > 0
+    }
+
+    /// Takes no more chains in this batch; what is left has the next one.
+    pub(super) fn end_batch(&mut self) {
+        self.budget = 0;
     }
 
     pub(super) fn is_budget_spent(&self) -> bool {

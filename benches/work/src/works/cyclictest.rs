@@ -4,7 +4,7 @@
 //! the figures are read from its histogram. The process is started inside the phase: it is the work.
 
 use super::bench::{Bench, Failure, Measured};
-use crate::latency::{Latency, Span};
+use crate::latency::{Latency, Span, CURVE_PER_MILLE};
 use coopvirt_spec::work::Work;
 use serde_json::json;
 use std::path::Path;
@@ -142,6 +142,7 @@ impl Histogram {
             median: self.ns_at_per_mille(500),
             p99: self.ns_at_per_mille(990),
             max: self.worst_us * 1000,
+            curve: CURVE_PER_MILLE.map(|per_mille| self.ns_at_per_mille(per_mille as u64)),
         };
         Measured {
             latency: Some(latency),

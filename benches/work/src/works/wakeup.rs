@@ -7,7 +7,7 @@
 
 use super::bench::{Bench, Failure, Measured};
 use crate::helper::Helper;
-use crate::latency::{Latency, Span};
+use crate::latency::{Latency, Span, CURVE_PER_MILLE};
 use crate::sys::{cpu, time};
 use coopvirt_spec::work::Work;
 use serde_json::{json, Map, Value};
@@ -106,6 +106,7 @@ fn measured(seen: &[Seen], nr_threads: usize, span: Span) -> Measured {
         median: at_per_mille(&late, 500).unwrap_or(0),
         p99: at_per_mille(&late, 990).unwrap_or(0),
         max: late.last().copied().unwrap_or(0),
+        curve: CURVE_PER_MILLE.map(|per_mille| at_per_mille(&late, per_mille).unwrap_or(0)),
     });
     Measured {
         latency,

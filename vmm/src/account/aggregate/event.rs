@@ -51,6 +51,28 @@ pub enum Kind {
     Kick,
     /// A timer of the guest, emulated by KVM, expired while this thread was current.
     GuestTimer,
+    /// `irq_vectors:*_entry`: the host handled an interrupt with this vector of its own.
+    HostVector {
+        /// The host's vector.
+        vector: u8,
+    },
+    /// `irq_handler_entry`: the host handled a device's interrupt.
+    HostIrq {
+        /// The host's number of the interrupt, as in `/proc/interrupts`.
+        irq: u32,
+    },
+    /// `kvm_inj_virq`: KVM injected an interrupt into the guest.
+    Injection {
+        /// The guest's vector.
+        vector: u8,
+    },
+    /// `kvm_cpuid`.
+    Cpuid {
+        /// EAX.
+        leaf: u32,
+    },
+    /// `kvm_entry`: the guest runs on.
+    Entry,
 }
 
 /// The fields of `kvm_exit`.
@@ -64,6 +86,10 @@ pub struct Exit {
     pub info1: u64,
     /// EXITINFO2, or the IDT vectoring information.
     pub info2: u64,
+    /// The guest's instruction pointer, where the kernel traces it.
+    pub rip: Option<u64>,
+    /// Interruption information: on Intel the vector of the interrupt that caused this exit.
+    pub intr_info: u32,
     /// The tracepoint was hit before the host enabled interrupts again: an interrupt that caused
     /// this exit is handled after this event. Otherwise (AMD before Linux 6.8 or so) before it.
     pub is_traced_early: bool,

@@ -4,7 +4,7 @@
 //! when a mark cuts the counts: reason, cause and total then always agree. Marks' own exits go to
 //! a tally of their own, so that a phase holds no mark, whoever wrote it.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use coopvirt_spec::mark::Mark;
@@ -12,17 +12,19 @@ use coopvirt_spec::mark::Mark;
 use super::cause::Cause;
 use super::event::{Event, Exit, Kind};
 use super::marks::{Marks, Moment};
-use super::tally::Tally;
-use crate::account::model::{Phase, Trace};
+use super::samples::Samples;
+use super::tally::{Counted, Tally};
+use crate::account::model::{Counts, Phase, Trace};
 use crate::account::names::NameOf;
-use crate::account::reason::{Class, Reason};
+use crate::account::reason::{Class, Isa, Reason};
+use crate::account::threads::{self, Times};
 
 /// Threads that may exit; a VMM that makes and ends more starts over (a few details get lost).
 const MAX_VCPUS: usize = 4096;
-/// Samples of CPU time kept for interpolation.
-const MAX_CPU_SAMPLES: usize = 64;
 /// The 32-bit hole in a PC's RAM: addresses in it belong to devices.
 const MMIO_HOLE: std::ops::Range<u64> = 0xc000_0000..0x1_0000_0000;
+/// Intel's interruption information is valid.
+const INTR_INFO_VALID: u32 = 1 << 31;
 /// AMD page fault error code: reserved bit set, which KVM uses to mark devices' pages.
 const NPF_RESERVED: u64 = 1 << 3;
 
@@ -39,8 +41,8 @@ pub struct Aggregator {
     marks: Marks,
     /// The first exit.
     start: Option<Moment>,
-    /// (time, CPU time), oldest first.
-    cpu_samples: VecDeque<(u64, u64)>,
+    cpu_samples: Samples<1>,
+    thread_samples: Samples<{ threads::KINDS.len() }>,
     lost: u64,
 }
 
@@ -52,11 +54,15 @@ struct Vcpu {
     early: Details,
     /// This vCPU's exits are traced after the host has handled the interrupt.
     is_traced_late: bool,
+    /// Since when the guest runs, where that is traced.
+    entered_ns: Option<u64>,
 }
 
 /// An exit whose details are still coming in.
 struct Pending {
     exit: Exit,
+    time_ns: u64,
+    duration_ns: Option<u64>,
     reason: Reason,
     details: Details,
     has_left_kernel: bool,
@@ -68,6 +74,10 @@ struct Details {
     msr: Option<(bool, u32)>,
     gpa: Option<u64>,
     hypercall: Option<u64>,
+    cpuid: Option<u32>,
+    injected: Option<u8>,
+    host_vector: Option<u8>,
+    host_irq: Option<u32>,
     has_host_tick: bool,
     has_guest_timer: bool,
     has_kick: bool,
@@ -90,7 +100,8 @@ impl Aggregator {
             mark_tally: Tally::default(),
             marks: Marks::default(),
             start: None,
-            cpu_samples: VecDeque::new(),
+            cpu_samples: Samples::default(),
+            thread_samples: Samples::default(),
             lost: 0,
         }
     }
@@ -106,20 +117,19 @@ impl Aggregator {
             self.vcpus.clear();
         }
         if matches!(event.kind, Kind::Exit(_)) && self.start.is_none() {
-            let cpu_ns = self.cpu_ns_at(event.time_ns);
-            self.start = Some(Moment {
-                time_ns: event.time_ns,
-                cpu_ns,
-                tally: self.tally.clone(),
-            });
+            self.start = Some(self.moment(event.time_ns));
         }
         let vcpu = self.vcpus.entry(event.tid).or_default();
         match event.kind {
             Kind::Exit(exit) => {
-                if let Some(done) = vcpu.exit(exit, self.mark_port) {
-                    self.count(&done);
+                if let Some(entered_ns) = vcpu.entered_ns.take() {
+                    self.tally.guest_ns += event.time_ns.saturating_sub(entered_ns);
+                }
+                if let Some(done) = vcpu.exit(exit, event.time_ns, self.mark_port) {
+                    self.count(&done, End::NextExit);
                 }
             }
+            Kind::Entry => vcpu.enter(event.time_ns),
             Kind::UserspaceExit => {
                 let is_marks_own = vcpu.leave_kernel();
                 let tally = if is_marks_own {
@@ -143,6 +153,18 @@ impl Aggregator {
                     pending.details.hypercall.get_or_insert(nr);
                 }
             }
+            Kind::Cpuid { leaf } => vcpu.later(|details| {
+                details.cpuid.get_or_insert(leaf);
+            }),
+            Kind::Injection { vector } => vcpu.later(|details| {
+                details.injected.get_or_insert(vector);
+            }),
+            Kind::HostVector { vector } => vcpu.interrupt(|details| {
+                details.host_vector.get_or_insert(vector);
+            }),
+            Kind::HostIrq { irq } => vcpu.interrupt(|details| {
+                details.host_irq.get_or_insert(irq);
+            }),
             Kind::HostTick => vcpu.interrupt(|details| details.has_host_tick = true),
             Kind::Kick => vcpu.interrupt(|details| details.has_kick = true),
             Kind::GuestTimer => vcpu.interrupt(|details| details.has_guest_timer = true),
@@ -152,10 +174,12 @@ impl Aggregator {
 
     /// Takes a sample of the VMM's CPU time; times must not go back.
     pub fn feed_cpu_time(&mut self, time_ns: u64, cpu_ns: u64) {
-        self.cpu_samples.push_back((time_ns, cpu_ns));
-        if self.cpu_samples.len() > MAX_CPU_SAMPLES {
-            self.cpu_samples.pop_front();
-        }
+        self.cpu_samples.push(time_ns, [cpu_ns]);
+    }
+
+    /// Takes a sample of the CPU time of the VMM's threads; times must not go back.
+    pub fn feed_thread_times(&mut self, time_ns: u64, times: Times) {
+        self.thread_samples.push(time_ns, times);
     }
 
     /// Takes a number of events that the kernel had to drop.
@@ -171,9 +195,19 @@ impl Aggregator {
             seq: cut.seq,
             elapsed_ns: cut.elapsed_ns,
             cpu_ns: cut.cpu_ns,
+            cpu_by_thread_ns: match self.thread_samples.is_empty() {
+                true => BTreeMap::new(),
+                false => threads::named(&cut.thread_ns),
+            },
             counts: cut.tally.to_counts(&*self.names, is_tick_known),
         };
         self.marks.cuts.iter().map(to_phase).collect()
+    }
+
+    /// Everything so far, but for the exits whose details are still coming in: one per vCPU.
+    pub fn so_far(&self) -> Counts {
+        let whole = self.tally.plus(&self.mark_tally);
+        whole.to_counts(&*self.names, self.host_tick_unknown.is_none())
     }
 
     /// Ends the trace.
@@ -187,6 +221,7 @@ impl Aggregator {
             lost: self.lost,
             host_tick_unknown: self.host_tick_unknown,
             dropped_marks: self.marks.dropped,
+            is_untraced: false,
         }
     }
 
@@ -204,13 +239,19 @@ impl Aggregator {
             return;
         };
         self.complete_all(Some(event.tid));
-        let now = Moment {
-            time_ns: event.time_ns,
-            cpu_ns: self.cpu_ns_at(event.time_ns),
-            tally: self.tally.clone(),
-        };
+        let now = self.moment(event.time_ns);
         let start = self.start.get_or_insert_with(|| now.clone());
         self.marks.take(mark, now, start);
+    }
+
+    fn moment(&self, time_ns: u64) -> Moment {
+        let [cpu_ns] = self.cpu_samples.at(time_ns);
+        Moment {
+            time_ns,
+            cpu_ns,
+            thread_ns: self.thread_samples.at(time_ns),
+            tally: self.tally.clone(),
+        }
     }
 
     /// Counts what is pending as it is, except on the thread that writes a mark right now.
@@ -222,21 +263,26 @@ impl Aggregator {
             }
         }
         for pending in &done {
-            self.count(pending);
+            self.count(pending, End::Mark);
         }
     }
 
-    fn count(&mut self, pending: &Pending) {
-        let cause = self.cause_of(pending);
+    fn count(&mut self, pending: &Pending, end: End) {
+        let counted = Counted {
+            reason: pending.reason,
+            cause: self.cause_of(pending, end),
+            rip: pending.exit.rip,
+            duration_ns: pending.duration_ns,
+        };
         let tally = if pending.is_mark {
             &mut self.mark_tally
         } else {
             &mut self.tally
         };
-        tally.add(pending.reason, cause);
+        tally.add(counted);
     }
 
-    fn cause_of(&self, pending: &Pending) -> Cause {
+    fn cause_of(&self, pending: &Pending, end: End) -> Cause {
         let Pending {
             exit,
             reason,
@@ -248,8 +294,22 @@ impl Aggregator {
             Class::Interrupt if self.host_tick_unknown.is_some() => Cause::InterruptUnknown,
             Class::Interrupt if details.has_guest_timer => Cause::GuestTimer,
             Class::Interrupt if details.has_host_tick => Cause::HostTick,
-            Class::Interrupt if details.has_kick => Cause::Kick,
-            Class::Interrupt => Cause::Other,
+            Class::Interrupt if details.has_kick => Cause::Kick {
+                injected: details.injected,
+            },
+            Class::Interrupt => host_interrupt(exit, details),
+            Class::Halt => match (details.injected, pending.has_left_kernel, end) {
+                (Some(vector), _, _) => Cause::Injected { vector },
+                (None, true, _) => Cause::LeftKernel,
+                (None, false, End::Mark) => Cause::Asleep,
+                (None, false, End::NextExit) => Cause::Other,
+            },
+            Class::Window => details
+                .injected
+                .map_or(Cause::Other, |vector| Cause::Injected { vector }),
+            Class::Cpuid => details
+                .cpuid
+                .map_or(Cause::Other, |leaf| Cause::Cpuid { leaf }),
             Class::Msr => match details.msr {
                 Some((is_write, index)) => Cause::Msr { is_write, index },
                 None => Cause::MsrUntraced {
@@ -262,7 +322,7 @@ impl Aggregator {
             }
             Class::NestedFault => match self.device_address(pending) {
                 Some(gpa) => Cause::Mmio { gpa },
-                None => Cause::Ram,
+                None => Cause::Ram(reason.ram_fault(exit.info1)),
             },
             Class::Mmio => details.gpa.map_or(Cause::Other, |gpa| Cause::Mmio { gpa }),
             Class::ApicOffset => {
@@ -285,7 +345,7 @@ impl Aggregator {
         if let Some(gpa) = pending.details.gpa {
             return Some(gpa);
         }
-        if pending.reason.isa != crate::account::reason::Isa::Svm {
+        if pending.reason.isa != Isa::Svm {
             return None;
         }
         let gpa = pending.exit.info2;
@@ -293,29 +353,43 @@ impl Aggregator {
         let is_device = is_marked || MMIO_HOLE.contains(&gpa) || self.names.mmio(gpa).is_some();
         is_device.then_some(gpa)
     }
+}
 
-    /// CPU time at a moment, between the two samples around it on a straight line.
-    fn cpu_ns_at(&self, time_ns: u64) -> u64 {
-        let after = self
-            .cpu_samples
-            .partition_point(|(time, _)| *time < time_ns);
-        let sample = |index: usize| self.cpu_samples.get(index).copied();
-        let before = after.checked_sub(1).and_then(sample);
-        match (before, sample(after)) {
-            (Some((t0, c0)), Some((t1, c1))) if t1 > t0 => {
-                let share = u128::from(time_ns - t0) * u128::from(c1.saturating_sub(c0));
-                let more = share / u128::from(t1 - t0);
-                c0.saturating_add(u64::try_from(more).unwrap_or(u64::MAX))
-            }
-            (Some((_, cpu_ns)), _) | (None, Some((_, cpu_ns))) => cpu_ns,
-            (None, None) => 0,
-        }
+/// What completed an exit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// The next exit of the same vCPU.
+    NextExit,
+    /// A mark, or the end of the trace.
+    Mark,
+}
+
+/// An interrupt that is neither tick nor timer nor kick: the device's number says more than the
+/// vector, and what the host handled more than what Intel's exit says.
+fn host_interrupt(exit: &Exit, details: &Details) -> Cause {
+    let from_exit = || {
+        let [vector, ..] = exit.intr_info.to_le_bytes();
+        (exit.intr_info & INTR_INFO_VALID != 0).then_some(vector)
+    };
+    match (details.host_irq, details.host_vector.or_else(from_exit)) {
+        (Some(irq), _) => Cause::HostIrq { irq },
+        (None, Some(vector)) => Cause::HostVector { vector },
+        (None, None) => Cause::Other,
     }
 }
 
 impl Vcpu {
+    /// Notes that the guest runs on.
+    fn enter(&mut self, time_ns: u64) {
+        self.entered_ns = Some(time_ns);
+        if let Some(pending) = &mut self.pending {
+            let duration_ns = time_ns.saturating_sub(pending.time_ns);
+            pending.duration_ns.get_or_insert(duration_ns);
+        }
+    }
+
     /// Notes a new exit and gives the one before it, now complete.
-    fn exit(&mut self, exit: Exit, mark_port: u16) -> Option<Pending> {
+    fn exit(&mut self, exit: Exit, time_ns: u64, mark_port: u16) -> Option<Pending> {
         let reason = Reason::new(exit.isa, exit.reason);
         let early = std::mem::take(&mut self.early);
         self.is_traced_late = !exit.is_traced_early;
@@ -326,6 +400,8 @@ impl Vcpu {
                     details.has_host_tick = early.has_host_tick;
                     details.has_guest_timer = early.has_guest_timer;
                     details.has_kick = early.has_kick;
+                    details.host_vector = early.host_vector;
+                    details.host_irq = early.host_irq;
                 }
                 Class::Msr => details.msr = early.msr,
                 _ => {}
@@ -335,6 +411,8 @@ impl Vcpu {
             reason.class() == Class::Io && reason.io_access(exit.info1) == (mark_port, false);
         let new = Pending {
             exit,
+            time_ns,
+            duration_ns: None,
             reason,
             details,
             has_left_kernel: false,
@@ -361,6 +439,16 @@ impl Vcpu {
                 set(&mut pending.details);
             }
             _ => set(&mut self.early),
+        }
+    }
+
+    /// Puts a detail to the pending exit whose handling it is part of: nothing of the kind comes
+    /// before the exit's own event.
+    fn later(&mut self, set: impl Fn(&mut Details)) {
+        if let Some(pending) = &mut self.pending {
+            if !pending.has_left_kernel {
+                set(&mut pending.details);
+            }
         }
     }
 

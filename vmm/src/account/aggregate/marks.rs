@@ -6,6 +6,7 @@ use coopvirt_spec::mark::{Mark, MarkKind};
 use coopvirt_spec::work::Work;
 
 use super::tally::Tally;
+use crate::account::threads::Times;
 
 /// Begins that a guest may leave open; the oldest is dropped for a new one.
 const MAX_OPEN: usize = 64;
@@ -17,6 +18,7 @@ const MAX_PHASES: usize = 1024;
 pub(super) struct Moment {
     pub(super) time_ns: u64,
     pub(super) cpu_ns: u64,
+    pub(super) thread_ns: Times,
     pub(super) tally: Tally,
 }
 
@@ -27,6 +29,7 @@ pub(super) struct Cut {
     pub(super) seq: u16,
     pub(super) elapsed_ns: u64,
     pub(super) cpu_ns: u64,
+    pub(super) thread_ns: Times,
     pub(super) tally: Tally,
 }
 
@@ -79,11 +82,16 @@ impl Marks {
             self.dropped += 1;
             return;
         }
+        let mut thread_ns = end.thread_ns;
+        for (ns, before) in thread_ns.iter_mut().zip(begin.thread_ns) {
+            *ns = ns.saturating_sub(before);
+        }
         self.cuts.push(Cut {
             work,
             seq,
             elapsed_ns: end.time_ns.saturating_sub(begin.time_ns),
             cpu_ns: end.cpu_ns.saturating_sub(begin.cpu_ns),
+            thread_ns,
             tally: end.tally.since(&begin.tally),
         });
     }

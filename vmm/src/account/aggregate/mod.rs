@@ -9,6 +9,7 @@ mod cause;
 pub mod event;
 mod machine;
 mod marks;
+mod samples;
 mod tally;
 #[cfg(test)]
 mod tests;

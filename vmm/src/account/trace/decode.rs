@@ -11,6 +11,24 @@ use crate::account::reason::Isa;
 /// Interrupts were off when the tracepoint was hit (`TRACE_FLAG_IRQS_OFF`).
 const FLAG_IRQS_OFF: u64 = 1;
 
+/// Interrupts of the host that explain an exit, beside timers, kicks and devices. `irq_work_entry`
+/// is not among them: perf's own records cause such interrupts.
+const HOST_VECTORS: [&str; 3] = [
+    "irq_vectors:local_timer_entry",
+    "irq_vectors:call_function_entry",
+    "irq_vectors:call_function_single_entry",
+];
+
+/// How much is traced; each costs more than the one before.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Detail {
+    /// Every exit with its cause.
+    #[default]
+    Causes,
+    /// Also each entry, so that the duration of each exit is known.
+    Durations,
+}
+
 /// One tracepoint to open: with the filter that the kernel shall apply.
 #[derive(Clone, Debug)]
 pub struct Source {
@@ -30,6 +48,9 @@ enum Layout {
         reason: Field,
         info1: Field,
         info2: Field,
+        /// Where this kernel has it.
+        rip: Option<Field>,
+        intr_info: Option<Field>,
     },
     Msr {
         is_write: Field,
@@ -47,6 +68,19 @@ enum Layout {
     Hypercall {
         nr: Field,
     },
+    Injection {
+        vector: Field,
+    },
+    Cpuid {
+        leaf: Field,
+    },
+    HostVector {
+        vector: Field,
+    },
+    HostIrq {
+        irq: Field,
+    },
+    Entry,
     Timer {
         function: Field,
     },
@@ -67,6 +101,7 @@ impl Decoder {
         tracefs: &Tracefs,
         mark_port: u16,
         timers: Option<TimerFunctions>,
+        detail: Detail,
     ) -> Result<Decoder, TraceError> {
         let mut sources = vec![exit_source(tracefs)?, mark_source(tracefs, mark_port)?];
         sources.push(Source {
@@ -105,6 +140,35 @@ impl Decoder {
         optional("kvm:kvm_hypercall", |t| {
             Ok(Layout::Hypercall { nr: t.field("nr")? })
         });
+        optional("kvm:kvm_inj_virq", |t| {
+            // `irq` before Linux 5.19.
+            let vector = t.field("vec").or_else(|_| t.field("irq"))?;
+            Ok(Layout::Injection { vector })
+        });
+        optional("kvm:kvm_cpuid", |t| {
+            Ok(Layout::Cpuid {
+                leaf: t.field("function")?,
+            })
+        });
+        for name in HOST_VECTORS {
+            optional(name, |t| {
+                Ok(Layout::HostVector {
+                    vector: t.field("vector")?,
+                })
+            });
+        }
+        optional("irq:irq_handler_entry", |t| {
+            Ok(Layout::HostIrq {
+                irq: t.field("irq")?,
+            })
+        });
+        if detail == Detail::Durations {
+            sources.push(Source {
+                tracepoint: tracefs.tracepoint("kvm:kvm_entry")?,
+                filter: None,
+                layout: Layout::Entry,
+            });
+        }
         if let Some(functions) = &timers {
             sources.push(timer_source(tracefs, functions)?);
         }
@@ -126,11 +190,15 @@ impl Decoder {
                 reason,
                 info1,
                 info2,
+                rip,
+                intr_info,
             } => Kind::Exit(Exit {
                 isa: Isa::from_tracepoint(isa.read(record)?)?,
                 reason: reason.read(record)?,
                 info1: info1.read(record)?,
                 info2: info2.read(record)?,
+                rip: rip.and_then(|rip| rip.read(record)),
+                intr_info: intr_info.and_then(low_u32).unwrap_or(0),
                 is_traced_early: flags.read(record)? & FLAG_IRQS_OFF != 0,
             }),
             Layout::Msr { is_write, index } => Kind::Msr {
@@ -149,6 +217,17 @@ impl Decoder {
             Layout::Hypercall { nr } => Kind::Hypercall {
                 nr: nr.read(record)?,
             },
+            Layout::Injection { vector } => Kind::Injection {
+                vector: u8::try_from(vector.read(record)?).ok()?,
+            },
+            Layout::Cpuid { leaf } => Kind::Cpuid {
+                leaf: low_u32(leaf)?,
+            },
+            Layout::HostVector { vector } => Kind::HostVector {
+                vector: u8::try_from(vector.read(record)?).ok()?,
+            },
+            Layout::HostIrq { irq } => Kind::HostIrq { irq: low_u32(irq)? },
+            Layout::Entry => Kind::Entry,
             Layout::Timer { function } => {
                 let function = function.read(record)?;
                 let timers = self.timers.as_ref()?;
@@ -170,6 +249,8 @@ fn exit_source(tracefs: &Tracefs) -> Result<Source, TraceError> {
         reason: tracepoint.field("exit_reason")?,
         info1: tracepoint.field("info1")?,
         info2: tracepoint.field("info2")?,
+        rip: tracepoint.field("guest_rip").ok(),
+        intr_info: tracepoint.field("intr_info").ok(),
     };
     Ok(Source {
         tracepoint,

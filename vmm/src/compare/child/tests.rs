@@ -21,7 +21,7 @@ impl TraceSource for Notes {
 }
 
 impl RunningTrace for Notes {
-    fn finish(self: Box<Self>) -> Result<Trace> {
+    fn finish(self: Box<Self>, _exits: Option<&[u8]>) -> Result<Trace> {
         Ok(Trace {
             lost: 7,
             ..Trace::default()

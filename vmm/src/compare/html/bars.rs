@@ -4,15 +4,15 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use super::escape;
+use super::ink;
 use crate::compare::summary::{Figures, Group};
 use crate::compare::text::number;
 
-/// Colours that stay apart for most kinds of colour blindness, most frequent reason first.
-const COLOURS: [&str; 8] = [
-    "#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442", "#7f5fc0",
-];
-const REST_COLOUR: &str = "#9aa0a6";
+/// The last series is for all other reasons.
+const REST_SERIES: usize = ink::NR_SERIES - 1;
 const REST: &str = "other";
+/// A word of so many units for each letter fits into a segment.
+const LETTER: f64 = 7.5;
 
 const LABELS: f64 = 170.0;
 const BARS: f64 = 620.0;
@@ -20,7 +20,7 @@ const VALUES: f64 = 110.0;
 const BAR_HEIGHT: f64 = 18.0;
 const STEP: f64 = 26.0;
 
-/// One colour per reason, the same in all groups.
+/// One colour and pattern per reason, most frequent first, the same in all groups.
 pub(super) struct Palette(Vec<String>);
 
 impl Palette {
@@ -38,7 +38,7 @@ impl Palette {
         reasons.sort_by(|a, b| b.1.total_cmp(&a.1));
         let names = reasons
             .into_iter()
-            .take(COLOURS.len())
+            .take(REST_SERIES)
             .map(|(name, _)| name.to_string());
         Palette(names.collect())
     }
@@ -46,19 +46,21 @@ impl Palette {
     /// Which colour is which reason.
     pub(super) fn key(&self) -> String {
         let mut html = String::from("<p class=\"key\">");
-        let named = self.0.iter().map(String::as_str).zip(COLOURS);
-        for (name, colour) in named.chain([(REST, REST_COLOUR)]) {
-            let name = escape(name);
-            let _ = write!(
-                html,
-                "<span><i style=\"background:{colour}\"></i>{name}</span>"
-            );
+        let named = self.0.iter().map(String::as_str).zip(0..);
+        for (name, series) in named.chain([(REST, REST_SERIES)]) {
+            let _ = write!(html, "<span>{}{}</span>", ink::swatch(series), escape(name));
         }
         html + "</p>\n"
     }
 
+    /// The series of a reason.
+    pub(super) fn series(&self, reason: &str) -> usize {
+        let found = self.0.iter().position(|name| name == reason);
+        found.unwrap_or(REST_SERIES)
+    }
+
     /// The segments of a bar: the palette's reasons in its order, then the rest in one.
-    fn segments(&self, figures: &Figures) -> Vec<(&str, f64, &'static str)> {
+    fn segments(&self, figures: &Figures) -> Vec<(&str, f64, usize)> {
         let mean = |name: &str| {
             let found = figures.reasons.iter().find(|(reason, _)| reason == name);
             found.map_or(0.0, |(_, mean)| *mean)
@@ -66,11 +68,11 @@ impl Palette {
         let mut segments: Vec<_> = self
             .0
             .iter()
-            .zip(COLOURS)
-            .map(|(name, colour)| (name.as_str(), mean(name), colour))
+            .zip(0..)
+            .map(|(name, series)| (name.as_str(), mean(name), series))
             .collect();
         let named: f64 = segments.iter().map(|(_, mean, _)| mean).sum();
-        segments.push((REST, (total(figures) - named).max(0.0), REST_COLOUR));
+        segments.push((REST, (total(figures) - named).max(0.0), REST_SERIES));
         segments.retain(|(_, mean, _)| *mean > 0.0);
         segments
     }
@@ -106,15 +108,31 @@ pub(super) fn svg(group: &Group, palette: &Palette) -> String {
         let arm = escape(arm);
         let _ = writeln!(svg, "<text x=\"0\" y=\"{baseline}\">{arm}</text>");
         let mut left = LABELS;
-        for (name, mean, colour) in palette.segments(figures) {
+        for (name, mean, series) in palette.segments(figures) {
             let length = BARS * mean / greatest;
             let _ = writeln!(
                 svg,
                 "<rect x=\"{left:.1}\" y=\"{top}\" width=\"{length:.1}\" height=\"{BAR_HEIGHT}\" \
-                 fill=\"{colour}\"><title>{arm}: {} {}</title></rect>",
+                 fill=\"{}\"><title>{arm}: {} {}</title></rect>",
+                ink::fill(series),
                 escape(name),
                 number(mean)
             );
+            if length > LETTER * name.len() as f64 + 8.0 {
+                let _ = writeln!(
+                    svg,
+                    "<rect x=\"{:.1}\" y=\"{}\" width=\"{:.1}\" height=\"13\" rx=\"2\" fill=\"{}\"/>\
+                     <text class=\"in\" x=\"{:.1}\" y=\"{}\" style=\"fill:{}\">{}</text>",
+                    left + 2.0,
+                    top + 2.5,
+                    LETTER * name.len() as f64,
+                    ink::line(series).0,
+                    left + 4.0,
+                    baseline,
+                    ink::words(series),
+                    escape(name)
+                );
+            }
             left += length;
         }
         let value = number(total(figures));
@@ -149,7 +167,7 @@ mod tests {
         let groups = summary::groups(&report());
         let palette = Palette::of(&groups);
         let picture = svg(&groups[1], &palette);
-        assert_eq!(picture.matches("<rect").count(), 4);
+        assert_eq!(picture.matches("<title").count(), 4);
         assert_eq!(svg(&groups[2], &palette), "");
     }
 }

@@ -273,3 +273,33 @@ fn trust_2_a_guest_that_rewrites_everything_while_it_is_read_breaks_at_most_itse
     let mut other = Guest::register(&coop, &ram, 1, ALL);
     assert_eq!(other.call(&echo(3)).result, 3);
 }
+
+#[test]
+fn gauges_show_what_the_account_will_say_and_end_nothing() {
+    let (coop, ram, _) = host();
+    let mut guest = Guest::register(&coop, &ram, 0, ALL);
+    guest.call(&echo(1));
+    let elided = coopvirt_spec::counter::GuestCounter::IpiElided.offset();
+    guest.area.store_u64(elided, 5, Store::Relaxed);
+    let first = coop.gauges();
+    assert_eq!(first.totals.guest["ipi_elided"], 5);
+    assert_eq!(first.areas[0].guest["ipi_elided"], 5);
+    assert_eq!(first.areas[0].host["taken_bell"], 1);
+    assert!(first.areas[0].is_registered && !first.areas[1].is_registered);
+    // Served as before, and told again.
+    assert_eq!(guest.call(&echo(7)).result, 7);
+    guest.area.store_u64(elided, 6, Store::Relaxed);
+    let second = coop.gauges();
+    assert_eq!(second.areas[0].host["taken_bell"], 2);
+    assert_eq!(second.areas[0].guest["ipi_elided"], 6);
+    // An area that is gone is in the totals alone, once.
+    assert_eq!(write(&coop, 0, AREA_MSR, 0), SetupStatus::OK);
+    let third = coop.gauges();
+    assert_eq!(third.totals.guest["ipi_elided"], 6);
+    assert!(third.areas[0].guest.is_empty());
+    let report = coop.counts();
+    assert_eq!(
+        (report.guest, report.host),
+        (third.totals.guest, third.totals.host)
+    );
+}

@@ -22,6 +22,7 @@ struct Guest {
     late: u64,
     /// The word that keeps the last stock deadline.
     stock_tsc: u64,
+    stock_writes: u64,
 }
 
 impl Guest {
@@ -33,6 +34,7 @@ impl Guest {
             armed: None,
             late: 0,
             stock_tsc: 0,
+            stock_writes: 0,
         }
     }
 
@@ -62,6 +64,7 @@ impl Guest {
                 };
                 if !is_elided {
                     cost.stock += 1;
+                    self.stock_writes += 1;
                     self.stock_tsc = deadline;
                 }
                 continue;
@@ -70,7 +73,7 @@ impl Guest {
             if next_look <= end || word.is_some() {
                 assert!(self.armed.is_some(), "lost");
                 self.now = self.now.max(next_look);
-                let _ = self.prediction.stock(self.stock_tsc);
+                let _ = self.prediction.stock(self.stock_tsc, self.stock_writes);
                 cost.looks += 1;
                 let is_due = word.is_some_and(|word| word <= self.now);
                 let seen = match word {
@@ -139,15 +142,15 @@ fn a_tick_that_came_late_once_is_not_missed_the_next_time() {
 }
 
 #[test]
-fn a_steady_tick_needs_no_stock_write_and_two_or_three_looks() {
+fn a_steady_tick_needs_few_stock_writes_and_two_looks() {
     for jitter in [1, 20, 200] {
         let cost = run(1_000, |guest| {
             let handler = guest.now + 5 + guest.below(10);
             let period = 4_000 - jitter / 2 + guest.below(jitter);
             vec![(handler, guest.now + period)]
         });
-        assert!(cost.stock <= 10, "jitter {jitter}: {cost:?}");
-        assert!(cost.looks <= 3_000, "jitter {jitter}: {cost:?}");
+        assert!(cost.stock <= 30, "jitter {jitter}: {cost:?}");
+        assert!(cost.looks <= 2_100, "jitter {jitter}: {cost:?}");
     }
 }
 
@@ -163,7 +166,7 @@ fn a_sleeper_needs_few_stock_writes_although_its_tick_is_published_first() {
         vec![(handler, tick), (task, sleep.min(tick))]
     });
     assert!(cost.stock <= 50, "{cost:?}");
-    assert!(cost.looks <= 4_000, "{cost:?}");
+    assert!(cost.looks <= 2_200, "{cost:?}");
 }
 
 #[test]
@@ -174,7 +177,7 @@ fn random_deadlines_cost_a_bounded_number_of_looks() {
         vec![(handler, deadline)]
     });
     assert!(cost.stock <= 100, "{cost:?}");
-    assert!(cost.looks <= 4_500, "{cost:?}");
+    assert!(cost.looks <= 2_500, "{cost:?}");
 }
 
 #[test]
@@ -201,8 +204,27 @@ fn an_idle_guest_is_left_alone_in_the_end() {
         looks += 1;
         assert_eq!(prediction.looked(Seen::Nothing, true), Some(Outcome::Early));
     }
-    assert_eq!(looks, FRUITLESS);
+    // Some more before the usual time has passed.
+    assert!((FRUITLESS..FRUITLESS + 8).contains(&looks), "{looks}");
     assert!(now > 5_000 + 16_000, "rarer and rarer: {now}");
+}
+
+#[test]
+fn a_stock_deadline_far_ahead_is_not_waited_for_in_small_steps() {
+    let mut prediction = Prediction::default();
+    let _ = prediction.looked(Seen::Served(4_000), true);
+    let _ = prediction.looked(Seen::Served(1_000_000), true);
+    let (mut now, mut looks) = (1_000_010, 0);
+    let _ = prediction.stock(50_000_000, 1);
+    while let Some(at) = prediction
+        .promise(now, WAKE_UP, None)
+        .filter(|at| *at < 50_000_000)
+    {
+        now = at.max(now + 1);
+        let _ = prediction.looked(Seen::Nothing, true);
+        looks += 1;
+    }
+    assert!(looks < 30, "{looks}");
 }
 
 #[test]
@@ -227,7 +249,7 @@ fn trust_4_no_value_makes_it_panic() {
     let mut prediction = Prediction::default();
     for turn in 0..values.len().pow(4) {
         let of = |place: u32| values[turn / values.len().pow(place) % values.len()];
-        let _ = prediction.stock(of(0));
+        let _ = prediction.stock(of(0), of(1));
         let _ = prediction.looked(Seen::Served(of(1)), turn % 2 == 0);
         let _ = prediction.looked(Seen::Later(of(2)), turn % 3 == 0);
         let _ = prediction.promise(of(3), of(2), (turn % 5 > 0).then_some(of(0)));

@@ -253,6 +253,7 @@ impl<'a> Poller<'a> {
         }
         self.pulse.start();
         self.coop.queues.start();
+        self.coop.is_polling.store(true, Ordering::Relaxed);
         self.coop.tell_worker(Message::Watch);
         let mut last_work = Instant::now();
         let (mut last_turn, mut turns) = (last_work, 0);
@@ -342,6 +343,7 @@ impl<'a> Poller<'a> {
         pass.is_work |= self.coop.queues.hand_back();
         self.coop.queues.stop(self.window.reach());
         self.pulse.stop();
+        self.coop.is_polling.store(false, Ordering::Relaxed);
         pass
     }
 

@@ -6,12 +6,14 @@ use std::sync::Arc;
 
 use super::super::sys;
 use super::allocate;
+use super::faults::Faults;
 use super::open::BlkAccess;
 use super::request::{Action, Range, Request, STATUS_IOERR, STATUS_OK, STATUS_UNSUPP};
 
 /// An opened image.
 pub(super) struct Disk {
     pub(super) file: Arc<File>,
+    pub(super) faults: Arc<Faults>,
     pub(super) access: BlkAccess,
     pub(super) nr_sectors: u64,
     pub(super) is_device: bool,
@@ -44,11 +46,15 @@ impl Disk {
             Action::Discard(ranges) => self.discard(ranges),
             Action::Zero { range, may_unmap } => self.zero(*range, *may_unmap),
         };
-        match result {
+        let result = match result {
             Ok(()) if is_write_through && request.action.changes_allocation() => {
-                status(&self.file.sync_data())
+                self.file.sync_data()
             }
-            result => status(&result),
+            result => result,
+        };
+        match result {
+            Ok(()) => STATUS_OK,
+            Err(error) => failure(&self.faults, &request.action, &error),
         }
     }
 
@@ -104,15 +110,11 @@ pub(super) fn is_unsupported(error: &io::Error) -> bool {
     error.raw_os_error() == Some(libc::EOPNOTSUPP)
 }
 
-/// What the guest is told of an error.
-pub(super) fn failure(error: &io::Error) -> u8 {
+/// What the guest is told of an error; the user is told too, unless the guest asked for what this disk does not have.
+pub(super) fn failure(faults: &Faults, action: &Action, error: &io::Error) -> u8 {
     if is_unsupported(error) {
-        STATUS_UNSUPP
-    } else {
-        STATUS_IOERR
+        return STATUS_UNSUPP;
     }
-}
-
-fn status(result: &io::Result<()>) -> u8 {
-    result.as_ref().map_or_else(failure, |()| STATUS_OK)
+    faults.tell(action, error);
+    STATUS_IOERR
 }

@@ -5,12 +5,14 @@
 //! A read that would be alone in its ring is served at once if the host has the data in memory.
 //! What comes back in one turn is told with one interrupt. Every request that has room for a status
 //! byte gets an answer; the guest's sectors are checked against the capacity before the file is
-//! touched, so the file never grows.
+//! touched, so the file never grows. Where the storage fails, the guest is told by the status and the
+//! user by a line (`faults`).
 //!
 //! A driver that does not take FLUSH believes that what is written is durable, so then it is.
 
 mod allocate;
 mod disk;
+mod faults;
 mod lock;
 mod open;
 mod request;
@@ -109,7 +111,7 @@ impl Blk {
     /// has none, or refuses it, the device stays as it was.
     pub fn use_uring(&mut self) -> io::Result<()> {
         self.rings = (0..self.nr_queues)
-            .map(|_| Ring::new(self.disk.file.clone()))
+            .map(|_| Ring::new(self.disk.file.clone(), self.disk.faults.clone()))
             .collect::<io::Result<_>>()?;
         Ok(())
     }
@@ -332,6 +334,10 @@ impl VirtioDevice for Blk {
         }
         self.doorbells = Some(doorbells.clone());
         Ok(())
+    }
+
+    fn is_timed(&self, _queue_index: usize) -> bool {
+        true
     }
 
     fn activate(&mut self, features: u64) {

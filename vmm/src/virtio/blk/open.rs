@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::allocate;
 use super::disk::Disk;
+use super::faults::Faults;
 use super::lock::{lock, Locked};
 use super::{Blk, SECTOR_BYTES};
 
@@ -135,6 +136,7 @@ impl Blk {
             can_discard: is_writable && (is_device || allocate::can_punch(&file, len_bytes)),
             physical_sectors: physical_block_bytes(&file, is_device) / 512,
             file: Arc::new(file),
+            faults: Arc::new(Faults::new(path.into())),
         };
         Ok(Self::new(disk, nr_queues.max(1)))
     }

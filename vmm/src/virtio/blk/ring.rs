@@ -24,9 +24,8 @@ use super::super::device::QUEUE_SIZE_MAX;
 use super::super::sys::{iovecs_of, MAX_IOVECS, ZEROS};
 use super::allocate::PUNCH;
 use super::disk::{failure, is_unsupported, Disk};
-use super::request::{
-    len_written, Action, Range, Request, MAX_ZERO_SECTORS, STATUS_IOERR, STATUS_OK,
-};
+use super::faults::Faults;
+use super::request::{len_written, Action, Range, Request, MAX_ZERO_SECTORS, STATUS_OK};
 use super::SECTOR_BYTES;
 
 /// One for each chain that a queue can have.
@@ -44,6 +43,7 @@ const _: () = assert!(MAX_ZERO_SECTORS as u64 * SECTOR_BYTES <= (MAX_IOVECS * ZE
 pub(super) struct Ring {
     uring: IoUring,
     file: Arc<File>,
+    faults: Arc<Faults>,
     flights: Vec<Option<Flight>>,
     free: Vec<usize>,
     ram: Option<GuestMemoryMmap<()>>,
@@ -75,7 +75,7 @@ enum Next {
 
 impl Ring {
     /// Makes a ring, if this kernel has one and it can do what is needed.
-    pub(super) fn new(file: Arc<File>) -> io::Result<Self> {
+    pub(super) fn new(file: Arc<File>, faults: Arc<Faults>) -> io::Result<Self> {
         let uring = IoUring::builder()
             .dontfork()
             .setup_coop_taskrun()
@@ -98,6 +98,7 @@ impl Ring {
         Ok(Self {
             uring,
             file,
+            faults,
             flights: (0..CAPACITY).map(|_| None).collect(),
             free: (0..CAPACITY as usize).collect(),
             ram: None,
@@ -186,7 +187,7 @@ impl Ring {
                 debug_assert!(false, "the kernel answers what it was asked");
                 continue;
             };
-            match flight.advance(result) {
+            match flight.advance(result, &self.faults) {
                 Next::Again => self.push(index),
                 Next::Done(status) => {
                     flight.write_status(status);
@@ -279,10 +280,13 @@ impl Flight {
     }
 
     /// Takes the result of an entry.
-    fn advance(&mut self, result: i32) -> Next {
+    fn advance(&mut self, result: i32, faults: &Faults) -> Next {
         let moved = match u64::try_from(result) {
             Ok(moved) => moved,
-            Err(_) => return self.fail(&io::Error::from_raw_os_error(result.saturating_neg())),
+            Err(_) => {
+                let error = io::Error::from_raw_os_error(result.saturating_neg());
+                return self.fail(&error, faults);
+            }
         };
         match &mut self.action {
             Action::Read { offset } | Action::Write { offset } => {
@@ -291,7 +295,7 @@ impl Flight {
                 match (self.iovecs.is_empty(), moved) {
                     (true, _) => Next::Done(STATUS_OK),
                     // The file ends before the disk does.
-                    (false, 0) => Next::Done(STATUS_IOERR),
+                    (false, 0) => self.fail(&io::ErrorKind::UnexpectedEof.into(), faults),
                     (false, _) => Next::Again,
                 }
             }
@@ -317,7 +321,7 @@ impl Flight {
         Next::Done(STATUS_OK)
     }
 
-    fn fail(&mut self, error: &io::Error) -> Next {
+    fn fail(&mut self, error: &io::Error, faults: &Faults) -> Next {
         let is_passing = matches!(error.raw_os_error(), Some(libc::EINTR | libc::EAGAIN));
         if is_passing && self.retries_left > 0 {
             self.retries_left -= 1;
@@ -330,7 +334,7 @@ impl Flight {
             };
             return Next::Again;
         }
-        Next::Done(failure(error))
+        Next::Done(failure(faults, &self.action, error))
     }
 
     fn write_status(&self, status: u8) {

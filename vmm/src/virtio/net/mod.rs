@@ -324,6 +324,11 @@ impl VirtioDevice for Net {
         std::mem::take(&mut self.config_changed)
     }
 
+    /// Buffers for receiving wait for packets.
+    fn is_timed(&self, queue_index: usize) -> bool {
+        !queue_index.is_multiple_of(2) && queue_index < self.control_queue()
+    }
+
     fn is_served_elsewhere(&self, queue_index: usize) -> bool {
         // Without a driver, the queue that may become the control queue counts as ours too: a
         // doorbell may have two listeners.

@@ -1,7 +1,7 @@
 //! What devices count: exactly what the driver did.
 
 use super::rig::{Rig, BUFFERS};
-use crate::virtio::{Console, DeviceCounts, Rng};
+use crate::virtio::{Blk, BlkAccess, Console, DeviceCounts, Rng};
 
 fn ask(rig: &mut Rig) {
     rig.add(0, &[(BUFFERS, 16, true)]);
@@ -74,4 +74,41 @@ fn bytes_of_a_buffer_that_is_put_back_count_when_it_is_taken_again() {
     let counts = rig.counters.counts();
     assert_eq!(counts.bytes_from_guest, 8 * (64 << 10));
     assert_eq!((counts.requests, counts.notifies), (8, 1));
+}
+
+#[test]
+fn each_request_of_a_disk_is_timed_and_other_devices_are_not() {
+    let file = vmm_sys_util::tempfile::TempFile::new().unwrap();
+    file.as_file().set_len(1 << 20).unwrap();
+    let blk = Blk::open(file.as_path(), BlkAccess::ReadWrite, 1).unwrap();
+    let mut rig = Rig::new(blk);
+    assert_eq!(rig.counters.latency(), None);
+    rig.start(0, 16);
+    for sector in 0..20_u64 {
+        rig.put(BUFFERS, &[0; 16]);
+        rig.put(BUFFERS + 8, &sector.to_le_bytes());
+        let status = BUFFERS + 0x2000;
+        rig.add(
+            0,
+            &[
+                (BUFFERS, 16, false),
+                (BUFFERS + 0x1000, 512, true),
+                (status, 1, true),
+            ],
+        );
+        rig.notify(0);
+        assert!(rig.take_used(0).is_some());
+    }
+    let latency = rig.counters.latency().unwrap();
+    assert_eq!((latency.count(), latency.longer), (20, 0));
+    assert!(latency.sum_ns > 0);
+    // They go on over a reset.
+    rig.start(0, 16);
+    assert_eq!(rig.counters.latency(), Some(latency));
+
+    let mut rig = Rig::new(Rng::new());
+    rig.start(0, 16);
+    ask(&mut rig);
+    rig.notify(0);
+    assert_eq!(rig.counters.latency(), None);
 }

@@ -104,6 +104,11 @@ fn server_gets_the_ring_and_the_notifications() {
     assert_eq!(given.kick.read().unwrap(), 1);
     rig.notify(1);
     assert_eq!(given.kick.read().unwrap(), 1, "nobody else took it");
+    // Which is all that can be counted of it.
+    let counts = rig.counters.counts();
+    assert_eq!((counts.queues_elsewhere, counts.notifies), (1, 0));
+    rig.set_status(0);
+    assert_eq!(rig.counters.counts().queues_elsewhere, 0);
 }
 
 #[test]
@@ -153,9 +158,11 @@ fn server_that_gives_up_later_needs_a_reset() {
     });
     rig.start(0, 16);
     assert_eq!(rig.status(), 15);
+    assert_eq!(rig.counters.counts().queues_elsewhere, 1);
     failure.write(1).unwrap();
     rig.run();
     assert_eq!(rig.status(), 15 | NEEDS_RESET);
+    assert_eq!(rig.counters.counts().queues_elsewhere, 0);
     assert_eq!(rig.interrupts.take(0), 1);
 }
 

@@ -1,72 +1,21 @@
 //! Guests that mean harm, or are merely broken: nothing panics, nothing hangs, and a reset helps.
 
-use std::io;
-use std::os::unix::net::UnixDatagram;
 use std::time::{Duration, Instant};
 
 use vm_memory::{Bytes, GuestAddress};
-use vmm_sys_util::tempfile::TempFile;
 
-use super::blk_rig::{open, ENGINES};
-use super::net::net_with_packets;
+use super::machines::{machines, serving, Kind};
 use super::rig::{
-    put_descriptor, Dice, Rig, BUFFERS, F_EVENT_IDX, F_VERSION_1, INDIRECT, MMIO_BASE, MMIO_LEN,
-    NEXT, RAM_BYTES, WRITE,
+    put_descriptor, Dice, Rig, Ring, BUFFERS, F_EVENT_IDX, F_VERSION_1, INDIRECT, MMIO_BASE,
+    MMIO_LEN, NEXT, RAM_BYTES, WRITE,
 };
 use crate::bus::BusDevice;
 use crate::pci::{BarWindow, ConfigPorts, EcamWindow};
-use crate::virtio::{BlkAccess, Console, ConsoleInput, Rng, Wanted};
+use crate::virtio::Wanted;
 
 const NEEDS_RESET: u8 = 0x40;
 /// Generous: debug builds on a busy machine.
 const SOON: Duration = Duration::from_secs(200);
-
-/// One machine of each kind. The images live as long as their devices.
-struct Machines {
-    rigs: Vec<Rig>,
-    _images: [TempFile; 2],
-    _input: ConsoleInput,
-    _peer: UnixDatagram,
-}
-
-fn machines() -> Machines {
-    let disks = ENGINES.map(|engine| {
-        let image = TempFile::new().unwrap();
-        image.as_file().set_len(64 << 10).unwrap();
-        (open(&image, BlkAccess::ReadWrite, 2, engine), image)
-    });
-    let [(sync, sync_image), (uring, uring_image)] = disks;
-    let (console, input, _) = Console::new(Box::new(io::sink())).unwrap();
-    input.push(&[b'x'; 60_000]);
-    let (net, peer) = net_with_packets();
-    let rigs = vec![
-        Rig::new(sync),
-        Rig::new(uring),
-        Rig::new(console),
-        Rig::new(Rng::new()),
-        Rig::new(net),
-    ];
-    Machines {
-        rigs,
-        _images: [sync_image, uring_image],
-        _input: input,
-        _peer: peer,
-    }
-}
-
-/// The device works again after a reset and a proper start: a chain comes back.
-fn assert_recovers(rig: &mut Rig) {
-    rig.set_config(0x04, &[6, 0]);
-    rig.set_config(0x10, &(MMIO_BASE as u32).to_le_bytes());
-    rig.bar = MMIO_BASE;
-    rig.start(0, 16);
-    let queue = rig.queues.len() - 1;
-    rig.add(queue, &[(BUFFERS, 16, false), (BUFFERS + 0x100, 16, true)]);
-    rig.notify(u16::try_from(queue).unwrap());
-    assert!(rig.take_used(queue).is_some());
-    assert_eq!(rig.status(), 15);
-    assert_eq!(rig.interrupts.take(u32::try_from(queue).unwrap() + 1), 1);
-}
 
 fn garbage(dice: &mut Dice) -> ([u8; 8], usize) {
     let value = match dice.below(4) {
@@ -81,7 +30,8 @@ fn garbage(dice: &mut Dice) -> ([u8; 8], usize) {
 #[test]
 fn garbage_in_every_register_is_harmless() {
     let started = Instant::now();
-    for (seed, mut rig) in (1..).zip(machines().rigs) {
+    for (seed, mut machine) in (1..).zip(machines()) {
+        let rig = &mut machine.rig;
         let mut dice = Dice(seed);
         let mut ports = ConfigPorts::new(rig.root.clone());
         let mut ecam = EcamWindow::new(rig.root.clone());
@@ -106,14 +56,15 @@ fn garbage_in_every_register_is_harmless() {
                 rig.run();
             }
         }
-        assert_recovers(&mut rig);
+        machine.assert_recovers();
     }
     assert!(started.elapsed() < SOON, "{:?}", started.elapsed());
 }
 
 #[test]
 fn every_config_and_bar_offset_takes_every_width() {
-    for mut rig in machines().rigs {
+    for mut machine in machines() {
+        let rig = &mut machine.rig;
         for value in [0u8, 0xff, 0x5a] {
             for len in [1, 2, 4, 8, 16] {
                 let mut data = vec![value; len];
@@ -131,7 +82,7 @@ fn every_config_and_bar_offset_takes_every_width() {
                 }
             }
         }
-        assert_recovers(&mut rig);
+        machine.assert_recovers();
     }
 }
 
@@ -143,13 +94,14 @@ fn assert_breaks(what: &str, corrupt: impl Fn(&mut Rig)) {
         (0, true),
         (F_EVENT_IDX, true),
     ] {
-        for mut rig in machines().rigs {
+        for mut machine in serving() {
+            let rig = &mut machine.rig;
             rig.start(features, 16);
             if is_polled {
                 // Taken over before, so that it is found without anybody's doing.
                 rig.look();
             }
-            corrupt(&mut rig);
+            corrupt(rig);
             if is_polled {
                 rig.look();
                 rig.run();
@@ -162,7 +114,7 @@ fn assert_breaks(what: &str, corrupt: impl Fn(&mut Rig)) {
             rig.notify(0);
             assert!(!is_polled || !rig.look(), "{what}");
             assert_eq!(rig.take_used(0), None, "{what}");
-            assert_recovers(&mut rig);
+            machine.assert_recovers();
         }
     }
 }
@@ -253,12 +205,11 @@ fn malformed_chains_break_the_queue() {
 
 #[test]
 fn broken_queue_leaves_the_others_alone() {
-    let machines = machines();
-    for mut rig in machines
-        .rigs
-        .into_iter()
-        .filter(|rig| rig.read2(rig.common(0x12)) > 1)
-    {
+    for mut machine in serving() {
+        let rig = &mut machine.rig;
+        if rig.read2(rig.common(0x12)) == 1 {
+            continue;
+        }
         rig.start(0, 16);
         rig.put(rig.queues[0].avail + 2, &0x8000u16.to_le_bytes());
         rig.notify(0);
@@ -271,7 +222,8 @@ fn broken_queue_leaves_the_others_alone() {
 
 #[test]
 fn zero_length_buffers_are_allowed_anywhere() {
-    for mut rig in machines().rigs {
+    for mut machine in serving() {
+        let rig = &mut machine.rig;
         rig.start(0, 16);
         for address in [0, BUFFERS, RAM_BYTES, u64::MAX] {
             rig.add(
@@ -293,16 +245,17 @@ fn zero_length_buffers_are_allowed_anywhere() {
         }
         rig.notify(0);
         // Only a block request without a status byte has no answer.
-        let is_blk = rig.config4(0) >> 16 == 0x1042;
+        let is_blk = matches!(machine.kind, Kind::BlkSync | Kind::BlkUring);
         assert_eq!(rig.status() & NEEDS_RESET != 0, is_blk);
-        assert_recovers(&mut rig);
+        machine.assert_recovers();
     }
 }
 
 #[test]
 fn rings_on_top_of_each_other_and_of_the_buffers_are_harmless() {
     let started = Instant::now();
-    for mut rig in machines().rigs {
+    for mut machine in machines() {
+        let rig = &mut machine.rig;
         for overlap in [0u64, 2, 4, 64] {
             rig.start(F_EVENT_IDX, 16);
             rig.negotiate(F_VERSION_1 | F_EVENT_IDX);
@@ -320,7 +273,7 @@ fn rings_on_top_of_each_other_and_of_the_buffers_are_harmless() {
                 rig.notify(0);
             }
         }
-        assert_recovers(&mut rig);
+        machine.assert_recovers();
     }
     assert!(started.elapsed() < SOON, "{:?}", started.elapsed());
 }
@@ -328,9 +281,10 @@ fn rings_on_top_of_each_other_and_of_the_buffers_are_harmless() {
 #[test]
 fn random_rings_are_harmless_and_take_bounded_time() {
     let started = Instant::now();
-    for (seed, mut rig) in (100..).zip(machines().rigs) {
+    for (seed, mut machine) in (100..).zip(machines()) {
         let mut dice = Dice(seed);
         for round in 0..1_500 {
+            let rig = &mut machine.rig;
             rig.start(dice.pick(&[0, F_EVENT_IDX]), dice.pick(&[1, 2, 16, 256]));
             let queue = dice.below(rig.queues.len() as u64) as usize;
             let ring = rig.queues[queue];
@@ -372,7 +326,7 @@ fn random_rings_are_harmless_and_take_bounded_time() {
                 }
             }
             if round % 100 == 0 {
-                assert_recovers(&mut rig);
+                machine.assert_recovers();
             }
         }
     }
@@ -383,7 +337,8 @@ fn random_rings_are_harmless_and_take_bounded_time() {
 fn reset_while_the_io_thread_works_stops_everything() {
     use std::sync::atomic::{AtomicBool, Ordering};
     let stop = AtomicBool::new(false);
-    for mut rig in machines().rigs {
+    for mut machine in machines() {
+        let rig = &mut machine.rig;
         stop.store(false, Ordering::Relaxed);
         rig.start(F_EVENT_IDX, 256);
         let queue = rig.queues.len() - 1;
@@ -437,6 +392,107 @@ fn reset_while_the_io_thread_works_stops_everything() {
                 rig.run_once();
             }
         });
-        assert_recovers(&mut rig);
+        machine.assert_recovers();
+    }
+}
+
+#[test]
+fn queue_that_changes_after_it_is_ready_stays_as_it_was() {
+    for mut machine in serving() {
+        let rig = &mut machine.rig;
+        rig.start(0, 16);
+        for queue in 0..rig.queues.len() as u16 {
+            for size in [0, 1, 8, 256, 0xffff] {
+                let other = Ring::new(queue + 8, size);
+                rig.set_up_queue(queue, &other);
+                rig.write(rig.common(0x1c), &0u16.to_le_bytes());
+            }
+            assert_eq!(rig.read2(rig.common(0x18)), 16);
+            assert_eq!(rig.read2(rig.common(0x1c)), 1);
+        }
+        let queue = rig.queues.len() - 1;
+        rig.add(queue, &[(BUFFERS, 16, false), (BUFFERS + 0x100, 16, true)]);
+        rig.notify(queue as u16);
+        assert!(rig.take_used(queue).is_some(), "{:?}", machine.kind);
+        assert_eq!(rig.status(), 15);
+    }
+}
+
+#[test]
+fn vectors_that_do_not_exist_are_not_taken() {
+    for mut machine in machines() {
+        let rig = &mut machine.rig;
+        let nr_vectors = u16::from_le_bytes(rig.config(rig.msix_cap + 2)) % 0x800 + 1;
+        let nr_queues = rig.read2(rig.common(0x12));
+        assert_eq!(
+            nr_vectors,
+            nr_queues + 1,
+            "one for each queue and one for the device"
+        );
+        for started in [false, true] {
+            if started {
+                rig.start(0, 16);
+            }
+            for vector in [nr_vectors, nr_vectors + 1, 0x7ff, 0x800, 0xfffe] {
+                for queue in 0..nr_queues {
+                    rig.write(rig.common(0x16), &queue.to_le_bytes());
+                    rig.write(rig.common(0x1a), &vector.to_le_bytes());
+                    assert_eq!(rig.read2(rig.common(0x1a)), 0xffff);
+                }
+                rig.write(rig.common(0x10), &vector.to_le_bytes());
+                assert_eq!(rig.read2(rig.common(0x10)), 0xffff);
+            }
+        }
+        // Served all the same, without a word.
+        let queue = rig.queues.len() - 1;
+        rig.add(queue, &[(BUFFERS, 16, false), (BUFFERS + 0x100, 16, true)]);
+        rig.notify(queue as u16);
+        for line in 0..u32::from(nr_vectors) {
+            assert_eq!(rig.interrupts.take(line), 0, "{:?}", machine.kind);
+        }
+        // Behind the table there is nothing.
+        let rig = &mut machine.rig;
+        for entry in [u64::from(nr_vectors), u64::from(nr_vectors) + 1, 0x7ff] {
+            let at = rig.msix_table + entry * 16;
+            if rig.root.mmio_write(at, &[0xff; 4]) {
+                let mut data = [0xee; 4];
+                rig.root.mmio_read(at, &mut data);
+                assert_ne!(data, [0xff; 4], "{:?}: entry {entry}", machine.kind);
+            }
+        }
+        machine.assert_recovers();
+    }
+}
+
+#[test]
+fn bar_that_moves_over_memory_is_not_there() {
+    for mut machine in machines() {
+        let rig = &mut machine.rig;
+        rig.start(0, 16);
+        rig.put(BUFFERS, &[7; 64]);
+        let ecam = 0xe000_0000;
+        let local_apic = 0xfee0_0000;
+        for base in [
+            0,
+            BUFFERS,
+            RAM_BYTES - 0x8000,
+            RAM_BYTES,
+            ecam,
+            local_apic,
+            0xffff_8000,
+        ] {
+            rig.set_config(0x10, &(base as u32).to_le_bytes());
+            assert!(rig.doorbells.addresses().is_empty(), "{base:#x}");
+            for offset in [0, 0x14, 0x3000, 0x4000] {
+                let mut data = [0; 4];
+                assert!(!rig.root.mmio_read(base + offset, &mut data), "{base:#x}");
+                assert!(!rig.root.mmio_write(base + offset, &[0x5a; 4]), "{base:#x}");
+                assert!(!rig.root.mmio_read(MMIO_BASE + offset, &mut data));
+            }
+            // The driver that has lost its device, and the I/O thread.
+            rig.run();
+            assert_eq!(rig.get::<64>(BUFFERS), [7; 64]);
+        }
+        machine.assert_recovers();
     }
 }

@@ -58,6 +58,17 @@ impl DataServer for Server {
     }
 }
 
+/// A device whose server takes what it is given.
+pub(super) fn vsock_with_server() -> Vsock {
+    let server = Server {
+        told: Arc::default(),
+        errors: Arc::new(EventFd::new(EFD_NONBLOCK).unwrap()),
+        features: F_SEQPACKET,
+        refuses: false,
+    };
+    Vsock::new(CID, Box::new(server))
+}
+
 struct Set {
     rig: Rig,
     told: Arc<Mutex<Vec<Told>>>,
