@@ -127,7 +127,7 @@ fn data_in_process_by_the_polling_thread() {
     let report = folder.path("exits.json");
     let outcome = guest(&format!("tap={},vhost=off", tap.name))
         .cpus(2)
-        .cmdline(&tap.serve())
+        .cmdline(&serve(&tap))
         .arguments(["--mode", "coop", "--sidecore", "always"])
         .arguments(["--exits".into(), report.clone()])
         .run();
