@@ -10,14 +10,13 @@ use core::ptr::{null_mut, NonNull};
 use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
 use guest_shim::memory::{Blocks, Switches};
-use kernel::error::to_result;
-use kernel::prelude::*;
+
+use crate::flavour::{to_result, Result, EINVAL};
+use crate::platform::Values;
 
 // As in glue/coopvirt.h.
 unsafe extern "C" {
     safe fn coopvirt_glue_nr_blocks() -> u64;
-    safe fn coopvirt_glue_words_alloc(nr_words: usize) -> *mut AtomicU64;
-    fn coopvirt_glue_words_free(words: *mut AtomicU64);
     fn coopvirt_glue_report_register() -> i32;
     fn coopvirt_glue_report_unregister();
     fn coopvirt_glue_reuse_register(watched: *const AtomicU64, nr_blocks: u64) -> i32;
@@ -39,9 +38,11 @@ pub(crate) fn with<R>(f: impl FnOnce(&Blocks<'static>) -> R) -> Option<R> {
 
 /// Policy and hooks, from `register` to drop.
 pub(crate) struct Hooks {
-    words: *mut AtomicU64,
     has_report: bool,
     has_reuse: bool,
+    blocks: Values<Blocks<'static>>,
+    // Behind the policy, which has references to them.
+    _words: Values<AtomicU64>,
 }
 
 // SAFETY: owns its memory; nothing in it belongs to a thread.
@@ -54,21 +55,22 @@ impl Hooks {
     pub(crate) fn register(switches: Switches) -> Result<Self> {
         let nr_blocks = coopvirt_glue_nr_blocks();
         let len = Blocks::words(nr_blocks as usize);
-        let words = coopvirt_glue_words_alloc(len);
+        let words = Values::make(len, |_| Ok(AtomicU64::new(0)))?;
+        // SAFETY: they do not move, and outlive the policy: see `drop`. C reads single ones, atomically.
+        let all = unsafe { words.as_ptr().as_ref() };
+        let blocks = Values::make(1, |_| {
+            Blocks::new(nr_blocks as usize, all, switches).ok_or(EINVAL)
+        })?;
         let mut hooks = Self {
-            words,
             has_report: false,
             has_reuse: false,
+            blocks,
+            _words: words,
         };
-        let start = NonNull::new(words).ok_or(ENOMEM)?;
-        // SAFETY: `len` zeroed words, which live until `drop`; C reads single ones, atomically.
-        let all = unsafe { NonNull::slice_from_raw_parts(start, len).as_ref() };
-        let blocks = Blocks::new(nr_blocks as usize, all, switches).ok_or(EINVAL)?;
-        let watched = blocks.watched().as_ptr();
-        BLOCKS.store(
-            KBox::into_raw(KBox::new(blocks, GFP_KERNEL)?),
-            Ordering::Release,
-        );
+        let policy: NonNull<Blocks<'static>> = hooks.blocks.as_ptr().cast();
+        // SAFETY: there is one, which lives until `drop`; only shared references are ever made.
+        let watched = unsafe { policy.as_ref() }.watched().as_ptr();
+        BLOCKS.store(policy.as_ptr(), Ordering::Release);
         if switches.populate {
             // SAFETY: the map has a bit for each block, and outlives the hook: see `drop`.
             to_result(unsafe { coopvirt_glue_reuse_register(watched, nr_blocks) })?;
@@ -92,12 +94,7 @@ impl Drop for Hooks {
             // SAFETY: as above.
             unsafe { coopvirt_glue_report_unregister() };
         }
-        let blocks = BLOCKS.swap(null_mut(), Ordering::AcqRel);
-        if !blocks.is_null() {
-            // SAFETY: from `KBox::into_raw`; nobody has a reference any more, see `with`.
-            drop(unsafe { KBox::from_raw(blocks) });
-        }
-        // SAFETY: from coopvirt_glue_words_alloc() or null; the last reference went just before.
-        unsafe { coopvirt_glue_words_free(self.words) };
+        // Nobody has a reference any more, see `with`: the policy goes, and after it its words.
+        BLOCKS.store(null_mut(), Ordering::Release);
     }
 }

@@ -7,8 +7,8 @@ use core::ffi::c_int;
 use core::ptr::NonNull;
 
 use coopvirt_spec::op::IpiArgs;
-use kernel::prelude::*;
 
+use crate::flavour::Result;
 use crate::platform::{IdleTask, SeqFile, Show};
 use crate::{cpus, debugfs, idle, ipi, memory, timer};
 

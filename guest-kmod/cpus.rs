@@ -9,8 +9,8 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use coopvirt_spec::discover::Offer;
 use coopvirt_spec::version::Features;
 use guest_shim::{OpenError, Options, Session};
-use kernel::prelude::*;
 
+use crate::flavour::{pr_warn, Result};
 use crate::idle::IdleCpu;
 use crate::platform::{self, Area, KernelCpu, PerCpu, Registration};
 use crate::timer::TimerCpu;

@@ -6,8 +6,8 @@ use core::sync::atomic::{AtomicI32, Ordering};
 
 use coopvirt_spec::version::Features;
 use guest_shim::Options;
-use kernel::prelude::*;
 
+use crate::flavour::Result;
 use crate::ipi;
 use crate::platform::RawParams;
 

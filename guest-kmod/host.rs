@@ -5,8 +5,8 @@ use coopvirt_spec::discover::{
     Offer, HYPERVISOR_PRESENT, SCAN_END, SCAN_FIRST, SCAN_STEP, SIGNATURE,
 };
 use coopvirt_spec::version::Version;
-use kernel::prelude::*;
 
+use crate::flavour::{pr_err, Result, ENODEV};
 use crate::platform::cpuid;
 
 /// Finds the host's offer, or says in the log what is there instead.

@@ -10,9 +10,9 @@ use coopvirt_spec::discover::{HYPERVISOR_PRESENT, SCAN_END, SCAN_FIRST, SCAN_STE
 use coopvirt_spec::page::Idle as Word;
 use guest_shim::idle::{IdlePolicy, Plan, NO_TIMER};
 use guest_shim::Cpu;
-use kernel::prelude::*;
 
 use crate::cpus::{self, ThisCpu};
+use crate::flavour::{pr_warn, Result};
 use crate::platform::{self, cpuid, read_tsc, IdleTask, KernelCpu, Registration};
 use crate::timer;
 

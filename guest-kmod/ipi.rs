@@ -6,9 +6,9 @@
 
 use coopvirt_spec::op::IpiArgs;
 use guest_shim::VectorSet;
-use kernel::prelude::*;
 
 use crate::cpus;
+use crate::flavour::Result;
 use crate::platform::Registration;
 
 /// The vectors of the three hooks, on every kernel of this series. All may come twice.

@@ -11,6 +11,7 @@ mod callbacks;
 mod cpus;
 mod debugfs;
 mod features;
+mod flavour;
 mod hook_figures;
 mod host;
 mod idle;
@@ -21,17 +22,19 @@ mod selftest;
 mod timer;
 
 use guest_shim::Marker;
-use kernel::prelude::*;
 
 use blocks::Hooks;
 use cpus::Cpus;
 use features::{Hook, Summary};
+use flavour::{pr_err, pr_info, Result, ENODEV};
 use idle::Idle;
 use ipi::Ipi;
 use platform::{Bare, Registration};
 use timer::Timer;
 
-module! {
+// Where the kernel has no Rust, glue/entry.c says the same.
+#[cfg(CONFIG_RUST)]
+kernel::prelude::module! {
     type: Module,
     name: "coopvirt",
     author: "the Coopvirt developers",
@@ -54,8 +57,9 @@ struct Module {
     marker: Marker<Bare>,
 }
 
-impl kernel::Module for Module {
-    fn init(_module: &'static ThisModule) -> Result<Self> {
+impl Module {
+    /// Called once, by the kernel's flavour.
+    fn load() -> Result<Self> {
         let params = platform::params();
         let offer = host::find()?;
         let mut marker = Marker::new(Bare);

@@ -13,11 +13,11 @@ use coopvirt_spec::range::RangeList;
 use coopvirt_spec::version::Features;
 use guest_shim::batch::Step;
 use guest_shim::memory::{Free, Switches, Used};
-use kernel::prelude::*;
 
 use crate::blocks::{self, Hooks};
 use crate::cpus;
 use crate::features::{self, Hook};
+use crate::flavour::{pr_warn, Result, EBUSY, EIO, ENODEV};
 use crate::platform::RawParams;
 
 /// Lists that went to the host, pieces that they took, and lists that the host refused.

@@ -12,6 +12,7 @@ mod glue;
 mod idle_task;
 mod registration;
 mod show;
+mod values;
 
 use core::arch::asm;
 use core::sync::atomic::{fence, Ordering};
@@ -19,7 +20,6 @@ use core::sync::atomic::{fence, Ordering};
 use coopvirt_spec::discover::Registers;
 use coopvirt_spec::op::IpiArgs;
 use guest_shim::{Cpu, Platform};
-use kernel::prelude::*;
 
 pub(crate) use self::area::Area;
 pub(crate) use self::cpus::*;
@@ -28,6 +28,8 @@ pub(crate) use self::glue::{RawParams, SeqFile};
 pub(crate) use self::idle_task::{idle_owner, IdleTask};
 pub(crate) use self::registration::Registration;
 pub(crate) use self::show::Show;
+pub(crate) use self::values::Values;
+use crate::flavour::pr_warn;
 
 /// The parameters as given at load.
 pub(crate) fn params() -> RawParams {

@@ -15,10 +15,10 @@ use coopvirt_spec::page;
 use coopvirt_spec::version::Features;
 use guest_shim::batch::{BatchError, Flush};
 use guest_shim::Cpu;
-use kernel::prelude::*;
 
 use crate::cpus::{self, ThisCpu};
 use crate::features::{Hook, Outcome};
+use crate::flavour::{pr_info, pr_warn};
 use crate::platform::{self, RawParams, Show};
 
 type Test = fn(&mut ThisCpu) -> bool;
@@ -131,6 +131,6 @@ fn reopens(cpu: &mut ThisCpu) -> bool {
 }
 
 fn has_idle_slot(_cpu: &mut ThisCpu) -> bool {
-    let is_ours = platform::idle_owner().is_some_and(|name| name.as_bytes() == b"coopvirt");
+    let is_ours = platform::idle_owner() == Some("coopvirt");
     is_ours == matches!(Hook::Idle.outcome(), Outcome::On)
 }

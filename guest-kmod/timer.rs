@@ -8,9 +8,9 @@ use coopvirt_spec::discover::Offer;
 use coopvirt_spec::version::Features;
 use guest_shim::lateness::Lateness;
 use guest_shim::Cpu;
-use kernel::prelude::*;
 
 use crate::cpus::{self, ThisCpu};
+use crate::flavour::{pr_info, pr_warn, Result, EINVAL, ENODEV};
 use crate::platform::{self, Registration};
 
 /// A deadline that is overdue by more than this, with no interrupt on its way, is lost. A busy host

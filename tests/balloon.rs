@@ -2,31 +2,18 @@
 //! a guest that runs out takes its memory back by itself.
 
 use std::path::Path;
-use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
 use coopvirt::virtio::BalloonState;
+use coopvirt_tests::ctl::ctl;
 use coopvirt_tests::files::Folder;
 use coopvirt_tests::lab::MODULE_KERNEL;
-use coopvirt_tests::{Guest, Image, Lab, Running};
+use coopvirt_tests::{Guest, Image, Running};
 
 const MIB: u64 = 1 << 20;
 /// What of a size may go elsewhere meanwhile: the guest's and the VMM's own needs.
 const SLACK_MIB: u64 = 16;
-
-/// `coopvirt ctl SOCKET ARGUMENTS`: its output, or what it said was wrong.
-fn ctl(socket: &Path, arguments: &[&str]) -> Result<String, String> {
-    let mut command = Command::new(&Lab::find().program);
-    let output = command.arg("ctl").arg(socket).args(arguments).output();
-    let output = output.expect("coopvirt can be started");
-    let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
-    if output.status.success() {
-        Ok(text(&output.stdout))
-    } else {
-        Err(text(&output.stderr))
-    }
-}
 
 fn balloon(socket: &Path) -> BalloonState {
     let text = ctl(socket, &["balloon", "--json"]).expect("an answer");

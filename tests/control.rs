@@ -2,7 +2,6 @@
 //! report, and it is ended in both ways.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
@@ -11,28 +10,16 @@ use coopvirt::control::metrics::{CauseSource, ExitSource, Metrics};
 use coopvirt::control::State;
 use coopvirt::coop::AreaCounts;
 use coopvirt::machine::RunState;
+use coopvirt_tests::ctl::ctl;
 use coopvirt_tests::files::Folder;
 use coopvirt_tests::lab::MODULE_KERNEL;
-use coopvirt_tests::{kernels, Guest, Image, Lab, Running};
+use coopvirt_tests::{kernels, Guest, Image, Running};
 
 const DISK_BLOCKS: u64 = 4096;
 /// Above what `WATCHDOG` allows a CPU to be away without a word.
 const PAUSE: Duration = Duration::from_secs(13);
 /// The guest's watchdog for stuck CPUs complains after twice this, in seconds.
 const WATCHDOG: &str = "watchdog_thresh=5";
-
-/// `coopvirt ctl SOCKET ARGUMENTS`: its output, or what it said was wrong.
-fn ctl(socket: &Path, arguments: &[&str]) -> Result<String, String> {
-    let mut command = Command::new(&Lab::find().program);
-    let output = command.arg("ctl").arg(socket).args(arguments).output();
-    let output = output.expect("coopvirt can be started");
-    let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
-    if output.status.success() {
-        Ok(text(&output.stdout))
-    } else {
-        Err(text(&output.stderr))
-    }
-}
 
 fn state(socket: &Path) -> RunState {
     let text = ctl(socket, &["state", "--json"]).expect("an answer");

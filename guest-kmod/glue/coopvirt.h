@@ -13,6 +13,12 @@
 struct seq_file;
 struct task_struct;
 
+/* entry.c, only where the kernel has no Rust. Levels as in flavour/stock.rs; zero or a negative error number. */
+void coopvirt_glue_print(u32 level, const u8 *text, size_t len);
+void __noreturn coopvirt_glue_bug(void);
+int coopvirt_rs_load(void);
+void coopvirt_rs_unload(void);
+
 /* params.c: as given at load. Same fields as RawParams in platform.rs. */
 struct coopvirt_params {
 	u32 level;

@@ -7,9 +7,9 @@ use core::ptr::NonNull;
 use core::sync::atomic::{fence, AtomicU32, AtomicU64, Ordering};
 
 use coopvirt_spec::mem::{Load, SharedMem, Store};
-use kernel::prelude::*;
 
 use super::glue::{coopvirt_glue_area_alloc, coopvirt_glue_area_free};
+use crate::flavour::{Result, ENOMEM};
 
 /// The memory of one area: whole pages that the host may write at any time.
 ///

@@ -8,10 +8,9 @@ use core::ffi::{c_ulong, c_void};
 use core::ptr::{null_mut, NonNull};
 use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 
-use kernel::error::Result;
-use kernel::prelude::*;
-
 use super::glue::*;
+use super::Values;
+use crate::flavour::Result;
 
 /// Interrupts off, until it is dropped.
 struct IrqsOff(c_ulong, core::marker::PhantomData<*mut ()>);
@@ -37,7 +36,7 @@ struct Slot<T> {
 /// One value for each possible CPU, which only code on that CPU can reach.
 ///
 /// # Invariants
-/// `slots` is null, or a leaked vector of `len` slots.
+/// `slots` is null, or the first of `len` slots of a [`Values::into_raw`].
 pub(crate) struct PerCpu<T> {
     slots: AtomicPtr<Slot<T>>,
     len: AtomicU32,
@@ -56,21 +55,16 @@ impl<T: Send> PerCpu<T> {
 
     /// Sets the values, one for each number below [`nr_cpus`]. Not while there are some.
     pub(crate) fn fill(&self, make: impl Fn(u32) -> Result<T>) -> Result {
-        let mut slots = KVec::with_capacity(nr_cpus() as usize, GFP_KERNEL)?;
-        for cpu in 0..nr_cpus() {
-            let value = UnsafeCell::new(make(cpu)?);
-            slots.push(
-                Slot {
-                    is_busy: Cell::new(false),
-                    value,
-                },
-                GFP_KERNEL,
-            )?;
-        }
-        let (slots, _, _) = slots.into_raw_parts();
+        let slots = Values::make(nr_cpus() as usize, |cpu| {
+            Ok(Slot {
+                is_busy: Cell::new(false),
+                value: UnsafeCell::new(make(cpu as u32)?),
+            })
+        })?;
         self.len.store(nr_cpus(), Ordering::Relaxed);
         // Release: pairs with the load in `with`; the slots are whole before they are seen.
-        self.slots.store(slots, Ordering::Release);
+        let first = slots.into_raw().cast::<Slot<T>>();
+        self.slots.store(first.as_ptr(), Ordering::Release);
         Ok(())
     }
 
@@ -100,11 +94,10 @@ impl<T: Send> PerCpu<T> {
     pub(crate) fn clear(&self) {
         let slots = self.slots.swap(null_mut(), Ordering::AcqRel);
         coopvirt_glue_wait_for_readers();
-        if !slots.is_null() {
+        if let Some(first) = NonNull::new(slots) {
             let len = self.len.load(Ordering::Relaxed) as usize;
-            // SAFETY: from `into_raw_parts` of a vector that was filled to `len`, its capacity at
-            // least; nobody can have it any more.
-            drop(unsafe { KVec::from_raw_parts(slots, len, len) });
+            // SAFETY: from `into_raw`, by the invariant; nobody can have a reference any more.
+            drop(unsafe { Values::from_raw(NonNull::slice_from_raw_parts(first, len)) });
         }
     }
 }

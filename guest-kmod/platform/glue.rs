@@ -4,6 +4,7 @@
 // UNSAFETY: declares functions of C.
 
 use core::ffi::{c_char, c_int, c_ulong, c_void};
+use core::sync::atomic::AtomicU64;
 
 /// The module's parameters: `struct coopvirt_params`.
 #[repr(C)]
@@ -46,6 +47,8 @@ unsafe extern "C" {
         gpa: &mut u64,
     ) -> *mut c_void;
     pub(super) fn coopvirt_glue_area_free(area: *mut c_void, len_bytes: usize);
+    pub(super) safe fn coopvirt_glue_words_alloc(nr_words: usize) -> *mut AtomicU64;
+    pub(super) fn coopvirt_glue_words_free(words: *mut AtomicU64);
     pub(super) fn coopvirt_glue_call_on(cpu: u32, call: OnCpu, argument: *mut c_void) -> c_int;
     pub(super) fn coopvirt_glue_call_all(call: OnCpu, argument: *mut c_void);
     pub(super) safe fn coopvirt_glue_cpus_lock();

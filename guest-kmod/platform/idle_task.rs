@@ -3,17 +3,17 @@
 #![expect(unsafe_code)]
 // UNSAFETY: calls C inside the kernel's idle loop.
 
+use core::ffi::CStr;
 use core::ptr::NonNull;
-
-use kernel::prelude::*;
 
 use super::glue::*;
 
 /// The name of the idle driver that the kernel has, if it has one.
-pub(crate) fn idle_owner() -> Option<&'static CStr> {
+pub(crate) fn idle_owner() -> Option<&'static str> {
     let name = NonNull::new(coopvirt_glue_idle_owner().cast_mut())?;
     // SAFETY: a string of a driver. One that is built in stays; ours is not asked for while it goes.
-    Some(unsafe { CStr::from_char_ptr(name.as_ptr().cast()) })
+    let name = unsafe { CStr::from_ptr(name.as_ptr()) };
+    Some(name.to_str().unwrap_or("without a name"))
 }
 
 /// The idle task's way to wait, inside the idle driver's callback: interrupts off, RCU watching.

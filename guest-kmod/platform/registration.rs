@@ -5,9 +5,8 @@
 
 use core::ffi::c_int;
 
-use kernel::error::{to_result, Result};
-
 use super::glue::*;
+use crate::flavour::{to_result, Result};
 
 /// Something of the kernel's that calls us, from `register` to drop.
 pub(crate) struct Registration {

@@ -1,6 +1,7 @@
 # shellcheck shell=bash
 # Debian's kernels as guests and as the lab's host: find the newest package, download it, take it apart.
-# Sourced by scripts/artifacts, scripts/lab and scripts/guest-initrd, after common.sh. Nothing here needs root.
+# Sourced by scripts/artifacts, scripts/lab, scripts/guest-initrd and scripts/guest-module, after common.sh. Nothing here
+# needs root.
 
 # shellcheck disable=SC2034  # for the scripts that source this
 KERNEL_NAMES=(6.12-amd64 6.12-cloud 6.1-amd64 6.1-cloud)
@@ -13,6 +14,7 @@ LAB_MODULES=(kvm-amd loop tun tap vhost_net vsock vsock_loopback vhost_vsock
 # Raise this when the same package would be prepared differently: it is part of every key. (Not this file's hash:
 # clones of different age share the cache, and each would point the names to its own.)
 KERNEL_RECIPE=2
+HEADERS_RECIPE=1
 
 # kernel_package NAME: prints the newest package of this flavour as NAME=VERSION.
 kernel_package() {
@@ -145,3 +147,33 @@ kernel_prepare() {
 
 # kernel_ready NAME: a kernel that this recipe made is there, whatever its version.
 kernel_ready() { [ "$(cat "$CACHE/kernels/$1/recipe" 2>/dev/null)" = "$KERNEL_RECIPE" ]; }
+
+# kernel_headers_build DIR HEADERS=VERSION: fills DIR, called by `cached`.
+kernel_headers_build() {
+    local dir=$1 headers=${2%%=*} version=${2#*=} series package deb
+    series=${headers#linux-headers-}
+    series=${series%%-*}
+    for package in "$headers" "linux-headers-$series-common" "linux-kbuild-$series"; do
+        deb=$(kernel_download "$package=$version")
+        dpkg-deb --fsys-tarfile "$deb" | tar -x -C "$dir" ./usr
+    done
+    # Where it is installed it is found by its path; here beside it.
+    # shellcheck disable=SC2016  # make's variable
+    sed -i 's|^include /usr/src/|include $(dir $(lastword $(MAKEFILE_LIST)))../|' "$dir/usr/src/$headers/Makefile"
+    # Types of the kernel, for a module's BTF: that would need pahole, and nobody looks at it here.
+    rm -f -- "$dir/usr/src/$headers/vmlinux"
+}
+
+# kernel_headers NAME: prints the tree that modules for this kernel are built against: Debian's linux-headers of the very
+# version that is there.
+kernel_headers() {
+    local image headers dir
+    case $1 in
+        6.12-*) ;;
+        *) die "the module is for Linux 6.12, not for $1" ;;
+    esac
+    image=$(cat "$CACHE/kernels/$1/package")
+    headers=${image/#linux-image-/linux-headers-}
+    dir=$(cached headers "$HEADERS_RECIPE $headers" kernel_headers_build "$headers")
+    printf '%s\n' "$dir/usr/src/${headers%%=*}"
+}

@@ -16,6 +16,12 @@ RUST_KERNEL_RECIPE=1
 # many a PATH.
 RUST_KERNEL_RUSTC=/usr/bin/rustc
 
+# Whether that compiler is there, and its library's source beside it.
+rust_library_ready() {
+    [ -x "$RUST_KERNEL_RUSTC" ] &&
+        [ -f "$("$RUST_KERNEL_RUSTC" --print sysroot)/lib/rustlib/src/rust/library/core/src/lib.rs" ]
+}
+
 # The newest source package of the 6.12 series, as NAME=VERSION.
 rust_kernel_source() {
     local version

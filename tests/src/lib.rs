@@ -6,6 +6,7 @@
 //! `exits` its exit report, `tools` runs guests with Debian's programs, `tap` is their network.
 //! Tests panic; nothing here is for other uses.
 
+pub mod ctl;
 pub mod exits;
 pub mod files;
 pub mod guest;

@@ -6,7 +6,9 @@
 //! what a program measures.
 
 use std::num::NonZeroU8;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::account::model::{Counts, Trace};
@@ -14,7 +16,7 @@ use crate::account::report::ExitReport;
 use crate::accounting::Accounting;
 use crate::config::{ConsoleKind, Kernel, MachineConfig, Mode};
 use crate::coop::CoopOptions;
-use crate::machine::{BuildError, ConsoleEnds, Machine};
+use crate::machine::{BuildError, ConsoleEnds, Gauges, Machine};
 use crate::mark_log::{MarkEntry, MarkLog};
 use crate::mem::{Backing, GuestRam};
 use crate::stop::StopReason;
@@ -206,7 +208,9 @@ pub fn run(
     })?;
     accounting.name_devices(machine.gauges());
     machine.resume();
+    let reader = (trace == Tracing::Statistics).then(|| Reader::start(machine.gauges().clone()));
     let reason = machine.wait(Some(limit));
+    drop(reader);
     machine.pause();
     let gauges = machine.gauges().clone();
     let ram = machine.ram();
@@ -228,6 +232,46 @@ pub enum Tracing {
     On,
     /// They are not.
     Off,
+    /// They are not, but KVM's statistics are read again and again, as a live view does.
+    Statistics,
+}
+
+/// How often a [`Reader`] reads.
+const READ_EVERY: Duration = Duration::from_millis(10);
+
+/// A thread that reads KVM's statistics of all vCPUs until it is dropped.
+struct Reader {
+    is_over: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Reader {
+    fn start(gauges: Gauges) -> Self {
+        let is_over = Arc::new(AtomicBool::new(false));
+        let seen = Arc::clone(&is_over);
+        let thread = std::thread::spawn(move || {
+            // Relaxed: the flag guards no other data.
+            while !seen.load(Ordering::Relaxed) {
+                for stats in gauges.stats.iter() {
+                    // Only what reading costs is wanted.
+                    let _ = std::hint::black_box(stats.read());
+                }
+                std::thread::sleep(READ_EVERY);
+            }
+        });
+        Self {
+            is_over,
+            thread: Some(thread),
+        }
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.is_over.store(true, Ordering::Relaxed);
+        // It cannot have panicked in a way that matters here.
+        let _ = self.thread.take().map(JoinHandle::join);
+    }
 }
 
 /// Exits of the guest's own doing: all but interrupts of the host.

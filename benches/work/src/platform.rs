@@ -7,6 +7,8 @@ use crate::sys;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
+use std::thread::sleep;
+use std::time::Duration;
 
 /// Where the first lines of the kernel's log say which APIC driver it switched to.
 const APIC_SWITCH: &str = "Switched APIC routing to";
@@ -15,6 +17,12 @@ const KERNEL_IMAGE: u64 = 0xffff_ffff_8000_0000;
 const HYPERVISOR: &str = "Hypervisor detected:";
 /// The kernel's log has a line per paravirtual feature that it uses; these begin them.
 const KVM_LINES: [&str; 3] = ["kvm-guest:", "kvm-clock:", "KVM setup"];
+
+/// What the kernel calls the TSC until it has measured it once more, for a second or two behind its
+/// boot: a fast init is there before.
+const CLOCK_FOR_NOW: &str = "tsc-early";
+const CLOCK_LOOKS: u32 = 200;
+const CLOCK_LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// All that a `platform` record says.
 #[derive(Debug)]
@@ -47,7 +55,7 @@ impl Platform {
         let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         Platform {
             kernel: first_line(Path::new("/proc/sys/kernel/osrelease")),
-            clocksource: first_line(&cpu.join("clocksource/clocksource0/current_clocksource")),
+            clocksource: clocksource(&cpu.join("clocksource/clocksource0/current_clocksource")),
             clockevent: first_line(&cpu.join("clockevents/clockevent0/current_device")),
             apic: log.as_deref().map_or_else(unknown, apic_driver),
             idle: idle_driver(),
@@ -84,6 +92,19 @@ fn kernel_text(symbols: impl BufRead) -> Option<String> {
         }
     }
     None
+}
+
+/// The clock that the works will run on; the one for now is waited out, at most ten seconds.
+fn clocksource(path: &Path) -> String {
+    let mut name = first_line(path);
+    for _ in 0..CLOCK_LOOKS {
+        if name != CLOCK_FOR_NOW {
+            break;
+        }
+        sleep(CLOCK_LOOK_EVERY);
+        name = first_line(path);
+    }
+    name
 }
 
 /// The idle driver and governor, as `driver/governor`.

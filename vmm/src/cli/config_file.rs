@@ -1,10 +1,12 @@
-//! `coopvirt run --config FILE`: the options of `run`, said by a TOML file.
+//! `coopvirt run --config FILE` and `coopvirt compare EXPERIMENT`: options, said by a TOML file.
 //!
 //! A key is the long name of an option and its value is what would stand behind it, so every option
 //! has a key by itself. The file's settings go in front of the command line's own words as options
 //! do; one that the command line gives too is left out, so the command line wins. Called by `main`
 //! before the arguments are parsed for good; it must never decide what a value means: that is the
 //! option's own parser, which also checks each setting alone so that a refusal can name its line.
+
+mod arms;
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -16,20 +18,62 @@ use clap::{Arg, ArgAction, ArgMatches, Command};
 use toml::de::{DeTable, DeValue};
 use toml::Spanned;
 
-/// Options whose values begin with a path: relative ones are relative to the file.
-const PATHS: [&str; 5] = ["kernel", "initrd", "disk", "exits", "control"];
-/// Options that a file cannot hold: they say what to do with it.
-const NOT_IN_FILE: [&str; 4] = ["config", "print-config", "help", "version"];
+use crate::compare::{args, experiments};
+
+/// A subcommand whose options a file can say.
+struct Subcommand {
+    name: &'static str,
+    /// Options whose values begin with a path: relative ones are relative to the file.
+    paths: &'static [&'static str],
+    /// Options that a file cannot hold: they say what to do with it, or where results go.
+    not_in_file: &'static [&'static str],
+    /// The argument that names the file.
+    file: &'static str,
+}
+
+const RUN: Subcommand = Subcommand {
+    name: "run",
+    paths: &["kernel", "initrd", "disk", "exits", "control"],
+    not_in_file: &["config", "print-config", "help", "version"],
+    file: "config",
+};
+
+const COMPARE: Subcommand = Subcommand {
+    name: "compare",
+    paths: &["kernel", "initrd", "disk", "budget"],
+    not_in_file: &[
+        "list",
+        "print-experiment",
+        "json",
+        "html",
+        "resume",
+        "update-budget",
+        "help",
+        "version",
+    ],
+    file: "experiment",
+};
+
+/// The key of a comparison whose values are tables.
+const ARM: &str = "arm";
 /// A file of options is short; what is longer is something else.
 const MAX_FILE_BYTES: u64 = 1 << 20;
 
 /// Why a file of options is refused.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ConfigFileError {
-    #[error("could not read {path:?}; check the path given to --config")]
-    Read { path: PathBuf, source: io::Error },
-    #[error("{path:?} is larger than any file of options; check the path given to --config")]
-    TooLarge { path: PathBuf },
+    #[error("could not read {path:?}; check the path given to {option}")]
+    Read {
+        path: PathBuf,
+        option: &'static str,
+        source: io::Error,
+    },
+    #[error("{path:?} is larger than any file of options; check the path given to {option}")]
+    TooLarge { path: PathBuf, option: &'static str },
+    #[error(
+        "no built-in experiment is called {0:?}; there are {1} (a file is named by a path: ./{0})"
+    )]
+    NoExperiment(String, String),
     #[error("{}:{line}: {what}", path.display())]
     Line {
         path: PathBuf,
@@ -58,21 +102,25 @@ pub(super) fn expand(
     let Ok(matches) = lenient.try_get_matches_from(&argv) else {
         return Ok(argv);
     };
-    let Some(("run", given)) = matches.subcommand() else {
-        return Ok(argv);
+    let (of, given, source) = match matches.subcommand() {
+        Some(("run", given)) => match given.get_one::<PathBuf>(RUN.file) {
+            Some(path) => (&RUN, given, Source::read(path, "--config")?),
+            None => return Ok(argv),
+        },
+        Some(("compare", given)) => match given.get_one::<String>(COMPARE.file) {
+            Some(name) => (&COMPARE, given, Source::experiment(name)?),
+            None => return Ok(argv),
+        },
+        _ => return Ok(argv),
     };
-    let Some(path) = given.get_one::<PathBuf>("config") else {
-        return Ok(argv);
-    };
-    let run = run_options(command);
-    let text = read(path)?;
-    let settings = parse(&run, path, &text)?;
+    let options = options(command, of);
+    let settings = parse(&options, of, &source)?;
     let is_given = |id: &str| given.value_source(id) == Some(ValueSource::CommandLine);
     let from_file = settings
         .into_iter()
         .filter(|setting| !is_given(&setting.id))
         .flat_map(|setting| setting.words);
-    // The program has no options of its own: `run` is the second word.
+    // The program has no options of its own: the subcommand is the second word.
     let (head, own) = argv.split_at(2);
     Ok(head
         .iter()
@@ -82,10 +130,26 @@ pub(super) fn expand(
         .collect())
 }
 
-/// What `matches` (of `run`) mean, as a file for `--config`: defaults too, paths from the root.
+/// What `matches` of `run` mean, as a file for `--config`: defaults too, paths from the root.
 pub(super) fn print(command: &Command, matches: &ArgMatches) -> Result<String, ConfigFileError> {
-    let mut text = String::new();
-    for (key, arg) in keys(&run_options(command)) {
+    print_of(command, matches, &RUN)
+}
+
+/// What `matches` of `compare` mean, as an experiment.
+pub(super) fn print_experiment(
+    command: &Command,
+    matches: &ArgMatches,
+) -> Result<String, ConfigFileError> {
+    print_of(command, matches, &COMPARE)
+}
+
+fn print_of(
+    command: &Command,
+    matches: &ArgMatches,
+    of: &Subcommand,
+) -> Result<String, ConfigFileError> {
+    let (mut text, mut tables) = (String::new(), String::new());
+    for (key, arg) in keys(&options(command, of), of) {
         let id = arg.get_id().as_str();
         if !arg.get_action().takes_values() {
             if matches.get_flag(id) {
@@ -98,25 +162,31 @@ pub(super) fn print(command: &Command, matches: &ArgMatches) -> Result<String, C
         };
         let values = values
             .map(|value| {
-                let value = value
-                    .to_str()
-                    .ok_or_else(|| ConfigFileError::NotText(key.clone()))?;
-                Ok(literal(&absolute(&key, value)))
+                let value = value.to_str();
+                value.ok_or_else(|| ConfigFileError::NotText(key.clone()))
             })
             .collect::<Result<Vec<_>, _>>()?;
+        if key == ARM {
+            tables.extend(values.into_iter().map(arms::table));
+            continue;
+        }
+        let values: Vec<String> = values
+            .into_iter()
+            .map(|value| literal(&absolute(of, &key, value)))
+            .collect();
         let value = match arg.get_action() {
             ArgAction::Append => format!("[{}]", values.join(", ")),
             _ => values.join(","),
         };
         text.push_str(&format!("{key} = {value}\n"));
     }
-    Ok(text)
+    Ok(text + &tables)
 }
 
-/// The options of `run`, with none required, for parsing a part of them.
-fn run_options(command: &Command) -> Command {
+/// The options of a subcommand, with none required, for parsing a part of them.
+fn options(command: &Command, of: &Subcommand) -> Command {
     command
-        .find_subcommand("run")
+        .find_subcommand(of.name)
         .expect("the program has it")
         .clone()
         .mut_args(|arg| arg.required(false))
@@ -124,34 +194,68 @@ fn run_options(command: &Command) -> Command {
 }
 
 /// What a file can say: key and option, in the order of the help.
-fn keys(run: &Command) -> Vec<(String, Arg)> {
-    run.get_arguments()
+fn keys(options: &Command, of: &Subcommand) -> Vec<(String, Arg)> {
+    options
+        .get_arguments()
         .filter_map(|arg| Some((arg.get_long()?.to_owned(), arg.clone())))
-        .filter(|(key, _)| !NOT_IN_FILE.contains(&key.as_str()))
+        .filter(|(key, _)| !of.not_in_file.contains(&key.as_str()))
         .collect()
 }
 
-fn read(path: &Path) -> Result<String, ConfigFileError> {
-    let failed = |source| ConfigFileError::Read {
-        path: path.to_owned(),
-        source,
-    };
-    let file = File::open(path).map_err(failed)?;
-    let mut text = String::new();
-    file.take(MAX_FILE_BYTES + 1)
-        .read_to_string(&mut text)
-        .map_err(failed)?;
-    if text.len() as u64 > MAX_FILE_BYTES {
-        return Err(ConfigFileError::TooLarge {
-            path: path.to_owned(),
-        });
-    }
-    Ok(text)
+/// The text of a file and where it comes from.
+struct Source {
+    path: PathBuf,
+    text: String,
 }
 
-fn parse(run: &Command, path: &Path, text: &str) -> Result<Vec<Setting>, ConfigFileError> {
+impl Source {
+    fn read(path: &Path, option: &'static str) -> Result<Source, ConfigFileError> {
+        let failed = |source| ConfigFileError::Read {
+            path: path.to_owned(),
+            option,
+            source,
+        };
+        let file = File::open(path).map_err(failed)?;
+        let mut text = String::new();
+        file.take(MAX_FILE_BYTES + 1)
+            .read_to_string(&mut text)
+            .map_err(failed)?;
+        if text.len() as u64 > MAX_FILE_BYTES {
+            return Err(ConfigFileError::TooLarge {
+                path: path.to_owned(),
+                option,
+            });
+        }
+        Ok(Source {
+            path: path.to_owned(),
+            text,
+        })
+    }
+
+    /// A name is a built-in experiment's, whatever is called so in this folder.
+    fn experiment(name: &str) -> Result<Source, ConfigFileError> {
+        if let Some(found) = experiments::by_name(name) {
+            return Ok(Source {
+                path: format!("{name}.toml").into(),
+                text: found.text.into(),
+            });
+        }
+        if name.contains('/') || name.ends_with(".toml") {
+            return Source::read(Path::new(name), "compare");
+        }
+        let names: Vec<&str> = experiments::ALL.iter().map(|known| known.name).collect();
+        Err(ConfigFileError::NoExperiment(name.into(), names.join(", ")))
+    }
+}
+
+fn parse(
+    options: &Command,
+    of: &Subcommand,
+    source: &Source,
+) -> Result<Vec<Setting>, ConfigFileError> {
+    let text = source.text.as_str();
     let refuse = |at: usize, what: String| ConfigFileError::Line {
-        path: path.to_owned(),
+        path: source.path.clone(),
         line: line_of(text, at),
         what,
     };
@@ -159,8 +263,8 @@ fn parse(run: &Command, path: &Path, text: &str) -> Result<Vec<Setting>, ConfigF
         let at = error.span().map_or(0, |span| span.start);
         refuse(at, error.message().replace('\n', ", "))
     })?;
-    let known = keys(run);
-    let folder = path.parent().unwrap_or(Path::new(""));
+    let known = keys(options, of);
+    let folder = source.path.parent().unwrap_or(Path::new(""));
     let mut entries: Vec<_> = table.get_ref().iter().collect();
     // In the file's order, so that the first mistake is the one that is told.
     entries.sort_by_key(|(key, _)| key.span().start);
@@ -168,13 +272,23 @@ fn parse(run: &Command, path: &Path, text: &str) -> Result<Vec<Setting>, ConfigF
     for (key, value) in entries {
         let name: &str = key.get_ref();
         let Some((_, arg)) = known.iter().find(|(known, _)| known == name) else {
-            return Err(refuse(key.span().start, unknown(name, &known)));
+            let keys: Vec<&str> = known.iter().map(|(key, _)| key.as_str()).collect();
+            let what = format!("the long options of {}", of.name);
+            return Err(refuse(key.span().start, unknown(name, &keys, &what)));
         };
-        let words = words(name, arg, value, folder)
+        if name == ARM {
+            arms::check(value).map_err(|(at, what)| refuse(at, what))?;
+        }
+        let words = words(of, arg, value, folder)
             .map_err(|what| refuse(value.span().start, format!("{name}: {what}")))?;
-        run.clone()
-            .try_get_matches_from(&words)
-            .map_err(|error| refuse(value.span().start, super::one_line(&error)))?;
+        // Each alone: of several tables the one that is wrong has its own line.
+        for (index, word) in words.iter().enumerate() {
+            let at = item(value, index).map_or(value.span().start, |item| item.span().start);
+            options
+                .clone()
+                .try_get_matches_from([word])
+                .map_err(|error| refuse(at, super::one_line(&error)))?;
+        }
         settings.push(Setting {
             id: arg.get_id().to_string(),
             words,
@@ -188,20 +302,27 @@ fn line_of(text: &str, at: usize) -> usize {
     1 + before.iter().filter(|byte| **byte == b'\n').count()
 }
 
-fn unknown(name: &str, known: &[(String, Arg)]) -> String {
-    let distance = |key: &str| strsim::damerau_levenshtein(name, key);
-    let nearest = known.iter().min_by_key(|(key, _)| distance(key));
-    let nearest = nearest.map_or("", |(key, _)| key);
-    format!("unknown key {name:?}; the nearest known one is {nearest:?} (keys are the long options of run)")
+fn unknown(name: &str, known: &[&str], what: &str) -> String {
+    let near = args::nearest(name, known.iter().copied());
+    format!("unknown key {name:?}; the nearest known one is {near:?} (keys are {what})")
+}
+
+/// The value's element with this number, if it is a list.
+fn item<'a, 'i>(value: &'a Spanned<DeValue<'i>>, index: usize) -> Option<&'a Spanned<DeValue<'i>>> {
+    match value.get_ref() {
+        DeValue::Array(array) => array.get(index),
+        _ => None,
+    }
 }
 
 /// The words that say the same on a command line.
 fn words(
-    key: &str,
+    of: &Subcommand,
     arg: &Arg,
     value: &Spanned<DeValue<'_>>,
     folder: &Path,
 ) -> Result<Vec<OsString>, String> {
+    let key = arg.get_long().expect("keys are long names");
     if !arg.get_action().takes_values() {
         return match value.get_ref() {
             DeValue::Boolean(true) => Ok(vec![format!("--{key}").into()]),
@@ -212,7 +333,10 @@ fn words(
     let texts = match value.get_ref() {
         DeValue::Array(array) => array
             .iter()
-            .map(|item| scalar(item.get_ref()))
+            .map(|item| match item.get_ref() {
+                DeValue::Table(_) if key == ARM => arms::inline(item.get_ref(), folder),
+                item => scalar(item),
+            })
             .collect::<Result<Vec<_>, _>>()?,
         value => vec![scalar(value)?],
     };
@@ -228,7 +352,7 @@ fn words(
     };
     let word = |text: String| {
         let mut word = OsString::from(format!("--{key}="));
-        if PATHS.contains(&key) {
+        if of.paths.contains(&key) {
             word.push(folder.join(text));
         } else {
             word.push(text);
@@ -244,6 +368,7 @@ fn scalar(value: &DeValue<'_>) -> Result<String, String> {
         DeValue::Integer(number) => i128::from_str_radix(number.as_str(), number.radix())
             .map(|number| number.to_string())
             .map_err(|_| format!("number {number} is too large")),
+        DeValue::Float(number) => Ok(number.as_str().to_owned()),
         DeValue::Boolean(_) => Err("expected text or a number, not true or false".into()),
         DeValue::Table(_) => Err("expected text or a number, not a table".into()),
         _ => Err("expected text, a number or a list of them".into()),
@@ -251,8 +376,8 @@ fn scalar(value: &DeValue<'_>) -> Result<String, String> {
 }
 
 /// A value as the file's reader takes it from any folder.
-fn absolute(key: &str, value: &str) -> String {
-    if !PATHS.contains(&key) {
+fn absolute(of: &Subcommand, key: &str, value: &str) -> String {
+    if !of.paths.contains(&key) {
         return value.to_owned();
     }
     // Only fails for an empty path or without a current folder; then it stays as it was given.
@@ -270,5 +395,7 @@ fn literal(text: &str) -> String {
     }
 }
 
+#[cfg(test)]
+mod compare_tests;
 #[cfg(test)]
 mod tests;

@@ -6,7 +6,11 @@ use std::time::Duration;
 use clap::Args as ClapArgs;
 use comfy_table::{presets, CellAlignment, Table};
 
+use crate::account::backend::Backend;
+use crate::accounting::host_kernel;
+use crate::compare::stats;
 use crate::config;
+use crate::doors::levels::{self, Cost, Level, MIN_ROUNDS};
 use crate::doors::{self, DoorsReport, Options, Row};
 
 /// Measure what each way out of a guest costs on this host.
@@ -31,6 +35,10 @@ pub(super) struct Args {
     /// Host CPUs for the vCPU and for all other threads, as for `run`
     #[arg(long, value_name = "LIST", default_value = "none")]
     pin: String,
+    /// Measure what measuring itself costs instead: time each door so many rounds with nobody looking,
+    /// with KVM's statistics read 100 times a second, and with tracepoints counting every exit
+    #[arg(long, value_name = "ROUNDS", value_parser = clap::value_parser!(u32).range(i64::from(MIN_ROUNDS)..=1000))]
+    levels: Option<u32>,
     /// Print JSON instead of a table
     #[arg(long)]
     json: bool,
@@ -42,18 +50,71 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     } else {
         config::cpu_list(&args.pin)?
     };
-    let report = doors::run(&Options {
+    let options = Options {
         count: args.count,
         duration: Duration::from_millis(args.duration),
         limit: Duration::from_secs(args.timeout),
         pin,
-    })?;
+    };
+    if let Some(rounds) = args.levels {
+        return run_levels(&options, rounds, args.json);
+    }
+    let report = doors::run(&options)?;
     if args.json {
         println!("{}", serde_json::to_string_pretty(&report)?);
     } else {
         print(&report);
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Seed of the levels' order.
+const SEED: u64 = 1;
+
+fn run_levels(options: &Options, rounds: u32, json: bool) -> anyhow::Result<ExitCode> {
+    let rows = levels::run(options, rounds, SEED, |round, level| {
+        eprintln!("[{round}/{rounds}] {}", level.name());
+    })?;
+    if json {
+        println!("{}", serde_json::to_string_pretty(&rows)?);
+        return Ok(ExitCode::SUCCESS);
+    }
+    println!(
+        "what measuring costs an exit, {}, linux {}; {rounds} rounds, levels in random order (seed {SEED})",
+        Backend::probe().name,
+        host_kernel()
+    );
+    println!(
+        "share of the time of one operation with nobody looking [95 % interval]; \"noise\": not told from chance"
+    );
+    let mut table = Table::new();
+    table.load_style(presets::UTF8_HORIZONTAL_ONLY);
+    let [nothing, statistics, tracepoints] = Level::ALL.map(Level::name);
+    table.set_header(["door", "batch", nothing, statistics, tracepoints]);
+    for row in &rows {
+        let [nothing, ..] = &row.rounds_ns;
+        let [statistics, tracepoints] = row.costs.map(cost);
+        table.add_row([
+            row.name.into(),
+            row.batch.to_string(),
+            stats::median(nothing).map_or("-".into(), microseconds),
+            statistics,
+            tracepoints,
+        ]);
+    }
+    for column in table.column_iter_mut().skip(1) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    println!("{table}");
+    Ok(ExitCode::SUCCESS)
+}
+
+fn cost(cost: Cost) -> String {
+    let interval = cost.percent_interval.map_or(String::new(), |(low, high)| {
+        format!(" [{low:+.1} - {high:+.1}]")
+    });
+    let noise = if cost.is_claimed { "" } else { ", noise" };
+    format!("{:+.1} %{interval}{noise}", cost.percent)
 }
 
 fn print(report: &DoorsReport) {

@@ -78,6 +78,8 @@ pub fn main() -> ExitCode {
     let result = match cli.command {
         Command::Run(args) if args.print_config => print_config(&command, &matches),
         Command::Run(args) => run::run(&args),
+        Command::Compare(args) if args.list => Ok(compare::experiments::list()),
+        Command::Compare(args) if args.print_experiment => print_experiment(&command, &matches),
         Command::Ctl(args) => ctl::run(&args),
         Command::Compare(args) => compare::run(&args),
         Command::Report(args) => report::run(&args),
@@ -104,6 +106,13 @@ fn print_config(command: &clap::Command, matches: &ArgMatches) -> anyhow::Result
     let run = matches.subcommand_matches("run");
     let text = config_file::print(command, run.expect("run was parsed"))?;
     print!("{text}");
+    Ok(ExitCode::SUCCESS)
+}
+
+fn print_experiment(command: &clap::Command, matches: &ArgMatches) -> anyhow::Result<ExitCode> {
+    let compare = matches.subcommand_matches("compare");
+    let compare = compare.expect("compare was parsed");
+    print!("{}", config_file::print_experiment(command, compare)?);
     Ok(ExitCode::SUCCESS)
 }
 

@@ -9,12 +9,22 @@ use clap::{Args as ClapArgs, ValueEnum};
 use coopvirt_spec::work::Work;
 use serde::{Deserialize, Serialize};
 
-use super::arm::{self, Arm, Vmm};
+use super::arm::{self, Arm, OwnArm, Vmm};
 use super::traced::Level;
 
 /// What `coopvirt compare` can be told.
 #[derive(ClapArgs, Clone, Debug)]
 pub struct Args {
+    /// An experiment: a TOML file of these options, or the name of a built-in one (see --list);
+    /// options given here win over it
+    #[arg(value_name = "EXPERIMENT")]
+    pub experiment: Option<String>,
+    /// List the built-in experiments
+    #[arg(long)]
+    pub list: bool,
+    /// Print all that would be run as an experiment file, and run nothing
+    #[arg(long)]
+    pub print_experiment: bool,
     /// Guest kernel, a bzImage [default: $COOPVIRT_KERNEL, or the host's own under /boot]
     #[arg(long, value_name = "PATH")]
     pub kernel: Option<PathBuf>,
@@ -25,6 +35,14 @@ pub struct Args {
     /// [default: qemu-pci,qemu-mmio,hvm,kvm,kvm+haltpoll,kvm+haltpoll+nohlt]
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     pub arms: Vec<String>,
+    /// An arm of your own, made from a known one: '{name="x", base="kvm", cpus=4}'; keys: features,
+    /// sidecore, options (of run), cmdline, kernel, initrd, cpus, memory, backing ("huge", "small").
+    /// In a file: [[arm]]. They come behind those of --arms, or alone
+    #[arg(long = "arm", value_name = "TABLE", value_parser = OwnArm::parse)]
+    pub own_arms: Vec<OwnArm>,
+    /// Run the reference arm twice, under two names: says how much differs when nothing does
+    #[arg(long)]
+    pub aa: bool,
     /// The arm that ratios refer to [default: the first one]
     #[arg(long, value_name = "ARM")]
     pub reference: Option<String>,
@@ -42,11 +60,16 @@ pub struct Args {
         short = 'n',
         long = "repetitions",
         value_name = "N",
-        default_value_t = 5
+        default_value_t = 5,
+        value_parser = clap::value_parser!(u32).range(1..=10_000)
     )]
     pub repetitions: u32,
+    /// Boots before the first repetition that do not count: the host has then read its files, and
+    /// code and clocks of the host are warm
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(..=100))]
+    pub warm_up: u32,
     /// vCPUs of each guest
-    #[arg(long, value_name = "N", default_value_t = 2)]
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=64))]
     pub cpus: u32,
     /// Memory of each guest
     #[arg(long, value_name = "SIZE", default_value = "512M", value_parser = parse_size)]
@@ -58,7 +81,7 @@ pub struct Args {
     #[arg(long, value_enum, default_value_t = Console::Virtio)]
     pub console: Console,
     /// Multiplies the number of operations of each work (three decimals)
-    #[arg(long, value_name = "F", default_value_t = 1.0)]
+    #[arg(long, value_name = "F", default_value_t = 1.0, value_parser = parse_scale)]
     pub scale: f64,
     /// Seconds that `idle` and `busy` last [default: 2, times the scale]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=3600))]
@@ -66,7 +89,7 @@ pub struct Args {
     /// Seconds of quiet before the first work: what boot and a module that was just loaded leave
     /// behind ends in it (Linux reports its free memory in steps of two seconds)
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(0..=3600))]
-    pub warm_up: u32,
+    pub settle: u32,
     /// What memory `refill` touches again
     #[arg(long, value_enum, default_value_t = Refill::Kept)]
     pub refill: Refill,
@@ -79,7 +102,13 @@ pub struct Args {
     /// Check the figures against the limits that the cooperative arms are to keep
     #[arg(long)]
     pub bars: bool,
-    /// Where to write everything as JSON, rewritten after each repetition
+    /// Hold the figures against the exit budget in this file, and fail where one is exceeded
+    #[arg(long, value_name = "FILE")]
+    pub budget: Option<PathBuf>,
+    /// Write a new budget from these figures, and say what has changed
+    #[arg(long, requires = "budget")]
+    pub update_budget: bool,
+    /// Where to write everything as JSON; until the end, each run is noted in FILE.journal
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
     /// Where to write every sample as a table, one line for each count
@@ -101,7 +130,7 @@ pub struct Args {
     /// Seed of the arms' order and of the bootstrap
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub seed: u64,
-    /// Continue the comparison that --json FILE holds, if it is there
+    /// Continue the comparison that --json FILE or its journal holds, if it is there
     #[arg(long, requires = "json")]
     pub resume: bool,
 }
@@ -172,6 +201,8 @@ pub struct Choice {
     pub arms: Vec<&'static Arm>,
     /// Name of the reference arm.
     pub reference: &'static str,
+    /// Whether the reference was named, so that no other arm may take its place.
+    pub is_reference_asked_for: bool,
     /// Works in the order of [`Work::ALL`].
     pub works: Vec<Work>,
     /// What memory `refill` touches again.
@@ -181,22 +212,11 @@ pub struct Choice {
 impl Args {
     /// Checks what clap cannot, and resolves names.
     pub fn choose(&self) -> Result<Choice> {
-        ensure!(self.repetitions > 0, "-n must be at least 1");
-        ensure!(
-            (1..=64).contains(&self.cpus),
-            "--cpus must be 1 to 64, not {}",
-            self.cpus
-        );
-        ensure!(
-            (0.001..=1000.0).contains(&self.scale),
-            "--scale must be 0.001 to 1000, not {}",
-            self.scale
-        );
         ensure!(
             self.memory >= 64 << 20 && self.memory.is_multiple_of(1 << 20),
             "--memory must be a whole number of MiB, at least 64M"
         );
-        let arms = self.choose_arms()?;
+        let mut arms = self.choose_arms()?;
         let works = self.choose_works()?;
         ensure!(
             self.detail != Level::None
@@ -214,31 +234,59 @@ impl Args {
                 None => bail!("the reference arm '{name}' is not among the arms"),
             },
         };
+        if self.aa {
+            let at = arms.iter().position(|arm| arm.name == *reference);
+            let at = at.context("the reference arm is among the arms")?;
+            arms.insert(at + 1, forever(arms[at].twin()));
+        }
         Ok(Choice {
             arms,
             reference,
+            // A twin belongs to its reference.
+            is_reference_asked_for: self.reference.is_some() || self.aa,
             works,
             refill: self.refill,
         })
     }
 
     fn choose_arms(&self) -> Result<Vec<&'static Arm>> {
+        let mut own: Vec<&'static Arm> = Vec::new();
+        for said in &self.own_arms {
+            let arm = said.arm().map_err(anyhow::Error::msg)?;
+            ensure!(
+                !own.iter().any(|other| other.name == arm.name),
+                "two arms are called {}",
+                arm.name
+            );
+            own.push(forever(arm));
+        }
         let mut arms: Vec<&'static Arm> = Vec::new();
-        if self.arms.is_empty() {
+        if self.arms.is_empty() && own.is_empty() {
             arms.extend(arm::ARMS.iter().filter(|arm| arm.is_default));
         }
         for word in self.arms.iter().map(|name| name.trim()) {
-            let chosen = arm::chosen(word).with_context(|| {
-                let known: Vec<_> = arm::ARMS.iter().map(|arm| arm.name.as_str()).collect();
+            let of_own = own
+                .iter()
+                .find(|arm| arm.name == word)
+                .map(|arm| vec![*arm]);
+            let chosen = of_own.or_else(|| arm::chosen(word)).with_context(|| {
+                let groups = ["stock", "coop", "ablation"].into_iter();
+                let known = groups.chain(arm::ARMS.iter().map(|arm| arm.name.as_str()));
+                let near = nearest(word, known);
                 format!(
-                    "unknown arm '{word}'; known groups: stock, coop, ablation; arms: {}",
-                    known.join(", ")
+                    "unknown arm '{word}', the nearest is '{near}'; known are the groups stock, coop, \
+                     ablation and their members (README.md lists them)"
                 )
             })?;
             for arm in chosen {
                 if !arms.iter().any(|known| known.name == arm.name) {
                     arms.push(arm);
                 }
+            }
+        }
+        for arm in own {
+            if !arms.iter().any(|known| known.name == arm.name) {
+                arms.push(arm);
             }
         }
         if self.peer == Peer::None {
@@ -263,6 +311,24 @@ impl Args {
         works.dedup();
         Ok(works)
     }
+}
+
+/// An arm that lives as long as the program, as the known ones do: a comparison makes a few.
+fn forever(arm: Arm) -> &'static Arm {
+    Box::leak(Box::new(arm))
+}
+
+/// The known name that is most like this one; nothing where none is known.
+pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> &'a str {
+    let distance = |known: &&str| strsim::damerau_levenshtein(name, known);
+    known.into_iter().min_by_key(distance).unwrap_or_default()
+}
+
+fn parse_scale(text: &str) -> Result<f64, String> {
+    let scale: Option<f64> = text.parse().ok();
+    let is_known = |scale: &f64| (0.001..=1000.0).contains(scale);
+    let refusal = || format!("the scale must be a number from 0.001 to 1000, not {text:?}");
+    scale.filter(is_known).ok_or_else(refusal)
 }
 
 /// Parses "512M", "1G", "64K" or bytes.
@@ -358,15 +424,46 @@ pub(super) mod tests {
             "--arms xen",
             "--arms =stock",
             "--works dance",
-            "-n 0",
-            "--cpus 0",
-            "--scale 0",
-            "--scale nan",
+            "--aa --arms kvm --reference hvm",
             "--memory 1M",
             "--reference hvm --arms kvm",
             "--peer none --arms qemu-pci",
         ] {
             assert!(parse(line).choose().is_err(), "{line}");
         }
+        for line in [
+            "-n 0",
+            "-n -1",
+            "--cpus 0",
+            "--scale 0",
+            "--scale nan",
+            "--arm {}",
+        ] {
+            let words = std::iter::once("compare").chain(line.split_whitespace());
+            assert!(Cli::try_parse_from(words).is_err(), "{line}");
+        }
+    }
+
+    #[test]
+    fn own_arms_are_arms_alone_in_their_place_or_behind() {
+        let own = r#"--arm {name="small",base="kvm",backing="small"}"#;
+        let names = |line: &str| -> Vec<String> {
+            let choice = parse(&format!("{line} {own}")).choose().unwrap();
+            choice.arms.iter().map(|arm| arm.name.clone()).collect()
+        };
+        assert_eq!(names(""), ["small"]);
+        assert_eq!(names("--arms hvm,kvm"), ["hvm", "kvm", "small"]);
+        assert_eq!(names("--arms small,kvm"), ["small", "kvm"]);
+        assert!(parse(&format!("{own} {own}")).choose().is_err());
+    }
+
+    #[test]
+    fn an_aa_comparison_has_the_reference_twice() {
+        let choice = parse("--aa --arms kvm,hvm --reference kvm")
+            .choose()
+            .unwrap();
+        let names: Vec<_> = choice.arms.iter().map(|arm| arm.name.as_str()).collect();
+        assert_eq!(names, ["kvm", "kvm@2", "hvm"]);
+        assert_eq!(choice.arms[0].vmm, choice.arms[1].vmm);
     }
 }

@@ -7,16 +7,19 @@
 
 mod coop;
 mod expect;
+mod own;
 mod stock;
 
+use std::path::PathBuf;
 use std::sync::LazyLock;
 
 use super::records::Platform;
 
 pub use expect::Expect;
+pub use own::{OwnArm, KEYS as OWN_KEYS, PATHS as OWN_PATHS};
 
 /// One thing that is compared with the others.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Arm {
     /// The name used on command lines, in files and in tables.
     pub name: String,
@@ -40,6 +43,23 @@ pub struct Arm {
     pub is_default: bool,
     /// What the guest must report, or the arm is not what its name says.
     pub expect: Vec<Expect>,
+    /// Where its machine is another than that of all arms.
+    pub machine: MachineOf,
+}
+
+/// What an arm has of its own where others have what the comparison says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MachineOf {
+    /// The guest's kernel.
+    pub kernel: Option<PathBuf>,
+    /// The guest's initramfs.
+    pub initrd: Option<PathBuf>,
+    /// vCPUs.
+    pub cpus: Option<u32>,
+    /// Memory, a whole number of MiB.
+    pub memory_bytes: Option<u64>,
+    /// Whether its memory is made of 4 KiB pages only.
+    pub has_small_pages: bool,
 }
 
 /// Which arms are chosen together.
@@ -78,7 +98,7 @@ pub enum Module {
 }
 
 /// The VMM of an arm and the options that make the arm.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Vmm {
     /// `coopvirt run` with these options.
     Ours(Vec<String>),
@@ -116,6 +136,8 @@ pub enum Place {
 /// What a guest says of the module: it is in use, or nobody asked for it.
 const LOADED: &str = "loaded";
 const NONE: &str = "none";
+/// The end of a twin's name.
+pub const TWIN: &str = "@2";
 
 /// All arms, in the order in which a comparison reports them.
 pub static ARMS: LazyLock<Vec<Arm>> =
@@ -136,6 +158,20 @@ pub fn chosen(word: &str) -> Option<Vec<&'static Arm>> {
 }
 
 impl Arm {
+    /// This arm once more, under another name: what differs between the two is noise. It is no stock
+    /// arm, so that no row's best one is a matter of luck.
+    pub fn twin(&self) -> Arm {
+        Arm {
+            name: format!("{}{TWIN}", self.name),
+            description: format!(
+                "{} once more: what differs between the two is noise",
+                self.name
+            ),
+            group: Group::Single,
+            ..self.clone()
+        }
+    }
+
     /// All that is wrong with what the guest says, as one text.
     pub fn check(&self, platform: &Platform, cpus: u32) -> Result<(), String> {
         let mut wrong: Vec<String> = self

@@ -20,6 +20,7 @@ use coopvirt_spec::record;
 
 use super::interrupt;
 use super::launch::{End, Finished, Job, Launcher, TraceSource};
+use super::noise;
 use super::pin::{self, Pinning, Thread};
 
 /// How often a running child is looked at. This program's own wake-ups stay on CPU 0.
@@ -54,6 +55,7 @@ impl Launcher for ChildLauncher {
         if let Some(exits) = job.exits_file {
             remove_if_there(exits)?;
         }
+        let noise = noise::Watch::start();
         let mut child = KilledOnDrop(spawn(job, &console, &messages)?);
         let trace = self
             .traces
@@ -77,6 +79,8 @@ impl Launcher for ChildLauncher {
             threads,
             end,
             seconds,
+            noise: Some(noise.end()),
+            degraded: self.traces.missing(),
         })
     }
 }

@@ -8,6 +8,7 @@ use coopvirt_spec::work::Work;
 use serde::Deserialize;
 
 use super::arm::Vmm;
+use super::degraded;
 use super::detail::{self, Figures};
 use super::launch::{End, Finished};
 use super::model::{Failure, Identity, Run, Sample, Skipped};
@@ -16,6 +17,7 @@ use super::records::{self, Latency, Records};
 use super::setting::Backing;
 use super::symbols;
 use crate::account::model::{Counts, Phase};
+use crate::account::report::MarkCounters;
 use crate::account::stats_fd::Snapshot;
 use crate::coop::counters::CoopCounts;
 
@@ -39,6 +41,8 @@ struct OwnCounts {
     userspace_exits: BTreeMap<String, u64>,
     /// What the host half of the cooperative interface has done.
     coop: Option<CoopCounts>,
+    /// The same statistics at each of the guest's marks.
+    marks: Vec<MarkCounters>,
 }
 
 impl OwnCounts {
@@ -98,7 +102,12 @@ pub fn evaluate(cell: &Cell, cpus: u32, attempt: u32, command: Vec<String>, vm: 
             problems.push(format!("{}: {reason}", work.name()));
         }
     }
-    let phases = phases_by_work(&vm.trace.phases);
+    let own = own_counts(&vm);
+    let phases = match (&vm.degraded, &own) {
+        (Some(_), Ok(own)) => degraded::phases(&own.marks),
+        _ => vm.trace.phases.clone(),
+    };
+    let phases = phases_by_work(&phases);
     let mut samples = Vec::new();
     for &work in &cell.works {
         let phase = phases.get(&work.code());
@@ -113,7 +122,6 @@ pub fn evaluate(cell: &Cell, cpus: u32, attempt: u32, command: Vec<String>, vm: 
             Err(_) => {}
         }
     }
-    let own = own_counts(&vm);
     if cell.setting.backing == Backing::Returned {
         let coop = own.as_ref().ok().and_then(|own| own.coop.as_ref());
         samples.retain(|sample: &Sample| match returned(sample, coop) {
@@ -163,6 +171,8 @@ pub fn evaluate(cell: &Cell, cpus: u32, attempt: u32, command: Vec<String>, vm: 
         modules: records.modules.clone(),
         lost: vm.trace.lost,
         whole,
+        noise: vm.noise,
+        degraded: vm.degraded,
     }
 }
 
@@ -195,6 +205,8 @@ pub fn not_launched(
         threads: Vec::new(),
         coop: None,
         modules: Vec::new(),
+        noise: None,
+        degraded: None,
     }
 }
 
@@ -309,7 +321,8 @@ fn identity(cell: &Cell, vm: &Finished, own: &Result<OwnCounts, String>) -> Opti
     let Vmm::Ours(_) = cell.arm.vmm else {
         return None;
     };
-    if vm.trace.is_untraced {
+    // One counter has nothing to agree with.
+    if vm.degraded.is_some() || vm.trace.is_untraced {
         return None;
     }
     Some(Identity {
@@ -400,11 +413,34 @@ pub(super) mod tests {
             threads: Vec::new(),
             end: End::Success,
             seconds: 20.0,
+            noise: None,
+            degraded: None,
         }
     }
 
     fn run(works: &[Work], vm: Finished) -> Run {
         evaluate(&cell(works), 2, 1, vec!["vmm".into()], vm)
+    }
+
+    #[test]
+    fn without_a_trace_the_vmms_own_marks_give_the_figures() {
+        let mut vm = finished();
+        vm.trace = Trace::default();
+        vm.degraded = Some("not allowed".into());
+        let mark = |value: u32, exits: u64| {
+            format!(r#"{{"mark":{value},"vcpu":0,"stats":{{"exits":{exits}}},"returns":{exits}}}"#)
+        };
+        let code = u32::from(Work::Pipe.code()) << 16;
+        let marks = [mark(1 << 24 | code, 100), mark(2 << 24 | code, 501)].join(",");
+        vm.exits = Some(format!(r#"{{"marks":[{marks}]}}"#).into());
+        let run = run(&[Work::Pipe], vm);
+        assert_eq!(run.failure, None);
+        assert_eq!(run.samples[0].counts.total, 400);
+        assert_eq!(run.samples[0].counts.net_if_known(), None);
+        assert_eq!(
+            (run.identity, run.degraded.as_deref()),
+            (None, Some("not allowed"))
+        );
     }
 
     #[test]

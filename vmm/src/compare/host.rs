@@ -9,6 +9,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result};
+use kvm_bindings::{KVM_CAP_X86_DISABLE_EXITS, KVM_X86_DISABLE_EXITS_HLT};
 use kvm_ioctls::Kvm;
 
 use super::model::Host;
@@ -33,6 +34,35 @@ pub fn read(qemu: Option<&Path>) -> Host {
 pub fn kernel_release() -> String {
     let text = fs::read_to_string("/proc/sys/kernel/osrelease");
     text.map_or_else(|_| "unknown".into(), |text| records::clean(&text))
+}
+
+/// Why this program cannot be run, if so.
+pub fn program_problem(program: &Path) -> Option<String> {
+    let output = Command::new(program)
+        .arg("--version")
+        .stdin(Stdio::null())
+        .output();
+    match output {
+        Ok(output) if output.status.success() => None,
+        Ok(output) => Some(format!(
+            "{} --version ended with {}",
+            program.display(),
+            output.status
+        )),
+        Err(error) => Some(format!(
+            "{} does not run: {error} (--qemu names another)",
+            program.display()
+        )),
+    }
+}
+
+/// Whether KVM lets a guest halt without an exit; `None` without KVM.
+pub fn can_halt_inside() -> Option<bool> {
+    let can = Kvm::new()
+        .ok()?
+        .check_extension_raw(KVM_CAP_X86_DISABLE_EXITS.into());
+    let halt = i32::try_from(KVM_X86_DISABLE_EXITS_HLT).ok()?;
+    Some(can & halt != 0)
 }
 
 /// The frequency of the TSC that a new VM sees.
@@ -99,5 +129,9 @@ mod tests {
     #[test]
     fn a_missing_peer_is_named() {
         assert!(version_of(Path::new("/nowhere/qemu")).contains("does not run"));
+        let problem = program_problem(Path::new("/nowhere/qemu")).unwrap();
+        assert!(problem.contains("--qemu names another"), "{problem}");
+        assert_eq!(program_problem(Path::new("/bin/true")), None);
+        assert!(program_problem(Path::new("/bin/false")).is_some());
     }
 }

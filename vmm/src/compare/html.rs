@@ -26,7 +26,7 @@ const HEADINGS: [&str; 13] = [
     "exits net [least - greatest]",
     "gross",
     "ratio",
-    "p",
+    "differs",
     "to best stock",
     "reasons",
     "userspace",

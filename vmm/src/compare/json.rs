@@ -1,14 +1,16 @@
-//! The JSON file of a comparison: written whole after each run, read again by `--resume`.
+//! The JSON file of a comparison: written whole at its end, read again by `--resume`.
 //!
-//! Called by [`super::session`].
+//! Called by [`super::session`]; what there is before the end is in the [`super::journal`].
 
 use std::fs;
 use std::path::Path;
 
 use anyhow::{ensure, Context, Result};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::model::{Params, Report, FORMAT};
+use super::pairs::{self, Pair};
 use super::summary::{self, Group};
 
 /// The file: the report, and for other programs the figures that the table shows. Only the report
@@ -18,11 +20,7 @@ struct Shown<'a> {
     #[serde(flatten)]
     report: &'a Report,
     summary: Vec<Group>,
-}
-
-#[derive(Deserialize)]
-struct Version {
-    format: u32,
+    pairs: Vec<Pair>,
 }
 
 /// Replaces the file, so that a reader and an interrupted program never leave half of it.
@@ -36,6 +34,7 @@ pub fn write(path: &Path, report: &Report) -> Result<()> {
     let shown = Shown {
         report,
         summary: summary::groups(report),
+        pairs: pairs::of(report),
     };
     let mut text = serde_json::to_string_pretty(&shown).context("cannot write JSON")?;
     text.push('\n');
@@ -47,16 +46,26 @@ pub fn write(path: &Path, report: &Report) -> Result<()> {
 pub fn read(path: &Path) -> Result<Report> {
     let text =
         fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    parse(&text, path)
+}
+
+/// The report in this text of this file.
+pub fn parse(text: &str, path: &Path) -> Result<Report> {
+    /// Looked at first: a file of another format may lack what a report has.
+    #[derive(Deserialize)]
+    struct Head {
+        format: u32,
+    }
     let no_comparison = || format!("{} is no comparison", path.display());
-    // The version first: of another one, the rest may mean something else.
-    let version: Version = serde_json::from_str(&text).with_context(no_comparison)?;
+    let head: Head = serde_json::from_str(text).with_context(no_comparison)?;
     ensure!(
-        version.format == FORMAT,
-        "{} has format {}, this program reads {FORMAT}; measure again, or use the program that wrote it",
+        head.format == FORMAT,
+        "{} has format {}, this program reads {FORMAT}; measure again, or use the program that \
+         wrote it",
         path.display(),
-        version.format
+        head.format
     );
-    serde_json::from_str(&text).with_context(no_comparison)
+    serde_json::from_str(text).with_context(no_comparison)
 }
 
 /// The runs of `old` go on in `new`: only where both measure the same thing on the same host.
@@ -67,24 +76,47 @@ pub fn resume(old: Report, new: &mut Report) -> Result<()> {
         initrd: String::new(),
         ..params.clone()
     };
-    ensure!(
-        comparable(&old.params) == comparable(&new.params),
-        "the earlier comparison had other parameters: {:?} is not {:?}",
-        comparable(&old.params),
-        comparable(&new.params)
-    );
-    ensure!(
-        old.host == new.host,
-        "the earlier comparison ran on another host: {:?} is not {:?}",
-        old.host,
-        new.host
-    );
-    ensure!(
-        old.program == new.program,
-        "the earlier comparison was made by another revision"
-    );
+    let what = [
+        (
+            differences(&comparable(&old.params), &comparable(&new.params)),
+            "was another experiment",
+        ),
+        (differences(&old.host, &new.host), "ran on another host"),
+        (
+            differences(&old.program, &new.program),
+            "was made by another program",
+        ),
+    ];
+    for (differences, what) in what {
+        ensure!(
+            differences.is_empty(),
+            "cannot resume: the earlier comparison {what}: {}; leave out --resume to start anew",
+            differences.join(", ")
+        );
+    }
     new.runs = old.runs;
     Ok(())
+}
+
+/// "cpus was 2, is 4": the members that differ.
+fn differences(old: &impl Serialize, new: &impl Serialize) -> Vec<String> {
+    let members = |value: serde_json::Result<Value>| match value {
+        Ok(Value::Object(members)) => members,
+        _ => Default::default(),
+    };
+    let (old, new) = (
+        members(serde_json::to_value(old)),
+        members(serde_json::to_value(new)),
+    );
+    new.iter()
+        .filter(|(name, value)| old.get(*name) != Some(value))
+        .map(|(name, value)| {
+            format!(
+                "{name} was {}, is {value}",
+                old.get(name).unwrap_or(&Value::Null)
+            )
+        })
+        .collect()
 }
 
 #[cfg(test)]
@@ -110,6 +142,12 @@ mod tests {
         };
         write(&path, &later).unwrap();
         assert!(read(&path).unwrap_err().to_string().contains("has format"));
+        // It says so too where nothing else is as it was.
+        fs::write(&path, "{\"format\": 9}").unwrap();
+        assert!(read(&path)
+            .unwrap_err()
+            .to_string()
+            .contains("has format 9"));
     }
 
     #[test]
@@ -126,7 +164,14 @@ mod tests {
             ..report()
         };
         other.params.cpus += 1;
-        assert!(resume(report(), &mut other).is_err());
+        let error = resume(report(), &mut other).unwrap_err().to_string();
+        let (was, is) = (report().params.cpus, other.params.cpus);
+        assert!(
+            error.contains(&format!(
+                "another experiment: cpus was {was}, is {is}; leave out"
+            )),
+            "{error}"
+        );
         let mut other = Report {
             runs: Vec::new(),
             ..report()

@@ -10,6 +10,7 @@ use anyhow::Result;
 
 use super::args::Console;
 use super::arm::{Arm, Vmm};
+use super::noise::Noise;
 use super::pin::{Pinning, Thread};
 use super::{ours, qemu};
 use crate::account::model::Trace;
@@ -122,6 +123,10 @@ pub struct Finished {
     pub end: End,
     /// Wall time from start to end.
     pub seconds: f64,
+    /// What else the host did meanwhile.
+    pub noise: Option<Noise>,
+    /// Why exits could not be traced, if so.
+    pub degraded: Option<String>,
 }
 
 /// Runs VMs.
@@ -135,6 +140,11 @@ pub trait TraceSource {
     /// Starts counting the process `pid` (which has not run its first instruction of VMM code)
     /// and all threads it will have.
     fn start(&self, pid: u32) -> Result<Box<dyn RunningTrace>>;
+
+    /// Why this source counts nothing, if so: then KVM's statistics have to do.
+    fn missing(&self) -> Option<String> {
+        None
+    }
 }
 
 /// Counts one process now.

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::args::{Console, Refill};
 use super::detail::Figures;
+use super::noise::Noise;
 use super::pin::Thread;
 use super::records::{Latency, ModuleRecord, Platform};
 use super::setting::Setting;
@@ -100,6 +101,9 @@ pub struct Params {
     pub detail: Level,
     /// How threads were pinned, or why not.
     pub pinning: String,
+    /// Arms of the experiment's own: each as a TOML table in one line, with its files' hashes.
+    #[serde(default)]
+    pub own_arms: Vec<String>,
 }
 
 /// An arm as the report names it.
@@ -156,6 +160,12 @@ pub struct Run {
     /// What the guest said of our module, when it had loaded it and when it had unloaded it.
     #[serde(default)]
     pub modules: Vec<ModuleRecord>,
+    /// What else the host did meanwhile.
+    #[serde(default)]
+    pub noise: Option<Noise>,
+    /// What was lost because exits could not be traced, if so: the figures are of KVM's statistics.
+    #[serde(default)]
+    pub degraded: Option<String>,
 }
 
 /// Why a run failed.

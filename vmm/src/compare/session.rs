@@ -2,6 +2,8 @@
 //!
 //! [`run`] is what `coopvirt compare` does. It never measures: a [`Launcher`] does.
 
+mod start;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Write};
@@ -13,10 +15,12 @@ use anyhow::{bail, ensure, Context, Result};
 
 use super::args::{Args, Choice};
 use super::arm::{Arm, Group, Module, Vmm};
+use super::budget::{self, Budget};
 use super::child::ChildLauncher;
 use super::cmdline::Amount;
 use super::disk::{self, TempFolder};
 use super::gaps::{self, Gap};
+use super::journal::Journal;
 use super::launch::{self, Boot, Job, Launcher, Programs};
 use super::model::{ArmNote, Params, Program, Report, Run, FORMAT};
 use super::pin::{self, Pinning};
@@ -24,61 +28,56 @@ use super::plan::{self, Cell};
 use super::progress::Progress;
 use super::setting::{Backing, Setting};
 use super::symbols::Symbols;
-use super::traced::Tracepoints;
-use super::{cmdline, evaluate, host, html, interrupt, json, table, table_file, verdict};
+use super::{aa, cmdline, evaluate, host, html, interrupt, json, table, table_file, verdict};
 
 /// A failed run is repeated once.
 const ATTEMPTS: u32 = 2;
 /// After so many repetitions in a row that failed twice, an arm is given up.
 const MAX_FAILED_REPETITIONS: u32 = 2;
 
-/// Compares; prints to standard output. The code is failure if any run has failed for good, or an
-/// arm could not be run at all.
+/// Compares; prints to standard output. The code is failure if any run has failed for good, an arm
+/// could not be run at all, the budget is exceeded, or an arm differs from itself.
 pub fn run(args: &Args) -> Result<ExitCode> {
     let mut choice = args.choose()?;
     let symbols = args.symbols.as_deref().map(Symbols::read).transpose()?;
+    // What is wrong with it must not be found out after the runs.
+    let budget = args.budget.as_deref();
+    let budget = budget
+        .map(|path| Budget::read(path, args.update_budget))
+        .transpose()?;
     let folder = TempFolder::new()?;
     let inputs = Inputs::find(args)?;
-    let initrd = fs::read(&inputs.initrd)
-        .with_context(|| format!("cannot read {}", inputs.initrd.display()))?;
-    let gaps = gaps::take(&mut choice, &initrd);
-    drop(initrd);
-    ensure!(
-        choice.arms.iter().any(|arm| arm.name == choice.reference),
-        "the reference arm '{}' cannot be run: {}",
-        choice.reference,
-        gaps.first().map_or("", |gap| gap.reason)
-    );
+    let (traces, here) = start::look(args, &choice, &inputs)?;
+    let gaps = gaps::take(&mut choice, &here, &inputs.initrd)?;
     let setup = Setup::new(args, &choice, &gaps, inputs, folder.path())?;
     let mut report = setup.report.clone();
-    if args.resume {
-        let path = args.json.as_deref().context("--resume needs --json")?;
-        if path.exists() {
-            json::resume(json::read(path)?, &mut report)?;
-        }
-    }
+    let mut journal = start::begin(args, &mut report)?;
     interrupt::catch_signals()?;
     pin::pin_self(setup.pinning).context("cannot pin this program to CPU 0")?;
-    let mut launcher = ChildLauncher::new(folder.path(), Box::new(Tracepoints(args.detail)));
+    let mut launcher = ChildLauncher::new(folder.path(), traces);
+    start::announce(args, &choice, &setup, &report, &gaps);
+    start::warm_up(args, &choice, &setup, &report, &mut launcher);
     run_cells(
         args,
         &choice,
         &setup,
         &mut report,
+        journal.as_mut(),
         &mut launcher,
         Box::new(io::stderr()),
     )?;
     if let Some(symbols) = &symbols {
         symbols.apply(&mut report);
     }
-    let mut stdout = io::stdout().lock();
+    if let (Some(path), Some(journal)) = (&args.json, journal) {
+        json::write(path, &report)?;
+        journal.remove()?;
+    }
     let mut text = table::render(&report);
     if args.bars {
         text += &format!("\n{}", verdict::render(&report));
     }
-    stdout
-        .write_all(text.as_bytes())
-        .context("cannot print the report")?;
+    say(&text)?;
     if let Some(path) = &args.html {
         fs::write(path, html::render(&report))
             .with_context(|| format!("cannot write {}", path.display()))?;
@@ -86,11 +85,36 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     if let Some(path) = &args.csv {
         table_file::write(path, &report)?;
     }
+    let budget = match (&budget, args.budget.as_deref()) {
+        (Some(old), Some(path)) if args.update_budget => Some(budget::update(old, &report, path)?),
+        (Some(budget), _) => Some(budget::check(budget, &report)),
+        (None, _) => None,
+    };
+    if let Some(outcome) = &budget {
+        say(&format!("\n{}", outcome.text))?;
+    }
     let is_whole = gaps.is_empty() && is_complete(&report, &plan_of(args, &choice));
-    Ok(match is_whole {
+    let is_kept = budget.is_none_or(|outcome| outcome.is_kept);
+    let is_honest = aa::evaluate(&report).is_none_or(|outcome| outcome.is_honest());
+    Ok(match is_whole && is_kept && is_honest {
         true => ExitCode::SUCCESS,
         false => ExitCode::FAILURE,
     })
+}
+
+fn say(text: &str) -> Result<()> {
+    let mut stdout = io::stdout().lock();
+    stdout
+        .write_all(text.as_bytes())
+        .context("cannot print the report")
+}
+
+fn amount(args: &Args) -> Amount {
+    Amount {
+        warm_up: args.settle,
+        scale: args.scale,
+        seconds: args.seconds,
+    }
 }
 
 /// The files that every guest is started from.
@@ -169,6 +193,7 @@ impl Setup {
             refill: args.refill,
             detail: args.detail,
             pinning: pinning_words,
+            own_arms: own_arms(args)?,
         };
         let note = |arm: &Arm, gap: Option<&str>| ArmNote {
             name: arm.name.clone(),
@@ -177,7 +202,7 @@ impl Setup {
             gap: gap.map(Into::into),
         };
         let run = choice.arms.iter().map(|arm| note(arm, None));
-        let missing = gaps.iter().map(|gap| note(gap.arm, Some(gap.reason)));
+        let missing = gaps.iter().map(|gap| note(gap.arm, Some(&gap.reason)));
         Ok(Setup {
             programs: Programs {
                 ours: std::env::current_exe().context("cannot find this program's file")?,
@@ -202,6 +227,18 @@ impl Setup {
             },
         })
     }
+}
+
+/// The experiment's own arms, with the hashes of their own files: what makes them what they are.
+fn own_arms(args: &Args) -> Result<Vec<String>> {
+    let own = args.own_arms.iter().map(|arm| {
+        let files = [&arm.kernel, &arm.initrd].into_iter().flatten();
+        let ids: Result<Vec<String>> = files.map(|file| host::file_id(file)).collect();
+        Ok(format!("{} {}", arm.text(), ids?.join(" "))
+            .trim_end()
+            .into())
+    });
+    own.collect()
 }
 
 /// An input file from its option, its environment variable or a default.
@@ -232,6 +269,7 @@ fn run_cells(
     choice: &Choice,
     setup: &Setup,
     report: &mut Report,
+    mut journal: Option<&mut Journal>,
     launcher: &mut dyn Launcher,
     progress: Box<dyn Write>,
 ) -> Result<()> {
@@ -258,10 +296,10 @@ fn run_cells(
             if is_last {
                 given_up.note(cell, &run);
             }
-            report.runs.push(run);
-            if let Some(path) = &args.json {
-                json::write(path, report)?;
+            if let Some(journal) = journal.as_deref_mut() {
+                journal.note(&run)?;
             }
+            report.runs.push(run);
             if is_last {
                 break;
             }
@@ -308,44 +346,51 @@ fn run_once(
     attempt: u32,
     launcher: &mut dyn Launcher,
 ) -> Run {
-    let amount = Amount {
-        warm_up: args.warm_up,
-        scale: args.scale,
-        seconds: args.seconds,
-    };
-    let cmdline = cmdline::build(cell.arm, cell.setting, &cell.works, amount, setup.tsc_khz);
+    let cmdline = cmdline::build(
+        cell.arm,
+        cell.setting,
+        &cell.works,
+        amount(args),
+        setup.tsc_khz,
+    );
     let is_returned = cell.setting.backing == Backing::Returned;
+    let machine = &cell.arm.machine;
+    let cpus = machine.cpus.unwrap_or(args.cpus);
+    let pinning = match machine.cpus {
+        None => setup.pinning,
+        Some(cpus) => pin::decide(args.pin, cpus, setup.report.host.cpus).0,
+    };
     let cmdline = match cmdline {
         Ok(cmdline) => cmdline,
         Err(reason) => return evaluate::not_launched(cell, attempt, Vec::new(), reason, true),
     };
     let boot = Boot {
-        kernel: setup.kernel.clone(),
-        initrd: setup.initrd.clone(),
+        kernel: machine.kernel.as_ref().unwrap_or(&setup.kernel).clone(),
+        initrd: machine.initrd.as_ref().unwrap_or(&setup.initrd).clone(),
         disk: setup.disk.clone(),
         cmdline,
-        cpus: args.cpus,
-        memory_bytes: args.memory,
+        cpus,
+        memory_bytes: machine.memory_bytes.unwrap_or(args.memory),
         console: cell.setting.console,
         // The module reports free pages by itself, and the kernel has one reporter at most.
         has_balloon: is_returned && cell.arm.module != Module::Loaded,
         exits_file: setup.exits_file.clone(),
-        pinning: setup.pinning,
+        pinning,
     };
     let command = launch::command(&setup.programs, cell.arm, &boot);
     let job = Job {
         command: &command,
-        pinning: setup.pinning,
+        pinning,
         exits_file: match cell.arm.vmm {
             Vmm::Ours(_) => Some(&setup.exits_file),
             Vmm::Qemu(_) => None,
         },
-        has_huge_pages: !is_returned,
+        has_huge_pages: !is_returned && !machine.has_small_pages,
         boot_timeout: Duration::from_secs(args.boot_timeout),
         work_timeout: Duration::from_secs(args.work_timeout),
     };
     match launcher.launch(&job) {
-        Ok(vm) => evaluate::evaluate(cell, args.cpus, attempt, command.words(), vm),
+        Ok(vm) => evaluate::evaluate(cell, cpus, attempt, command.words(), vm),
         Err(error) => {
             let reason = format!("{error:#}");
             evaluate::not_launched(cell, attempt, command.words(), reason, false)

@@ -9,6 +9,7 @@ use serde::{Serialize, Serializer};
 
 use super::args::Refill;
 use super::attribution::Attribution;
+use super::claims::{self, Difference};
 use super::model::{Report, Run, Sample};
 use super::setting::{Backing, Setting};
 use super::stats::{self, Ratio, Spread};
@@ -16,8 +17,6 @@ use crate::account::model::Counts;
 
 /// The tracer reads CPU time some 100 times a second: of a shorter work it says too little.
 const MIN_FOR_CPU_NS: u64 = 200_000_000;
-/// With fewer samples on either side no p can be small, so none is shown.
-const MIN_FOR_P: usize = 3;
 
 /// All rows of one work.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -56,8 +55,13 @@ pub struct Figures {
     pub net: Option<Spread>,
     /// Against the reference arm; of net exits if both sides have them, else of gross ones.
     pub ratio: Option<Ratio>,
-    /// Of the rank test against the reference arm.
+    /// 95 % bootstrap interval of the median of net exits (of gross ones where net is not known),
+    /// from four runs on.
+    pub median_interval: Option<(f64, f64)>,
+    /// Of the permutation test against the reference arm, where so many runs can say something.
     pub p: Option<f64>,
+    /// The same at length, and what may be claimed.
+    pub difference: Option<Difference>,
     /// Against the best stock arm of the row; `None` for that arm itself.
     pub versus: Option<Versus>,
     /// Mean exits by reason, most first.
@@ -129,6 +133,7 @@ pub fn groups(report: &Report) -> Vec<Group> {
         }
     }
     groups.retain(|group| !group.rows.is_empty());
+    claims::settle(&mut groups);
     groups
 }
 
@@ -252,15 +257,18 @@ fn figures(samples: &[&Sample], reference: &[&Sample], seed: u64) -> Option<Figu
         .iter()
         .filter_map(|sample| sample.latency_ns.as_ref().map(|latency| latency.p99 as f64))
         .collect();
+    let difference = Difference::of(&ours, &theirs, seed);
     Some(Figures {
         n: samples.len(),
         gross: Spread::of(&gross)?,
         net: net.as_deref().and_then(Spread::of),
         ratio: stats::ratio(&ours, &theirs, seed),
-        p: match ours.len().min(theirs.len()) >= MIN_FOR_P {
-            true => stats::rank_test(&ours, &theirs),
-            false => None,
-        },
+        median_interval: stats::median_interval(&ours, seed),
+        p: difference
+            .as_ref()
+            .filter(|difference| difference.least_p <= claims::RATE)
+            .map(|difference| difference.p),
+        difference,
         reasons: means(samples, |counts| &counts.by_reason),
         causes: means(samples, |counts| &counts.by_cause),
         userspace: Spread::of(&of(|sample| sample.counts.userspace as f64))?,
@@ -389,6 +397,8 @@ pub(super) mod tests {
             threads: Vec::new(),
             coop: None,
             modules: Vec::new(),
+            noise: None,
+            degraded: None,
         }
     }
 
@@ -442,6 +452,7 @@ pub(super) mod tests {
                 refill: Refill::Kept,
                 detail: Default::default(),
                 pinning: "not pinned".into(),
+                own_arms: Vec::new(),
             },
             arms: ["qemu-pci", "kvm", "hvm"].map(note).into(),
             runs,

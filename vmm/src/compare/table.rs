@@ -14,8 +14,9 @@ use super::model::{ArmNote, Report, Run};
 use super::setting::Setting;
 use super::stats::Ratio;
 use super::summary::{self, Figures, Group, Row};
-use super::text::{number, probability, time};
+use super::text::{number, time};
 use super::waterfall::Waterfall;
+use super::{aa, claims, degraded, noise};
 use crate::account::backend::INSTRUCTION_CLOCK;
 
 /// Words in columns with a line under the heading only.
@@ -27,7 +28,7 @@ const HEADINGS: [&str; 13] = [
     "exits net",
     "gross",
     "ratio",
-    "p",
+    "differs",
     "to best stock",
     "reasons",
     "userspace",
@@ -134,7 +135,7 @@ pub fn header(report: &Report) -> Vec<String> {
         lines.push(format!("peer:    {peer}"));
     }
     lines.push(format!(
-        "runs:    n = {} asked for, interleaved, seed {}, scale {}; ratios and p against {}",
+        "runs:    n = {} asked for, interleaved in random order, seed {}, scale {}; against {}",
         params.repetitions, params.seed, params.scale, params.reference
     ));
     lines.extend([
@@ -144,8 +145,11 @@ pub fn header(report: &Report) -> Vec<String> {
         "less the INTR exits of the host's own tick. Ratio [95 % bootstrap interval, from 4 runs \
          on] of net"
             .into(),
-        "exits; p of a two-sided Mann-Whitney test. The best stock arm of a row is the one with the \
-         fewest net"
+        "exits. Differs: two-sided permutation test on ranks; in brackets the false discovery rate \
+         over all rows,"
+            .into(),
+        "which is at most 0.05 where a difference is claimed. The best stock arm of a row is the one \
+         with the fewest net"
             .into(),
         "exits. CPU is of the whole VMM (vCPUs with their guest, polling thread, workers), per \
          operation and of all."
@@ -235,7 +239,12 @@ pub fn columns(figures: &Figures, is_best: bool) -> [String; 12] {
         net.unwrap_or_else(|| "unknown".into()),
         number(figures.gross.median),
         or_dash(ratio),
-        or_dash(figures.p.map(probability)),
+        or_dash(
+            figures
+                .difference
+                .as_ref()
+                .map(|difference| difference.text()),
+        ),
         or_dash(to_best),
         reasons(figures),
         number(figures.userspace.median),
@@ -268,6 +277,12 @@ pub fn footer(report: &Report) -> Vec<(&'static str, Vec<String>)> {
         ("where threads ran (host CPUs)", places(report)),
         ("what the guests found", platforms(report)),
         ("figures of single works", details(report)),
+        (
+            "what may be claimed",
+            claims::notes(&summary::groups(report)),
+        ),
+        ("does the same thing differ from itself", aa::lines(report)),
+        ("noise", noise::lines(report)),
         ("counts that must agree", identities(report)),
         ("gaps", gaps(report)),
         ("failures", failures(report)),
@@ -339,6 +354,15 @@ fn platforms(report: &Report) -> Vec<String> {
 
 fn identities(report: &Report) -> Vec<String> {
     let mut lines = Vec::new();
+    let why: BTreeSet<&String> = report
+        .runs
+        .iter()
+        .filter_map(|run| run.degraded.as_ref())
+        .collect();
+    if !why.is_empty() {
+        lines.extend(why.into_iter().map(|why| format!("not traced: {why}")));
+        lines.push(degraded::LOST.into());
+    }
     let checked = report
         .counted_runs()
         .filter(|run| run.identity.is_some())
@@ -492,7 +516,7 @@ mod tests {
             "pipe, per round trip",
             "MSR 4.65 INTR 1.00",
             "0.507 [",
-            "0.029",
+            "fewer (0.029)",
             "2.00 µs",
             "failed: the guest's clocksource is 'hpet'",
             "agree within 1 % in 0 of 1 runs",

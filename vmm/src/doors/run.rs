@@ -51,6 +51,8 @@ pub enum DoorsError {
     Refused,
     #[error("the guest ended early: {0}")]
     Ended(StopReason),
+    #[error("what tracing costs cannot be measured without tracing: {0}")]
+    NotTraced(String),
 }
 
 /// What one door costs, per operation.
@@ -104,8 +106,9 @@ pub fn run(options: &Options) -> Result<DoorsReport, DoorsError> {
         rows: Vec::new(),
     };
     for place in [Place::Quiet, Place::Polled] {
-        let counted = go(options, place, Pass::Count)?;
-        let timed = go(options, place, Pass::Time)?;
+        let counted = go(options, place, Pass::Count, Tracing::On)?;
+        // Tracing has a cost of its own at each exit.
+        let timed = go(options, place, Pass::Time, Tracing::Off)?;
         let empty = timed.samples(table::EMPTY)?.map(|s| s.median_cycles());
         if place == Place::Quiet {
             report.tsc_khz = timed.tsc_khz()?;
@@ -128,13 +131,7 @@ pub fn run(options: &Options) -> Result<DoorsReport, DoorsError> {
                 row.userspace_exits = counted
                     .returns(door)
                     .map(|n| figures::to_f64(n) / operations);
-                let overhead = Overhead {
-                    cycles: empty.unwrap_or(0.0) + figures::to_f64(door.waits_cycles),
-                    batch: door.batch,
-                    tsc_khz: timed.tsc_khz()?,
-                };
-                let samples = timed.samples(*door)?;
-                row.time = samples.and_then(|samples| figures::time(&samples, overhead));
+                row.time = time_of(&timed, door)?;
                 let timed_operations = row.time.map(|time| {
                     let blocks = figures::to_f64(BLOCKS);
                     figures::to_f64(time.iterations) * blocks * f64::from(door.batch)
@@ -151,22 +148,35 @@ pub fn run(options: &Options) -> Result<DoorsReport, DoorsError> {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Pass {
-    /// A known number of iterations, traced.
+pub(super) enum Pass {
+    /// A known number of iterations.
     Count,
-    /// As many iterations as fill the time, untraced: tracing has a cost of its own at each exit.
+    /// As many iterations as fill the time.
     Time,
 }
 
 /// What is left of one run of the guest.
-struct Finished(code_guest::Finished);
+pub(super) struct Finished(code_guest::Finished);
 
-fn go(options: &Options, place: Place, pass: Pass) -> Result<Finished, DoorsError> {
-    let config = config(options, place, pass);
-    let tracing = match pass {
-        Pass::Count => Tracing::On,
-        Pass::Time => Tracing::Off,
+/// How long one operation of a door took, less the empty loop of the same run.
+pub(super) fn time_of(timed: &Finished, door: &Door) -> Result<Option<Time>, DoorsError> {
+    let empty = timed.samples(table::EMPTY)?.map(|s| s.median_cycles());
+    let overhead = Overhead {
+        cycles: empty.unwrap_or(0.0) + figures::to_f64(door.waits_cycles),
+        batch: door.batch,
+        tsc_khz: timed.tsc_khz()?,
     };
+    let samples = timed.samples(*door)?;
+    Ok(samples.and_then(|samples| figures::time(&samples, overhead)))
+}
+
+pub(super) fn go(
+    options: &Options,
+    place: Place,
+    pass: Pass,
+    tracing: Tracing,
+) -> Result<Finished, DoorsError> {
+    let config = config(options, place, pass);
     let run = code_guest::run(&config, options.limit, tracing)?;
     match run.reason {
         None => {
@@ -188,6 +198,14 @@ fn work_of(door: &Door) -> Option<u8> {
 }
 
 impl Finished {
+    /// An error unless its exits were traced to the end.
+    pub(super) fn must_be_traced(&self) -> Result<(), DoorsError> {
+        match &self.0.report.not_traced {
+            None => Ok(()),
+            Some(why) => Err(DoorsError::NotTraced(why.clone())),
+        }
+    }
+
     /// Exits between the door's marks, less the host's interrupts.
     fn exits(&self, door: &Door) -> Option<u64> {
         let work = work_of(door)?;

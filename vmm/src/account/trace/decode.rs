@@ -142,7 +142,7 @@ impl Decoder {
         });
         optional("kvm:kvm_inj_virq", |t| {
             // `irq` before Linux 5.19.
-            let vector = t.field("vec").or_else(|_| t.field("irq"))?;
+            let vector = t.field("vector").or_else(|_| t.field("irq"))?;
             Ok(Layout::Injection { vector })
         });
         optional("kvm:kvm_cpuid", |t| {

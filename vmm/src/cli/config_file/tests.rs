@@ -2,7 +2,7 @@
 
 use clap::{CommandFactory, FromArgMatches};
 
-use super::super::{Cli, Command as Subcommand};
+use super::super::{Cli, Command as CliCommand};
 use super::*;
 
 /// A value for each option of `run` that is not its default. An option that is missing here fails
@@ -65,7 +65,7 @@ fn parsed(words: &[String]) -> Result<(ArgMatches, String), String> {
     let matches = command
         .try_get_matches_from(argv)
         .map_err(|error| error.to_string())?;
-    let Subcommand::Run(args) = Cli::from_arg_matches(&matches).unwrap().command else {
+    let CliCommand::Run(args) = Cli::from_arg_matches(&matches).unwrap().command else {
         panic!("run was given");
     };
     let run = matches.subcommand_matches("run").unwrap().clone();
@@ -97,7 +97,7 @@ fn every_option_has_a_key_that_says_the_same() {
     let run = command.find_subcommand("run").unwrap();
     for arg in run.get_arguments() {
         let key = arg.get_long().expect("options of run have long names");
-        if NOT_IN_FILE.contains(&key) {
+        if RUN.not_in_file.contains(&key) {
             continue;
         }
         let sample = SAMPLES.iter().find(|(sample, _)| *sample == key);
@@ -126,12 +126,12 @@ fn all_options_at_once_say_the_same() {
 #[test]
 fn every_option_that_takes_a_path_is_known_as_such() {
     let command = Cli::command();
-    for (key, arg) in keys(&run_options(&command)) {
+    for (key, arg) in keys(&options(&command, &RUN), &RUN) {
         let names = arg.get_value_names().unwrap_or_default();
         let takes_path = names
             .iter()
             .any(|name| name.starts_with("PATH") || name.starts_with("FILE"));
-        assert_eq!(takes_path, PATHS.contains(&key.as_str()), "--{key}");
+        assert_eq!(takes_path, RUN.paths.contains(&key.as_str()), "--{key}");
     }
 }
 
@@ -196,7 +196,7 @@ fn mistakes_are_told_by_line() {
             1,
             "too large",
         ),
-        ("cpus = 1.5\n", 1, "expected text"),
+        ("cpus = 1.5\n", 1, "is not a number of vCPUs"),
     ] {
         let error = with_file(text, &["--kernel=/k"]).unwrap_err();
         assert!(error.contains(&format!(":{line}: ")), "{text:?}: {error}");

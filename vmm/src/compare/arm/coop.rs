@@ -4,7 +4,7 @@
 //! ablations follow. Features are switched in the guest (the module's parameters); the host offers
 //! all of them in every arm.
 
-use super::{Arm, Expect, Group, Module, Place, Sidecore, Vmm};
+use super::{Arm, Expect, Group, MachineOf, Module, Place, Sidecore, Vmm};
 
 /// The module's features, by the names of its parameters.
 pub(super) const FEATURES: [&str; 5] = ["idle", "timer", "ipi", "populate", "release"];
@@ -121,7 +121,25 @@ fn arm(sidecore: Sidecore, features: &[&str]) -> Arm {
         has_log_boots: false,
         is_default: false,
         expect,
+        machine: MachineOf::default(),
     }
+}
+
+/// The same arm with these of the module's features instead of those it has.
+pub(super) fn with_features(old: &Arm, features: &[&str]) -> Arm {
+    let fresh = arm(old.sidecore.unwrap_or(sidecore("off")), features);
+    Arm {
+        name: old.name.clone(),
+        description: old.description.clone(),
+        group: old.group,
+        ..fresh
+    }
+}
+
+/// A polling policy by its name.
+pub(super) fn policy(name: &str) -> Option<Sidecore> {
+    let known = POLICIES.iter().find(|(_, policy, ..)| *policy == name);
+    known.map(|(_, policy, ..)| sidecore(policy))
 }
 
 /// The module's parameters: each feature by name, so that no default decides.

@@ -2,7 +2,7 @@
 //!
 //! Whoever adds one adds a line to [`TABLE`] and nothing else.
 
-use super::{Arm, Expect, Group, Module, Transport, Vmm};
+use super::{Arm, Expect, Group, MachineOf, Module, Transport, Vmm};
 
 /// A stock arm as the table spells it.
 struct Line {
@@ -117,6 +117,7 @@ pub(super) fn arms() -> Vec<Arm> {
             has_log_boots: line.has_log_boots,
             is_default: line.is_default,
             expect: line.expect.to_vec(),
+            machine: MachineOf::default(),
         })
         .collect()
 }

@@ -50,6 +50,7 @@ fn compare(
         &choice,
         &setup,
         &mut report,
+        None,
         &mut fake,
         Box::new(io::sink()),
     )
