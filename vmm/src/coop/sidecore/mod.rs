@@ -1,9 +1,9 @@
 //! The polling thread, and the worker that does what it must not wait for.
 //!
 //! While there is work the thread looks at every area again and again, each under a lease that ends
-//! soon ([`thread`]), and at the virtqueues that have work ([`queues`]). [`window`] decides how long it polls without work and how long it sleeps, [`share`] whether it has
-//! the CPU for it. The
-//! [`worker`] carries out calls that may take long, and takes over if the polling thread is late.
+//! soon ([`thread`]), and at the virtqueues that have work ([`queues`]). [`window`] decides how long it
+//! polls without work and how long it sleeps, [`share`] whether it has the CPU for it. The [`worker`]
+//! carries out calls that may take long, and takes over if the polling thread is late.
 
 mod fault;
 mod hints;
