@@ -9,7 +9,8 @@ use coopvirt::virtio::DeviceCounts;
 use coopvirt_spec::work::Work;
 use coopvirt_tests::exits::{own_exits, phase};
 use coopvirt_tests::files::Folder;
-use coopvirt_tests::{Guest, Outcome, Running};
+use coopvirt_tests::lab::MODULE_KERNEL;
+use coopvirt_tests::{Guest, Image, Outcome, Running};
 use rustix::process::Signal;
 
 /// 16 MiB.
@@ -21,7 +22,11 @@ const SLOWER: u64 = 10;
 
 /// A guest with 2 vCPUs and a disk, in `coop` mode, whose kernel knows nothing of it.
 fn guest(disk: &str, policy: &str) -> Guest {
-    Guest::new()
+    polled(Guest::new(), disk, policy)
+}
+
+fn polled(guest: Guest, disk: &str, policy: &str) -> Guest {
+    guest
         .cpus(2)
         .arguments(["--disk", disk])
         .arguments(["--mode", "coop", "--sidecore", policy])
@@ -45,7 +50,8 @@ fn run(guest: Guest, meanwhile: impl FnOnce(&mut Running)) -> Run {
     assert_eq!(outcome.status(), 0, "{}", outcome.stderr);
     let text = std::fs::read(path).expect("a report");
     let report: ExitReport = serde_json::from_slice(&text).expect("the report reads back");
-    eprintln!("{:?}", report.devices);
+    let events = report.coop.as_ref().map(|coop| &coop.events);
+    eprintln!("{:?}, {events:?}", report.devices);
     Run { outcome, report }
 }
 
@@ -54,8 +60,8 @@ impl Run {
         self.report.devices[DISK]
     }
 
-    /// Exits per read of a work: the guest's own, and notifies of the disk among them.
-    fn per_read(&self, work: Work) -> (f64, f64) {
+    /// Exits per read of a work: the guest's own, notifies of the disk and interrupts of devices among them.
+    fn per_read(&self, work: Work) -> [f64; 3] {
         let reads = self.outcome.work(work.name())["ops"]
             .as_u64()
             .expect("a count");
@@ -63,14 +69,23 @@ impl Run {
         let latency = &self.outcome.work(work.name())["latency_ns"];
         eprintln!("{}: {counts:?}, latency {latency}", work.name());
         let per_read = |exits: u64| exits as f64 / reads as f64;
-        (per_read(own_exits(counts)), per_read(notifies(counts)))
+        [own_exits(counts), notifies(counts), interrupts(counts)].map(per_read)
     }
 }
 
 /// Exits by writes to the disk's doorbells.
 fn notifies(counts: &Counts) -> u64 {
+    caused(counts, "virtio-blk doorbell")
+}
+
+/// Exits for interrupts of any device.
+fn interrupts(counts: &Counts) -> u64 {
+    caused(counts, "vector of a device")
+}
+
+fn caused(counts: &Counts, words: &str) -> u64 {
     let causes = counts.by_cause.iter();
-    let matching = causes.filter(|(cause, _)| cause.contains("virtio-blk doorbell"));
+    let matching = causes.filter(|(cause, _)| cause.contains(words));
     matching.map(|(_, count)| count).sum()
 }
 
@@ -111,13 +126,13 @@ fn reads_of_a_polled_disk_notify_less() {
             |_| {},
         );
         run.outcome.done();
-        let one = run.per_read(Work::Read1);
-        let many = run.per_read(Work::Read32);
+        let [one, one_notified, one_interrupted] = run.per_read(Work::Read1);
+        let [many, many_notified, many_interrupted] = run.per_read(Work::Read32);
         eprintln!(
-            "{policy}: {:.2} exits per read one at a time ({:.2} notifies), {:.3} of 32 in flight ({:.3})",
-            one.0, one.1, many.0, many.1
+            "{policy}: {one:.2} exits per read one at a time ({one_notified:.2} notifies, {one_interrupted:.2} \
+             interrupts), {many:.3} of 32 in flight ({many_notified:.3}, {many_interrupted:.3})"
         );
-        seen.push((policy, one.1, run.disk()));
+        seen.push((policy, one_notified, run.disk()));
     }
     let [(_, off, unpolled), (_, adaptive, _), (_, always, polled)] = seen[..] else {
         panic!("{seen:?}");
@@ -131,6 +146,26 @@ fn reads_of_a_polled_disk_notify_less() {
     assert!(always < 0.1, "{always} notifies per read");
     // How often it polls in time is a matter of the machine's other work.
     assert!(adaptive <= off * 1.1, "{adaptive} of {off}");
+}
+
+/// Where the guest polls as well, through a queue that stock virtio_blk makes without an interrupt, a read costs neither
+/// a notify nor an interrupt.
+#[test]
+fn reads_through_a_poll_queue_need_neither_notify_nor_interrupt() {
+    let folder = Folder::new();
+    let image = folder.disk("disk", DISK_BLOCKS).display().to_string();
+    let stock = Guest::with_kernel(MODULE_KERNEL, Image::Vmlinux);
+    let guest = polled(stock, &format!("{image},ro"), "always")
+        .cmdline("virtio_blk.poll_queues=1")
+        .works("readpoll");
+    let run = run(guest, |_| {});
+    run.outcome.done();
+    let [exits, notified, interrupted] = run.per_read(Work::Readpoll);
+    eprintln!("{exits:.2} exits per read ({notified:.2} notifies, {interrupted:.2} interrupts)");
+    let disk = run.disk();
+    assert!(disk.polled_finds > 0, "{disk:?}");
+    assert!(notified < 0.1, "{notified} notifies per read");
+    assert!(interrupted < 0.1, "{interrupted} interrupts per read");
 }
 
 /// In the lower quartile of its repetitions, in nanoseconds.
