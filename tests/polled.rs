@@ -24,17 +24,22 @@ const SLOWER: u64 = 10;
 /// queues may wait, reads notify. On a quiet one it is a hundredth.
 const MOST_SPARED: f64 = 0.5;
 
-/// A guest with 2 vCPUs and a disk, in `coop` mode, whose kernel knows nothing of it.
+/// A guest with 2 vCPUs and a disk, in `coop` mode, whose kernel knows nothing of it. Its polling thread has to share a
+/// CPU.
 fn guest(disk: &str, policy: &str) -> Guest {
-    polled(Guest::new(), disk, policy)
+    polled(Guest::new().cpus(2), disk, ["--sidecore", policy]).arguments(["--pin", "1-2,0"])
 }
 
-fn polled(guest: Guest, disk: &str, policy: &str) -> Guest {
+/// The same with 1 vCPU, and a CPU for the polling thread: without, an adaptive one rests.
+fn guest_with_spare_cpu(disk: &str, policy: &str) -> Guest {
+    let policy = format!("{policy},cpu=2");
+    polled(Guest::new().cpus(1), disk, ["--sidecore", &policy]).arguments(["--pin", "1,0"])
+}
+
+fn polled(guest: Guest, disk: &str, sidecore: [&str; 2]) -> Guest {
     guest
-        .cpus(2)
-        .arguments(["--disk", disk])
-        .arguments(["--mode", "coop", "--sidecore", policy])
-        .arguments(["--pin", "1-2,0"])
+        .arguments(["--disk", disk, "--mode", "coop"])
+        .arguments(sidecore)
         .limit(Duration::from_secs(300))
 }
 
@@ -126,7 +131,7 @@ fn reads_of_a_polled_disk_notify_less() {
     let mut seen = Vec::new();
     for policy in ["off", "adaptive", "always"] {
         let run = run(
-            guest(&format!("{image},ro"), policy).works("read1,read32"),
+            guest_with_spare_cpu(&format!("{image},ro"), policy).works("read1,read32"),
             |_| {},
         );
         run.outcome.done();
@@ -158,8 +163,9 @@ fn reads_of_a_polled_disk_notify_less() {
 fn reads_through_a_poll_queue_need_neither_notify_nor_interrupt() {
     let folder = Folder::new();
     let image = folder.disk("disk", DISK_BLOCKS).display().to_string();
-    let stock = Guest::with_kernel(MODULE_KERNEL, Image::Vmlinux);
-    let guest = polled(stock, &format!("{image},ro"), "always")
+    let stock = Guest::with_kernel(MODULE_KERNEL, Image::Vmlinux).cpus(2);
+    let guest = polled(stock, &format!("{image},ro"), ["--sidecore", "always"])
+        .arguments(["--pin", "1-2,0"])
         .cmdline("virtio_blk.poll_queues=1")
         .works("readpoll");
     let run = run(guest, |_| {});
