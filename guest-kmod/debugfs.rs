@@ -54,6 +54,7 @@ fn write_params(to: &mut Show) -> fmt::Result {
     writeln!(to, "level {}", params.level)?;
     for (name, is_on) in [
         ("idle", params.idle),
+        ("tick", params.tick),
         ("timer", params.timer),
         ("ipi", params.ipi),
         ("populate", params.populate),
@@ -70,7 +71,7 @@ struct Copy {
     guest: [u64; 16],
     host: [u64; 16],
     lateness: Lateness,
-    idle: [(&'static str, u64); 9],
+    idle: [(&'static str, u64); 10],
 }
 
 impl Copy {
@@ -95,6 +96,7 @@ impl Copy {
                 ("idle_vain_tsc", idle.vain_tsc),
                 ("idle_halt_cost_tsc", policy.halt_cost_tsc()),
                 ("idle_window_tsc", policy.window_tsc()),
+                ("idle_tickless", cpu.idle.tickless()),
                 ("idle_host_polls", u64::from(cpu.idle.does_host_poll())),
             ],
         }

@@ -9,6 +9,7 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use coopvirt_spec::discover::{HYPERVISOR_PRESENT, SCAN_END, SCAN_FIRST, SCAN_STEP};
 use coopvirt_spec::page::Idle as Word;
 use guest_shim::idle::{IdlePolicy, Plan, NO_TIMER};
+use guest_shim::tick::TickPolicy;
 use guest_shim::Cpu;
 
 use crate::cpus::{self, ThisCpu};
@@ -34,6 +35,10 @@ pub(crate) struct IdleCpu {
     pub(crate) policy: IdlePolicy,
     /// Whether the host polls after a halt, if it can be told.
     host_polls: Option<bool>,
+    /// Whether the tick is worth stopping, its period in steps of the TSC, and how often it was.
+    tick: TickPolicy,
+    tick_tsc: u64,
+    tickless: u64,
 }
 
 impl IdleCpu {
@@ -41,7 +46,15 @@ impl IdleCpu {
         Self {
             policy: IdlePolicy::new(),
             host_polls: None,
+            tick: TickPolicy::new(),
+            tick_tsc: 0,
+            tickless: 0,
         }
+    }
+
+    /// Waits that were to begin without a tick.
+    pub(crate) const fn tickless(&self) -> u64 {
+        self.tickless
     }
 
     /// The CPU has an area: from now on it may wait with the host's help.
@@ -76,26 +89,33 @@ impl IdleCpu {
 
 /// Waits once, by polling or by halting. The caller looks for work, and comes again if there is none:
 /// after polling in vain, too, because the interrupts meanwhile may have changed the next timer.
-pub(crate) fn wait(mut task: IdleTask, until_timer_ns: i64) {
-    let plan = cpus::with_this(|cpu| plan(cpu, until_timer_ns));
-    match plan {
+/// Whether the next wait is to begin with the tick stopped, which comes every `tick_ns`.
+pub(crate) fn wait(mut task: IdleTask, until_timer_ns: i64, tick_ns: u32) -> bool {
+    let plan = cpus::with_this(|cpu| plan(cpu, until_timer_ns, tick_ns));
+    let wants_no_tick = match plan {
         Some(Plan::Poll { until_tsc }) => {
             let has_work = task.poll(goes_on_until(until_tsc));
-            cpus::with_this(|cpu| polled(cpu, has_work));
+            cpus::with_this(|cpu| polled(cpu, has_work))
         }
         Some(Plan::Halt) => {
             let has_work = task.halt();
-            cpus::with_this(|cpu| halted(cpu, has_work));
+            cpus::with_this(|cpu| halted(cpu, has_work))
         }
         // The module goes.
         None => {
             task.halt();
+            None
         }
-    }
+    };
+    wants_no_tick == Some(true)
 }
 
-fn plan(cpu: &mut ThisCpu, until_timer_ns: i64) -> Plan {
+fn plan(cpu: &mut ThisCpu, until_timer_ns: i64, tick_ns: u32) -> Plan {
     let now = read_tsc();
+    if cpu.idle.tick_tsc == 0 {
+        cpu.idle.tick_tsc = tsc_after(0, tick_ns.into());
+    }
+    cpu.idle.tick.enter(now);
     let due = tsc_after(now, until_timer_ns);
     let hints = cpu.session.hints();
     let plan = cpu.idle.policy.enter(now, due, hints);
@@ -111,19 +131,34 @@ fn plan(cpu: &mut ThisCpu, until_timer_ns: i64) -> Plan {
     plan
 }
 
-fn polled(cpu: &mut ThisCpu, has_work: bool) {
+fn polled(cpu: &mut ThisCpu, has_work: bool) -> bool {
     timer::rescue(cpu);
     cpu.session.say_idle(Word::Runs);
-    cpu.idle.policy.polled(read_tsc(), has_work);
+    let now = read_tsc();
+    cpu.idle.policy.polled(now, has_work);
     if has_work {
         cpu.session.count_polled();
     }
+    wants_no_tick(cpu, now, has_work)
 }
 
-fn halted(cpu: &mut ThisCpu, has_work: bool) {
+fn halted(cpu: &mut ThisCpu, has_work: bool) -> bool {
     timer::rescue(cpu);
     cpu.session.say_idle(Word::Runs);
-    cpu.idle.policy.halted(read_tsc(), has_work);
+    let now = read_tsc();
+    cpu.idle.policy.halted(now, has_work);
+    wants_no_tick(cpu, now, has_work)
+}
+
+/// Stopping the tick sets the timer, and so does going on: only where that is no exit.
+fn wants_no_tick(cpu: &mut ThisCpu, now_tsc: u64, has_work: bool) -> bool {
+    let idle = &mut cpu.idle;
+    idle.tick.left(now_tsc, has_work, idle.tick_tsc);
+    let wants = platform::params().tick
+        && timer::is_hooked()
+        && idle.tick.wants_none(idle.tick_tsc);
+    idle.tickless += u64::from(wants && has_work);
+    wants
 }
 
 /// The condition of the polling loop: the time is not over, and nobody else wants the CPU.

@@ -4,6 +4,8 @@
 //! Called by the clock event device of each CPU, with interrupts off. Whatever happens, the kernel
 //! has set its timer when these functions return: by the word, or by the stock write.
 
+use core::sync::atomic::{AtomicBool, Ordering};
+
 use coopvirt_spec::discover::Offer;
 use coopvirt_spec::version::Features;
 use guest_shim::lateness::Lateness;
@@ -29,6 +31,14 @@ impl TimerCpu {
             lateness: Lateness::new(lost_after_tsc),
         }
     }
+}
+
+/// Whether deadlines are words: set while all CPUs' timers are hooked.
+static IS_HOOKED: AtomicBool = AtomicBool::new(false);
+
+/// Whether setting a deadline is no exit.
+pub(crate) fn is_hooked() -> bool {
+    IS_HOOKED.load(Ordering::Relaxed)
 }
 
 /// The kernel waits for this time, zero for none.
@@ -77,9 +87,12 @@ impl Timer {
             return Err(ENODEV);
         }
         match Registration::timer() {
-            Ok(registration) => Ok(Self {
-                _registration: registration,
-            }),
+            Ok(registration) => {
+                IS_HOOKED.store(true, Ordering::Relaxed);
+                Ok(Self {
+                    _registration: registration,
+                })
+            }
             Err(error) => {
                 if error == EINVAL {
                     pr_warn!("timer is off: the time stamp counter is not to be trusted\n");
@@ -89,5 +102,11 @@ impl Timer {
                 Err(error)
             }
         }
+    }
+}
+
+impl Drop for Timer {
+    fn drop(&mut self) {
+        IS_HOOKED.store(false, Ordering::Relaxed);
     }
 }

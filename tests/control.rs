@@ -10,7 +10,7 @@ use coopvirt::control::metrics::{CauseSource, ExitSource, Metrics};
 use coopvirt::control::State;
 use coopvirt::coop::AreaCounts;
 use coopvirt::machine::RunState;
-use coopvirt_tests::ctl::ctl;
+use coopvirt_tests::ctl::{ctl, metrics};
 use coopvirt_tests::files::Folder;
 use coopvirt_tests::lab::MODULE_KERNEL;
 use coopvirt_tests::{kernels, Guest, Image, Running};
@@ -25,11 +25,6 @@ fn state(socket: &Path) -> RunState {
     let text = ctl(socket, &["state", "--json"]).expect("an answer");
     let state: State = serde_json::from_str(&text).expect("a state");
     state.state
-}
-
-fn metrics(socket: &Path) -> Metrics {
-    let text = ctl(socket, &["metrics", "--json"]).expect("an answer");
-    serde_json::from_str(&text).expect("metrics")
 }
 
 /// A guest of two vCPUs that does this work again and again, with a record after each round.

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use coopvirt_tests::daemon::Daemon;
 use coopvirt_tests::files::Folder;
 use coopvirt_tests::{tools, Guest, Outcome};
 use serde_json::Value;
@@ -17,14 +18,14 @@ fn seconds() -> u64 {
     }
 }
 
-/// A guest with 2 vCPUs that runs fio so on `disk` (the value of `--disk`), to its end.
+/// A guest with 2 vCPUs that runs fio so on a disk (an option and its value), to its end.
 #[track_caller]
-fn fio(disk: &str, words: &str) -> Outcome {
+fn fio(disk: [&str; 2], words: &str) -> Outcome {
     let guest: Guest = tools::guest("fio").cmdline(words);
     let outcome = guest
         .cpus(2)
         .memory("512M")
-        .arguments(["--disk", disk])
+        .arguments(disk)
         .limit(Duration::from_secs(300 + 2 * seconds()))
         .run();
     tools::assert_done(&outcome);
@@ -33,10 +34,10 @@ fn fio(disk: &str, words: &str) -> Outcome {
 
 /// Reads and writes at random, without an error.
 #[track_caller]
-fn verify(disk: &str) {
+fn verify(disk: [&str; 2]) {
     let outcome = fio(disk, &format!("random {}", seconds()));
     let record = outcome.record("fio");
-    eprintln!("{disk}: {record}");
+    eprintln!("{disk:?}: {record}");
     assert_eq!(record["status"], 0, "{}", outcome.console);
     assert_eq!(record["error"], 0, "{}", outcome.console);
     for what in ["read_kib", "write_kib"] {
@@ -48,7 +49,7 @@ fn verify(disk: &str) {
 fn with_image(options: &str) {
     let folder = Folder::on_disk();
     let image = folder.disk("disk", DISK_BLOCKS);
-    verify(&format!("{}{options}", image.display()));
+    verify(["--disk", &format!("{}{options}", image.display())]);
 }
 
 #[test]
@@ -61,12 +62,20 @@ fn raw_file_by_io_uring() {
     with_image(",io=uring");
 }
 
-/// That the two above can fail: fio notices one sector that is not what it wrote.
+#[test]
+fn raw_file_of_another_process() {
+    let folder = Folder::on_disk();
+    let (socket, image) = (folder.path("socket"), folder.disk("disk", DISK_BLOCKS));
+    let _daemon = Daemon::raw(&socket, &image);
+    verify(["--vhost-user-blk", &socket.display().to_string()]);
+}
+
+/// That those above can fail: fio notices one sector that is not what it wrote.
 #[test]
 fn a_sector_that_changed_is_noticed() {
     let folder = Folder::new();
     let image = folder.disk("disk", 1024);
-    let outcome = fio(&image.display().to_string(), "changed");
+    let outcome = fio(["--disk", &image.display().to_string()], "changed");
     let statuses: Vec<&Value> = outcome
         .records("fio")
         .map(|record| &record["status"])

@@ -44,6 +44,8 @@ fn machine(code: &[u8]) -> Machine {
         disks: Vec::new(),
         nets: Vec::new(),
         vsock_cid: None,
+        vhost_user_disks: Vec::new(),
+        shares: Vec::new(),
         mode: Mode::Kvm,
         x2apic: true,
         kvm_features: 0,

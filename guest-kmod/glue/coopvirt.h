@@ -23,6 +23,7 @@ void coopvirt_rs_unload(void);
 struct coopvirt_params {
 	u32 level;
 	bool idle;
+	bool tick;
 	bool timer;
 	bool ipi;
 	bool populate;
@@ -66,8 +67,11 @@ bool coopvirt_glue_poll_begin(void);
 bool coopvirt_glue_poll_goes_on(void);
 bool coopvirt_glue_poll_end(void);
 bool coopvirt_glue_halt(void);
-/* Interrupts off, polling flag off, RCU watching; returns likewise. */
-void coopvirt_rs_idle(s64 until_timer_ns);
+/*
+ * Interrupts off, polling flag off, RCU watching; returns likewise. Whether the next wait is to begin with the tick
+ * stopped, whose period is given.
+ */
+bool coopvirt_rs_idle(s64 until_timer_ns, u32 tick_ns);
 
 /* hotplug.c, timer.c: on each CPU, after its session is open and before it is closed. */
 int coopvirt_glue_timer_register(void);

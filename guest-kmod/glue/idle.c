@@ -12,12 +12,27 @@
 
 #include "coopvirt.h"
 
+/* The devices of the CPUs that have been in enter(): the core's own pointers to them are not exported. */
+static DEFINE_PER_CPU(struct cpuidle_device *, used);
+
+/*
+ * Reason: a field of a structure without bindings, in the two values that it has here. With a limit, do_idle() stops
+ * the tick at once and takes the deepest state, which is the only one. Idle injection has limits of its own.
+ */
+static void limit(struct cpuidle_device *dev, u64 limit_ns)
+{
+	if (dev->forced_idle_latency_limit_ns == 0 || dev->forced_idle_latency_limit_ns == U64_MAX)
+		dev->forced_idle_latency_limit_ns = limit_ns;
+}
+
 /* Reason: a callback. The core has looked for a task to run, and has taken the polling flag off. */
 static int enter(struct cpuidle_device *dev, struct cpuidle_driver *drv, int index)
 {
 	ktime_t next = READ_ONCE(dev->next_hrtimer);
+	s64 until = next == KTIME_MAX ? S64_MAX : ktime_to_ns(ktime_sub(next, ktime_get()));
 
-	coopvirt_rs_idle(next == KTIME_MAX ? S64_MAX : ktime_to_ns(ktime_sub(next, ktime_get())));
+	this_cpu_write(used, dev);
+	limit(dev, coopvirt_rs_idle(until, TICK_NSEC) ? U64_MAX : 0);
 	return index;
 }
 
@@ -108,6 +123,9 @@ void coopvirt_glue_idle_unregister(void)
 	for_each_online_cpu(cpu)
 		work_on_cpu(cpu, nothing, NULL);
 	cpus_read_unlock();
+	for_each_possible_cpu(cpu)
+		if (per_cpu(used, cpu))
+			limit(per_cpu(used, cpu), 0);
 }
 
 /* Reason: a structure without bindings. The name of the driver that has the slot, NULL if nobody has. */

@@ -12,6 +12,7 @@ use core::sync::atomic::AtomicU64;
 pub(crate) struct RawParams {
     pub(crate) level: u32,
     pub(crate) idle: bool,
+    pub(crate) tick: bool,
     pub(crate) timer: bool,
     pub(crate) ipi: bool,
     pub(crate) populate: bool,

@@ -7,7 +7,7 @@
 //! - [`batch`]: calls in batches, synchronous and asynchronous, and lists of ranges;
 //! - [`timer`], [`ipi`]: what is elided, and the stock path when it cannot be;
 //! - [`memory`]: which free memory the host backs; [`lateness`]: how late timers come;
-//! - [`idle`]: whether to poll before a halt;
+//! - [`idle`]: whether to poll before a halt; [`tick`]: whether a halt is for longer than a tick;
 //! - [`counters`]: what was done and what was saved, in the area for the host's report.
 //!
 //! One rule holds everywhere (`[LEVEL-1]`): whatever the host does or is not, the guest ends up with
@@ -25,6 +25,7 @@ mod marker;
 pub mod memory;
 mod platform;
 pub mod session;
+pub mod tick;
 pub mod timer;
 
 pub use marker::Marker;

@@ -19,6 +19,8 @@ const MOST_BEFORE_BELL: u32 = 1 << 14;
 pub(crate) struct StockRow {
     len: u32,
     ring_at: u32,
+    /// The deadline that the stock timer was set to last, until another one is published; zero: none.
+    last_tsc: u64,
 }
 
 impl StockRow {
@@ -26,11 +28,13 @@ impl StockRow {
         Self {
             len: 0,
             ring_at: FEWEST_BEFORE_BELL,
+            last_tsc: 0,
         }
     }
 
     /// One more; says whether to ring. Rows between rings double.
-    fn is_one_to_ring(&mut self) -> bool {
+    fn is_one_to_ring(&mut self, deadline_tsc: u64) -> bool {
+        self.last_tsc = deadline_tsc;
         self.len += 1;
         if self.len < self.ring_at {
             return false;
@@ -54,6 +58,9 @@ impl<C: Cpu> Session<C> {
         match published {
             Published::NoDeadline => {}
             Published::Listening | Published::Armed => {
+                if self.stock_row.last_tsc > 0 && cpu.read_tsc() < self.stock_row.last_tsc {
+                    timer::forget_stock(cpu.area());
+                }
                 self.stock_row = StockRow::new();
                 self.count(GuestCounter::DeadlinePublished, 1);
                 self.count(GuestCounter::DeadlineElided, 1);
@@ -64,7 +71,7 @@ impl<C: Cpu> Session<C> {
                 timer::note_stock(cpu.area(), deadline_tsc);
                 self.count(GuestCounter::DeadlinePublished, 1);
                 self.count(GuestCounter::DeadlineFallback, 1);
-                if self.stock_row.is_one_to_ring() {
+                if self.stock_row.is_one_to_ring(deadline_tsc) {
                     self.ring_for_deadlines();
                 }
             }
@@ -100,7 +107,7 @@ mod tests {
     #[test]
     fn timer_11_rings_that_do_not_help_become_rare() {
         let mut row = StockRow::new();
-        let is_rung = (1..=100_000).filter(|_| row.is_one_to_ring());
+        let is_rung = (1..=100_000).filter(|_| row.is_one_to_ring(1));
         let mut rings = [0; 32];
         let mut nr_rings = 0;
         for (slot, at) in rings.iter_mut().zip(is_rung) {

@@ -8,6 +8,7 @@ mod mock;
 use coopvirt_spec::counter::GuestCounter;
 use coopvirt_spec::op::IpiArgs;
 use coopvirt_spec::page::at;
+use coopvirt_spec::timer;
 use coopvirt_spec::version::Features;
 use guest_shim::{Cpu, Session};
 use mock::{
@@ -152,6 +153,26 @@ fn timer_8_an_early_interrupt_is_counted_and_served_again() {
 }
 
 #[test]
+fn timer_10_a_stock_deadline_that_is_replaced_before_it_is_due_is_none_to_learn_from() {
+    let noted = |session: &Session<Mock>| timer::stock_deadline(session.cpu().area());
+    for (wait, left) in [(0, timer::NONE), (600, 500)] {
+        let mut session = session(OFFERED);
+        session.set_deadline(500);
+        assert_eq!(
+            (stock_deadlines(&session), noted(&session)),
+            (vec![500], 500)
+        );
+        advance(&session, wait);
+        host(&session, Act::Poll);
+        session.set_deadline(2_000);
+        assert_eq!(
+            (stock_deadlines(&session), noted(&session)),
+            (vec![500], left)
+        );
+    }
+}
+
+#[test]
 fn life_3_closing_writes_the_deadline_to_the_stock_timer() {
     let mut session = session(OFFERED);
     host(&session, Act::Poll);
@@ -236,7 +257,7 @@ fn timer_11_a_host_that_does_not_expect_deadlines_is_woken() {
     assert_eq!(session.cpu().bells.get(), 1);
     assert_eq!(stock_deadlines(&session), [500, 1_000, 1_500, 2_000]);
     assert_eq!(session.counters().get(GuestCounter::AsyncBell), 1);
-    // What it has missed it can learn ([TIMER-10]), but not serve.
-    assert_eq!(word(&session, at::STOCK_DEADLINE), 2_000);
+    // The last one of those was replaced before it was due.
+    assert_eq!(word(&session, at::STOCK_DEADLINE), 0);
     assert_eq!(word(&session, at::DEADLINE), 5_000);
 }

@@ -229,7 +229,7 @@ struct coopvirt_guest_control {
 	uint32_t idle; /* What the vCPU does: 0 runs, 1 polls in its idle loop, 2 is about to halt. */
 	uint32_t timer_vector; /* Vector that the host raises when the deadline is due, 16 to 255. */
 	uint32_t reserved0; /* Zero. */
-	uint64_t stock_deadline_tsc; /* The last deadline for which the guest made the stock write; 0 before the first. */
+	uint64_t stock_deadline_tsc; /* The last deadline for which the guest made the stock write; 0 before the first, and if it was replaced before it was due. */
 	uint64_t reserved[4]; /* Zero. */
 };
 COOPVIRT_ASSERT(sizeof(struct coopvirt_guest_control) == 64, "size of coopvirt_guest_control");

@@ -88,7 +88,8 @@ shared_struct! {
         16 => timer_vector: u32,
         /// Zero.
         20 => _reserved0: u32,
-        /// The last deadline for which the guest made the stock write; 0 before the first.
+        /// The last deadline for which the guest made the stock write; 0 before the first, and if it was replaced
+        /// before it was due.
         24 => stock_deadline_tsc: u64,
         /// Zero.
         32 => _reserved: [u64; 4],

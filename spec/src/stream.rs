@@ -31,6 +31,16 @@ pub fn first_wrong(buffer: &[u8], stream: u64, first: u64) -> Option<u64> {
         .map(|(_, index)| index)
 }
 
+/// Where file `number` of a tree begins in its stream.
+pub fn file_start(number: u64) -> u64 {
+    number << 16
+}
+
+/// How many words file `number` of a tree has: 1 to 1024, 4 KiB on average, neighbours unlike.
+pub fn file_words(number: u64) -> usize {
+    1 + (number.wrapping_mul(389) % 1024) as usize
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -74,6 +74,11 @@ pub fn note_stock<M: SharedMem>(mem: &M, deadline_tsc: u64) {
     mem.store_u64(at::DEADLINE, NONE, Store::Release);
 }
 
+/// Guest: the deadline noted last was replaced before it was due (`[TIMER-10]`).
+pub fn forget_stock<M: SharedMem>(mem: &M) {
+    mem.store_u64(at::STOCK_DEADLINE, NONE, Store::Relaxed);
+}
+
 /// Host: the last deadline that took the stock path, a hint (`[TIMER-10]`).
 pub fn stock_deadline<M: SharedMem>(mem: &M) -> u64 {
     mem.load_u64(at::STOCK_DEADLINE, Load::Relaxed)

@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::process::Command;
 
+use coopvirt::control::metrics::Metrics;
+
 use crate::Lab;
 
 /// `coopvirt ctl SOCKET ARGUMENTS`: its output, or what it said was wrong.
@@ -16,4 +18,14 @@ pub fn ctl(socket: &Path, arguments: &[&str]) -> Result<String, String> {
     } else {
         Err(text(&output.stderr))
     }
+}
+
+/// Its counts.
+///
+/// # Panics
+/// If it does not answer.
+#[track_caller]
+pub fn metrics(socket: &Path) -> Metrics {
+    let text = ctl(socket, &["metrics", "--json"]).expect("an answer");
+    serde_json::from_str(&text).expect("metrics")
 }

@@ -2,11 +2,13 @@
 //!
 //! `lab` finds kernels and programs, `guest` builds and runs a guest with a time limit, `outcome`
 //! is what came of it (and keeps the evidence if a test fails), `pty` runs it on a terminal,
-//! `files` makes files for it. `micro` runs the bare-metal guest and reads its records,
-//! `exits` its exit report, `tools` runs guests with Debian's programs, `tap` is their network.
+//! `files` makes files for it, `daemon` serves them from another process. `micro` runs the bare-metal
+//! guest and reads its records, `exits` its exit report, `tools` runs guests with Debian's programs,
+//! `tap` is their network.
 //! Tests panic; nothing here is for other uses.
 
 pub mod ctl;
+pub mod daemon;
 pub mod exits;
 pub mod files;
 pub mod guest;

@@ -161,6 +161,8 @@ pub fn machine(
         disks: Vec::new(),
         nets: Vec::new(),
         vsock_cid: None,
+        vhost_user_disks: Vec::new(),
+        shares: Vec::new(),
         mode: Mode::Kvm,
         coop: CoopOptions::default(),
         x2apic: true,

@@ -4,15 +4,19 @@
 //! each value once, and the builder does not check again.
 
 mod net;
+mod vhost_user;
 
 use std::num::NonZeroU8;
 use std::path::PathBuf;
 
 use crate::coop::CoopOptions;
 pub use crate::disk_option::{disk, DiskConfig, DiskIo};
-use crate::mem::Backing;
+use crate::mem::{Backing, Sharing};
 
 pub use net::{net, NetConfig, NetServer, MAX_QUEUE_PAIRS};
+pub use vhost_user::{
+    fs, vhost_user_blk, FsConfig, VhostUserBlkConfig, DEFAULT_RECONNECT, MAX_TAG_BYTES,
+};
 
 /// Most vCPUs a machine can have: what the interrupt and ACPI tables here are tested with.
 pub const MAX_VCPUS: u8 = 64;
@@ -78,6 +82,10 @@ pub struct MachineConfig {
     pub backing: Backing,
     /// Disks, `vda` first.
     pub disks: Vec<DiskConfig>,
+    /// Disks that other processes serve; their names follow those of `disks`.
+    pub vhost_user_disks: Vec<VhostUserBlkConfig>,
+    /// Folders of the host that other processes serve.
+    pub shares: Vec<FsConfig>,
     /// Network interfaces, `eth0` first.
     pub nets: Vec<NetConfig>,
     /// The context identifier of its socket device, if there is one.
@@ -107,6 +115,17 @@ pub struct MachineConfig {
     pub debug_exit: bool,
 }
 
+impl MachineConfig {
+    /// Whether other processes have to map guest memory.
+    pub fn sharing(&self) -> Sharing {
+        if self.vhost_user_disks.is_empty() && self.shares.is_empty() {
+            Sharing::Private
+        } else {
+            Sharing::Shared
+        }
+    }
+}
+
 /// Why a configuration is refused.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[allow(missing_docs, reason = "the messages say it")]
@@ -131,6 +150,10 @@ pub enum ConfigError {
         "network {text:?}: {reason}; expected tap=NAME[,mac=ADDRESS][,queues=N][,vhost=on|off]"
     )]
     Net { text: String, reason: String },
+    #[error("vhost-user disk {text:?}: {reason}; expected SOCKET[,queues=N][,reconnect=SECONDS]")]
+    VhostUserBlk { text: String, reason: String },
+    #[error("shared folder {text:?}: {reason}; expected SOCKET,tag=TAG[,queues=N]")]
+    Fs { text: String, reason: String },
     #[error("--pin names {given} CPUs; {needed} vCPUs need {needed}")]
     PinCount { given: usize, needed: usize },
 }

@@ -29,6 +29,7 @@ mod program;
 mod record;
 mod reported;
 mod runner;
+mod share;
 mod sys;
 mod vsock;
 mod works;

@@ -170,6 +170,32 @@ impl VsockPlan {
     }
 }
 
+/// Trees of files in a folder of the host's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct SharePlan {
+    /// What it is mounted by.
+    pub(crate) tag: String,
+    /// Files of each tree.
+    pub(crate) files: u64,
+    /// Whether the folder is used afterwards until it fails.
+    pub(crate) awaits_loss: bool,
+}
+
+impl SharePlan {
+    fn parse(text: &str) -> Option<SharePlan> {
+        let (tag, files, awaits_loss) = match *text.split(',').collect::<Vec<_>>() {
+            [tag, files] => (tag, files, false),
+            [tag, files, "lost"] => (tag, files, true),
+            _ => return None,
+        };
+        Some(SharePlan {
+            tag: Some(tag.to_owned()).filter(|tag| !tag.is_empty())?,
+            files: files.parse().ok()?,
+            awaits_loss,
+        })
+    }
+}
+
 /// All settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Options {
@@ -213,6 +239,8 @@ pub(crate) struct Options {
     pub(crate) net: Option<NetPlan>,
     /// Connections over AF_VSOCK that come first too.
     pub(crate) vsock: Option<VsockPlan>,
+    /// Trees of files in a folder of the host's, before the works too.
+    pub(crate) share: Option<SharePlan>,
     /// How init ends.
     pub(crate) end: End,
 }
@@ -240,6 +268,7 @@ impl Default for Options {
             has_counters: false,
             net: None,
             vsock: None,
+            share: None,
             end: End::PowerOff,
         }
     }
@@ -369,6 +398,10 @@ impl Options {
             "vsock" => {
                 let plan = VsockPlan::parse(value);
                 self.vsock = Some(plan.ok_or_else(|| bad("PORT,CONNECTIONS,REBINDS"))?);
+            }
+            "share" => {
+                let plan = SharePlan::parse(value);
+                self.share = Some(plan.ok_or_else(|| bad("TAG,FILES[,lost]"))?);
             }
             "end" => self.end = parse_end(value).ok_or_else(|| bad("a way to end"))?,
             _ => return Err(OptionsError::UnknownSetting(name.to_string())),

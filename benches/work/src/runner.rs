@@ -7,7 +7,7 @@ use crate::options::Options;
 use crate::platform::Platform;
 use crate::sys::{cpu, memory, time};
 use crate::works::{self, Bench, Failure, Measured};
-use crate::{disk_check, module_cycles, net, record, vsock};
+use crate::{disk_check, module_cycles, net, record, share, vsock};
 use std::io;
 
 /// How a run that came to its end went.
@@ -46,6 +46,16 @@ pub(crate) fn run(
         let (record, went_well) = vsock::run(plan);
         console.line(&record::module(&record))?;
         is_well &= went_well;
+    }
+    if let Some(plan) = &options.share {
+        let (record, went_well) = share::run(plan);
+        console.line(&record::module(&record))?;
+        is_well &= went_well;
+        if plan.awaits_loss {
+            let (record, went_well) = share::wait_for_loss();
+            console.line(&record::module(&record))?;
+            is_well &= went_well;
+        }
     }
     let module = Module::load(options.module.as_deref());
     // Nothing to be done about an error: then it is as if no quiet time had been asked for. The kernel

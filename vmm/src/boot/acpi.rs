@@ -233,7 +233,8 @@ mod tests {
             prefault: false,
             overcommit: true,
         };
-        let memory = ram::allocate(16 << 20, backing).expect("16 MiB fit");
+        let memory =
+            ram::allocate(16 << 20, backing, crate::mem::Sharing::Private).expect("16 MiB fit");
         write(&memory, 8).expect("the ACPI area is RAM");
         let mut rsdp = [0u8; 36];
         memory

@@ -33,7 +33,15 @@ struct Subcommand {
 
 const RUN: Subcommand = Subcommand {
     name: "run",
-    paths: &["kernel", "initrd", "disk", "exits", "control"],
+    paths: &[
+        "kernel",
+        "initrd",
+        "disk",
+        "vhost-user-blk",
+        "fs",
+        "exits",
+        "control",
+    ],
     not_in_file: &["config", "print-config", "help", "version"],
     file: "config",
 };

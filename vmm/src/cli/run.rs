@@ -13,7 +13,8 @@ use coopvirt_spec::version::Features;
 
 use crate::accounting::Accounting;
 use crate::config::{
-    self, ConfigError, ConsoleKind, DiskConfig, Kernel, MachineConfig, Mode, NetConfig,
+    self, ConfigError, ConsoleKind, DiskConfig, FsConfig, Kernel, MachineConfig, Mode, NetConfig,
+    VhostUserBlkConfig,
 };
 use crate::console::output::Stdout;
 use crate::console::terminal::RawMode;
@@ -33,6 +34,19 @@ Keys: Ctrl-A X ends the machine, Ctrl-A Ctrl-A sends one Ctrl-A.
 
 Exit status: 0 power-off, restart or Ctrl-A X; 1 an error before the guest ran; 2 wrong arguments;
 3 guest panic; 4 triple fault; 5 KVM failure; 128+N ended by signal N.
+
+Devices that other processes serve (vhost-user): the process first, then this program with its socket. A
+qcow2 image, with as many queues as the guest has CPUs:
+  qemu-storage-daemon --blockdev driver=file,node-name=file,filename=debian.qcow2 \\
+    --blockdev driver=qcow2,node-name=disk,file=file --export \\
+    type=vhost-user-blk,id=e,node-name=disk,writable=on,num-queues=2,writethrough=on,addr.type=unix,addr.path=disk.sock
+  coopvirt run --vhost-user-blk disk.sock ...
+If the process ends, requests wait for another one on the same socket, and those without an answer are made
+again. After reconnect=SECONDS without one they fail with I/O errors, until there is one. With writethrough=on
+the tables of qcow2 do not die with the process; a raw image needs none of that.
+A folder (virtiofsd serves one guest and ends with it; if it ends before, the folder fails with ENOTCONN):
+  /usr/lib/qemu/virtiofsd --socket-path=share.sock -o source=/srv/share
+  coopvirt run --fs share.sock,tag=share ...
 
 Example: coopvirt run --kernel vmlinuz --initrd initrd.img --cpus 2 --memory 1G")]
 pub(super) struct Args {
@@ -56,6 +70,15 @@ pub(super) struct Args {
     /// vdb, ...
     #[arg(long = "disk", value_name = "PATH[,ro][,...]", value_parser = config::disk)]
     disks: Vec<DiskConfig>,
+    /// Disk that another process serves on this socket (see below), with ",queues=N" and
+    /// ",reconnect=SECONDS" (60). For what --disk does not read, such as qcow2. May be repeated: they
+    /// come behind those of --disk
+    #[arg(long, value_name = "PATH[,queues=N][,...]", value_parser = config::vhost_user_blk)]
+    vhost_user_blk: Vec<VhostUserBlkConfig>,
+    /// Folder of the host that another process serves on this socket (see below), with ",queues=N"; in
+    /// the guest: mount -t virtiofs TAG /mnt. May be repeated
+    #[arg(long = "fs", value_name = "PATH,tag=TAG[,queues=N]", value_parser = config::fs)]
+    shares: Vec<FsConfig>,
     /// Network interface on a host's tap (scripts/tap makes one): tap=NAME, then ",mac=ADDRESS",
     /// ",queues=N" (pairs; one per vCPU), ",vhost=on|off", ",offloads=on|off", ",busy-poll=USEC" (how
     /// long vhost polls a queue before it asks for a notify; default: not at all). May be repeated
@@ -204,6 +227,8 @@ impl Args {
                 overcommit: self.overcommit,
             },
             disks: self.disks.clone(),
+            vhost_user_disks: self.vhost_user_blk.clone(),
+            shares: self.shares.clone(),
             nets: self.nets.clone(),
             vsock_cid: self.vsock_cid,
             mode,

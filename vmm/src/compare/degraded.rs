@@ -1,11 +1,12 @@
 //! Counting without tracepoints: what KVM's statistics said at the guest's marks, as phases.
 //!
-//! For users who may open /dev/kvm but not trace. Only our VMM reads these statistics, so a peer is
-//! then a gap. What is lost is said in [`LOST`]. Called by [`super::evaluate`] and
+//! For users who may open /dev/kvm but not trace, and for comparisons that want no more. Only our VMM
+//! reads these statistics, so a peer is then a gap. What is lost is said in [`LOST`]. Called by
 //! [`super::session`].
 
 use anyhow::Result;
 use coopvirt_spec::mark::{Mark, MarkKind};
+use serde::Deserialize;
 
 use super::launch::{RunningTrace, TraceSource};
 use crate::account::model::{Counts, Phase, Trace};
@@ -16,30 +17,55 @@ pub const LOST: &str = "exits are counted by KVM's statistics at the guest's mar
      no CPU time, no wall time of boots, the host's own tick cannot be told (net exits), and other vCPUs run \
      on while the statistics are read";
 
-/// Counts nothing; says why.
-pub struct Untraced(pub String);
+/// Counts by the exit report of our VMM.
+#[derive(Clone, Debug, Default)]
+pub struct Statistics {
+    /// Why there are no tracepoints, if they were wished for.
+    pub missing: Option<String>,
+}
 
-impl TraceSource for Untraced {
+impl TraceSource for Statistics {
     fn start(&self, _: u32) -> Result<Box<dyn RunningTrace>> {
-        Ok(Box::new(Nothing))
+        Ok(Box::new(AtMarks {
+            missing: self.missing.clone(),
+        }))
     }
 
     fn missing(&self) -> Option<String> {
-        Some(self.0.clone())
+        self.missing.clone()
     }
 }
 
-struct Nothing;
+/// There is nothing to do before the VMM has written its report.
+struct AtMarks {
+    missing: Option<String>,
+}
 
-impl RunningTrace for Nothing {
-    fn finish(self: Box<Self>, _: Option<&[u8]>) -> Result<Trace> {
-        Ok(Trace::default())
+/// What is needed of the exit report that our VMM writes.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Said {
+    marks: Vec<MarkCounters>,
+}
+
+impl RunningTrace for AtMarks {
+    fn finish(self: Box<Self>, exits: Option<&[u8]>) -> Result<Trace> {
+        // A VMM that ended early has written none, or half of it. What became of the run is said by its
+        // end and by the works of which no mark was seen.
+        let said = exits.and_then(|bytes| serde_json::from_slice::<Said>(bytes).ok());
+        let missing = self.missing;
+        Ok(Trace {
+            phases: phases(&said.unwrap_or_default().marks),
+            host_tick_unknown: missing.or(Some("no tracepoints were asked for".into())),
+            is_untraced: true,
+            ..Trace::default()
+        })
     }
 }
 
 /// The phases between marks; a point mark's phase begins with the machine. A mark's own exit is in
 /// none, as with the tracer.
-pub fn phases(marks: &[MarkCounters]) -> Vec<Phase> {
+fn phases(marks: &[MarkCounters]) -> Vec<Phase> {
     let mut phases = Vec::new();
     let mut open: Vec<(Mark, &MarkCounters)> = Vec::new();
     for entry in marks {
@@ -84,6 +110,7 @@ fn phase(mark: Mark, begin: Option<&MarkCounters>, end: &MarkCounters) -> Option
             total,
             userspace,
             host_tick_unknown: true,
+            unexplained: total,
             ..Counts::default()
         },
     })
@@ -122,6 +149,20 @@ mod tests {
             .collect();
         assert_eq!(figures, [(1, 1000, 500), (4, 200, 20)]);
         assert_eq!(phases[0].counts.net_if_known(), None);
+        assert_eq!(phases[0].counts.explained_percent(), Some(0.0));
+    }
+
+    #[test]
+    fn a_report_that_is_missing_or_cut_off_gives_no_phase() {
+        let source = Statistics {
+            missing: Some("not allowed".into()),
+        };
+        assert_eq!(source.missing().as_deref(), Some("not allowed"));
+        for exits in [None, Some(&b""[..]), Some(b"{\"marks\":[{")] {
+            let trace = source.start(1).unwrap().finish(exits).unwrap();
+            assert!(trace.is_untraced && trace.phases.is_empty());
+            assert_eq!(trace.host_tick_unknown.as_deref(), Some("not allowed"));
+        }
     }
 
     #[test]

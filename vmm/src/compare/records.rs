@@ -12,6 +12,8 @@ use serde_json::Value;
 
 /// A longer line is no record.
 const MAX_LINE_BYTES: usize = 16 << 10;
+/// What Linux says when it gives up (`kernel/panic.c`).
+const KERNEL_PANIC: &str = "Kernel panic - not syncing";
 /// More records than this are ignored.
 const MAX_RECORDS: usize = 256;
 /// More log lines than this are dropped.
@@ -275,7 +277,8 @@ pub fn clean(text: &str) -> String {
     cleaned
 }
 
-/// The last lines of a console, cleaned.
+/// The last lines of a console, cleaned; before them what the kernel died of, where that lies further
+/// back: a panic's reason comes first, and registers and calls behind it fill many lines.
 pub fn tail(console: &[u8], lines: usize) -> Vec<String> {
     let start = console.len().saturating_sub(MAX_LINE_BYTES);
     let text = String::from_utf8_lossy(&console[start..]);
@@ -284,7 +287,9 @@ pub fn tail(console: &[u8], lines: usize) -> Vec<String> {
         .map(clean)
         .filter(|line| !line.is_empty())
         .collect();
-    all[all.len().saturating_sub(lines)..].to_vec()
+    let (before, last) = all.split_at(all.len().saturating_sub(lines));
+    let reason = before.iter().rfind(|line| line.contains(KERNEL_PANIC));
+    reason.into_iter().chain(last).cloned().collect()
 }
 
 #[cfg(test)]
@@ -400,5 +405,9 @@ mod tests {
         assert_eq!(clean(&"x".repeat(500)).chars().count(), MAX_TEXT_CHARS + 1);
         assert_eq!(tail(b"a\n\n\x1b[2Jb\r\nc\n", 2), ["[2Jb", "c"]);
         assert_eq!(tail(b"", 5), Vec::<String>::new());
+        let died = b"x\nKernel panic - not syncing: y\nRIP\nRAX\nRBX\n";
+        let reason = "Kernel panic - not syncing: y";
+        assert_eq!(tail(died, 2), [reason, "RAX", "RBX"]);
+        assert_eq!(tail(died, 4), [reason, "RIP", "RAX", "RBX"]);
     }
 }

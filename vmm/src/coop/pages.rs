@@ -1,6 +1,6 @@
 //! What the memory operations do to guest RAM: back it, give it back.
 #![expect(unsafe_code)]
-// UNSAFETY: `madvise` on guest memory; `MADV_DONTNEED` changes contents, which the guest asked for.
+// UNSAFETY: `madvise` on guest memory; releasing changes contents, which the guest asked for.
 
 use std::io;
 
@@ -8,7 +8,7 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 
 use super::areas::Areas;
 use super::ranges::Ground;
-use crate::mem::GuestRam;
+use crate::mem::{release_advice, GuestRam};
 
 /// Guest RAM and what must not be touched in it.
 #[derive(Clone, Copy)]
@@ -54,7 +54,7 @@ pub fn populate(ram: &GuestRam, gpa: u64, len_bytes: u64) -> io::Result<()> {
 
 /// Gives these pages back; they read as zero afterwards. The caller has checked that they are RAM.
 pub fn release(ram: &GuestRam, gpa: u64, len_bytes: u64) -> io::Result<()> {
-    advise(ram, gpa, len_bytes, libc::MADV_DONTNEED)
+    advise(ram, gpa, len_bytes, release_advice(ram))
 }
 
 fn advise(ram: &GuestRam, gpa: u64, len_bytes: u64, advice: libc::c_int) -> io::Result<()> {

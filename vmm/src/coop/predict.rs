@@ -27,6 +27,13 @@ const GUESSES: u32 = 3;
 const TICKS: u32 = 2;
 /// Looks without any deadline after which nothing is expected any more.
 const FRUITLESS: u32 = 8;
+/// Stock writes that one deadline may take at most, as far as predictions go.
+const WRITES: u64 = 4;
+/// Intervals after a row of stock writes that count more than those after them.
+const FRESH: u8 = 6;
+/// After a stock write that was replaced before it was due, so many deadlines are looked for at once: a
+/// guest publishes its tick as it wakes up, and then, a little later, what it sleeps for.
+const HASTE: u8 = 8;
 /// The longest row of stock writes that is believed.
 const LONGEST_ROW: u64 = 1 << 16;
 /// Promises without any deadline after which the next look is not in haste any more.
@@ -62,8 +69,16 @@ pub(super) struct Prediction {
     mean: u64,
     deviation: u64,
     stock_tsc: u64,
+    /// When the last look was.
+    look_tsc: u64,
     /// The guest's count of stock writes, as the look before found it.
     stock_writes: u64,
+    /// For how many deadlines the first promise is one for as soon as the guest may have published.
+    haste: u8,
+    /// How many of the next intervals are the first of a new habit.
+    fresh: u8,
+    /// Whether the last interval was not learnt from, because it was unlike those before.
+    is_odd: bool,
     /// Promises made since the deadline before.
     promises: u32,
     /// Whether a promise since the deadline before was a guess.
@@ -82,29 +97,42 @@ impl Prediction {
 
     /// The guest's last stock deadline (`[TIMER-10]`), as a look found it, and how many it says to
     /// have written since ever: nobody looks while they serve a guest well.
-    pub(super) fn stock(&mut self, stock_tsc: u64, writes: u64) -> Option<Outcome> {
-        let row = writes.wrapping_sub(self.stock_writes).clamp(1, LONGEST_ROW);
+    pub(super) fn stock(&mut self, now_tsc: u64, stock_tsc: u64, writes: u64) -> Option<Outcome> {
+        let new = writes.wrapping_sub(self.stock_writes);
+        let row = new.clamp(1, LONGEST_ROW);
         self.stock_writes = writes;
+        let since_look = now_tsc.saturating_sub(std::mem::replace(&mut self.look_tsc, now_tsc));
+        if stock_tsc == 0 && new > 0 {
+            // Replaced before it was due: no interval, but it would have been spared.
+            self.haste = (self.haste + HASTE).min(2 * HASTE);
+        }
         if stock_tsc == 0 || stock_tsc == self.stock_tsc {
             return None;
         }
         self.stock_tsc = stock_tsc;
         let was_guessed = std::mem::take(&mut self.is_guessed);
-        if row > 1 {
+        // One deadline may take a few writes: those that come first are replaced before they are due.
+        if row > 1 && since_look / row < self.mean / WRITES {
             // Most of a row was not seen, and so there is no telling how long its intervals were,
-            // but that they are short ones.
-            let all = stock_tsc.saturating_sub(self.last_tsc);
-            self.mean = self.mean.min(all / row);
-            self.last_tsc = stock_tsc;
+            // but that they are short ones, and not those of before.
+            self.mean = since_look / row;
+            self.fresh = FRESH;
+            self.deviation = self.mean / 4;
+            // One that is far ahead may be replaced before it is reached: the row goes on from here.
+            self.last_tsc = stock_tsc.min(now_tsc.max(self.last_tsc));
             (self.promises, self.ticks) = (0, 0);
             self.tick.learn(stock_tsc);
             self.worth.restart();
         } else {
             self.worth.missed(stock_tsc);
+            let error = stock_tsc.saturating_sub(self.last_tsc).abs_diff(self.mean);
             self.learn(stock_tsc);
+            if !self.is_odd {
+                // The next promise is so much earlier; then the deviation shrinks again.
+                let doubled = error.saturating_mul(2).min(self.mean / 4);
+                self.deviation = self.deviation.max(doubled);
+            }
         }
-        // The next promise is as early as can be; then the deviation shrinks again.
-        self.deviation = self.deviation.max(self.mean / 4);
         was_guessed.then_some(Outcome::Missed)
     }
 
@@ -122,6 +150,7 @@ impl Prediction {
             Seen::Served(deadline_tsc) => {
                 let was_guessed = std::mem::take(&mut self.is_guessed);
                 self.worth.over();
+                self.haste = self.haste.saturating_sub(1);
                 self.learn(deadline_tsc);
                 was_guessed.then_some(Outcome::Hit)
             }
@@ -176,7 +205,10 @@ impl Prediction {
             let guess_tsc = self.expected(0, now_tsc, wake_up);
             let else_tsc = self.expected(1, now_tsc, wake_up);
             // The first one of what comes like clockwork is the later one.
-            if else_tsc <= guess_tsc || self.worth.tries(Kind::First, guess_tsc, else_tsc) {
+            if self.haste > 0
+                || else_tsc <= guess_tsc
+                || self.worth.tries(Kind::First, guess_tsc, else_tsc)
+            {
                 return Some(guess_tsc);
             }
             self.promises = 1;
@@ -215,6 +247,10 @@ impl Prediction {
         };
         let usual = self.mean.max(wake_up.saturating_mul(4));
         match promises {
+            0 if self.haste > 0 => self
+                .last_tsc
+                .saturating_add(wake_up.saturating_mul(4))
+                .max(soonest_tsc),
             0 => from_last(self.mean.saturating_sub(spread)),
             1 => from_last(self.mean.saturating_sub(self.deviation)),
             2 => from_last(self.mean.saturating_add(self.deviation.saturating_mul(2))),
@@ -250,8 +286,20 @@ impl Prediction {
         let most = (self.mean.saturating_mul(3)).saturating_add(self.deviation.saturating_mul(4));
         let interval = interval.min(most);
         let error = interval.abs_diff(self.mean);
-        self.deviation = (self.deviation - self.deviation / 4).saturating_add(error / 4);
-        self.mean = (self.mean - self.mean / 8).saturating_add(interval / 8);
+        // A single one that is nothing like the others is none of them: a tick among sleeps.
+        let is_odd = error > self.deviation.saturating_mul(4).max(self.mean / 8);
+        self.is_odd = is_odd && !self.is_odd && self.fresh == 0;
+        if self.is_odd {
+            return;
+        }
+        let (mean_weight, deviation_weight) = match self.fresh {
+            0 => (8, 4),
+            _ => (2, 2),
+        };
+        self.fresh = self.fresh.saturating_sub(1);
+        let part = |old: u64, new: u64, of: u64| (old - old / of).saturating_add(new / of);
+        self.deviation = part(self.deviation, error, deviation_weight);
+        self.mean = part(self.mean, interval, mean_weight);
     }
 }
 

@@ -406,6 +406,7 @@ impl Served {
         // A count that lies misleads predictions for the one who says it.
         let writes = GuestCounter::DeadlineFallback.offset();
         let stock = self.prediction.stock(
+            timing.clock.now(),
             timer::stock_deadline(&self.area),
             self.area.load_u64(writes, Load::Relaxed),
         );

@@ -18,7 +18,7 @@ use super::seat::Timing;
 use super::serve::Prefault;
 use super::{Coop, CoopOptions, OwnVcpu};
 use crate::kvm::tsc;
-use crate::mem::{ram, Backing, GuestRam};
+use crate::mem::{ram, Backing, GuestRam, Sharing};
 
 /// 4 MiB of guest memory.
 pub(crate) fn ram() -> GuestRam {
@@ -27,7 +27,7 @@ pub(crate) fn ram() -> GuestRam {
         prefault: false,
         overcommit: true,
     };
-    ram::allocate(4 << 20, backing).expect("4 MiB fit anywhere")
+    ram::allocate(4 << 20, backing, Sharing::Private).expect("4 MiB fit anywhere")
 }
 
 /// What was done to the machine.

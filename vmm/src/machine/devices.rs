@@ -28,7 +28,8 @@ use crate::pci::{
 use crate::vcpu::dispatch::Buses;
 use crate::virtio::{
     attach, Balloon, BalloonControl, Blk, BlkAccess, BlkError, Console, ConsoleOutput,
-    DeviceCounters, Host, KvmDoorbells, Net, PolledDevice, Rng, VirtioDevice, Vsock,
+    DeviceCounters, Host, KvmDoorbells, Net, PolledDevice, Rng, VhostUserBlk, VhostUserFs,
+    VirtioDevice, Vsock,
 };
 
 /// The devices while they are being put together.
@@ -199,6 +200,13 @@ impl Devices {
             .try_for_each(|disk| self.add(Box::new(disk)))
     }
 
+    pub(super) fn add_served(
+        &mut self,
+        devices: Vec<Box<dyn VirtioDevice>>,
+    ) -> Result<(), BuildError> {
+        devices.into_iter().try_for_each(|device| self.add(device))
+    }
+
     pub(super) fn add_nets(&mut self, nets: Vec<Net>) -> Result<(), BuildError> {
         nets.into_iter().try_for_each(|net| self.add(Box::new(net)))
     }
@@ -225,6 +233,22 @@ pub(super) fn open_disks(config: &MachineConfig) -> Result<Vec<Blk>, BuildError>
         .iter()
         .map(|disk| Ok(open_disk(disk, nr_vcpus)?))
         .collect()
+}
+
+/// The devices of other processes: disks, then folders.
+pub(super) fn open_served(
+    config: &MachineConfig,
+    ram: &GuestRam,
+) -> Result<Vec<Box<dyn VirtioDevice>>, BuildError> {
+    let vcpus = u16::from(config.vcpus.get());
+    let mut devices: Vec<Box<dyn VirtioDevice>> = Vec::new();
+    for disk in &config.vhost_user_disks {
+        devices.push(Box::new(VhostUserBlk::open(disk, vcpus, ram)?));
+    }
+    for share in &config.shares {
+        devices.push(Box::new(VhostUserFs::open(share, vcpus, ram)?));
+    }
+    Ok(devices)
 }
 
 pub(super) fn open_nets(config: &MachineConfig, ram: &GuestRam) -> Result<Vec<Net>, BuildError> {

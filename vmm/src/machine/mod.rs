@@ -60,6 +60,8 @@ pub enum BuildError {
     Net(#[from] crate::virtio::NetError),
     #[error(transparent)]
     Vsock(#[from] crate::virtio::VsockError),
+    #[error(transparent)]
+    VhostUser(#[from] crate::virtio::VhostUserError),
     #[error("could not {what}")]
     Kvm {
         what: &'static str,
@@ -154,7 +156,8 @@ impl Machine {
             boot::image::open(path).map_err(BootError::from)?;
         }
         let mut disks = devices::open_disks(config)?;
-        let ram = ram::allocate(config.memory_bytes, config.backing)?;
+        let ram = ram::allocate(config.memory_bytes, config.backing, config.sharing())?;
+        let served = devices::open_served(config, &ram)?;
         let nets = devices::open_nets(config, &ram)?;
         let vsock = devices::open_vsock(config, &ram)?;
         let entry = boot::load(&ram, config)?;
@@ -177,6 +180,7 @@ impl Machine {
             disk.tell(disk_hints.clone());
         }
         parts.add_disks(disks)?;
+        parts.add_served(served)?;
         parts.add_nets(nets)?;
         parts.add_vsock(vsock)?;
         let Devices {

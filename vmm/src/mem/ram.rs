@@ -1,19 +1,22 @@
-//! Guest RAM: anonymous memory around the PCI hole, aligned and advised for huge pages.
+//! Guest RAM: anonymous or shareable memory around the PCI hole, aligned and advised for huge pages.
 #![expect(unsafe_code)]
 // UNSAFETY: mapping memory and giving it to KVM are raw operations; both stay in this file.
 
 use std::fs;
 use std::io;
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
 use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::VmFd;
+use vm_memory::mmap::MmapRegionBuilder;
 use vm_memory::{
-    GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap,
-    MmapRegion,
+    FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion,
+    GuestRegionMmap, MmapRegion,
 };
 
 use super::layout::{ABOVE_4G, PCI_HOLE};
+use super::shared::{self, Sharing};
 
 /// Guest memory as every part of the VMM shares it.
 pub type GuestRam = Arc<GuestMemoryMmap<()>>;
@@ -74,7 +77,7 @@ pub fn ranges(bytes: u64) -> Vec<(u64, u64)> {
 }
 
 /// Checks the size and allocates the guest's RAM.
-pub fn allocate(bytes: u64, backing: Backing) -> Result<GuestRam, RamError> {
+pub fn allocate(bytes: u64, backing: Backing, sharing: Sharing) -> Result<GuestRam, RamError> {
     if bytes < MIN_BYTES {
         return Err(RamError::TooSmall(bytes));
     }
@@ -93,7 +96,7 @@ pub fn allocate(bytes: u64, backing: Backing) -> Result<GuestRam, RamError> {
     }
     let mut regions = Vec::new();
     for (start, size) in ranges(bytes) {
-        let region = map_aligned(size, backing)?;
+        let region = map_aligned(size, backing, sharing)?;
         let region = GuestRegionMmap::new(region, GuestAddress(start)).ok_or_else(|| {
             RamError::MapRegion {
                 bytes,
@@ -131,7 +134,7 @@ pub fn register(vm: &VmFd, ram: &GuestRam) -> Result<(), RamError> {
 
 /// Maps `size` bytes whose host address is a multiple of 2 MiB, so that host huge pages and guest
 /// huge pages coincide and one second-stage fault can map 2 MiB.
-fn map_aligned(size: u64, backing: Backing) -> Result<MmapRegion<()>, RamError> {
+fn map_aligned(size: u64, backing: Backing, sharing: Sharing) -> Result<MmapRegion<()>, RamError> {
     let failed = |source| RamError::MapRegion {
         bytes: size,
         source,
@@ -151,6 +154,22 @@ fn map_aligned(size: u64, backing: Backing) -> Result<MmapRegion<()>, RamError> 
     let offset = (base as usize).wrapping_neg() % HUGE_PAGE_BYTES;
     // SAFETY: `offset` is below HUGE_PAGE_BYTES, so the result lies in the mapping made above.
     let start = unsafe { base.cast::<u8>().add(offset) };
+    let mut region = MmapRegionBuilder::new(len).with_mmap_prot(prot);
+    if sharing == Sharing::Shared {
+        let file = shared::file(size).map_err(failed)?;
+        let flags = libc::MAP_SHARED | libc::MAP_NORESERVE | libc::MAP_FIXED;
+        // SAFETY: it replaces a part of the mapping made above, which nobody knows of yet.
+        let place = unsafe { libc::mmap(start.cast(), len, prot, flags, file.as_raw_fd(), 0) };
+        if place == libc::MAP_FAILED {
+            return Err(failed(io::Error::last_os_error()));
+        }
+        let flags = libc::MAP_SHARED | libc::MAP_NORESERVE;
+        region = region
+            .with_mmap_flags(flags)
+            .with_file_offset(FileOffset::new(file, 0));
+    } else {
+        region = region.with_mmap_flags(flags);
+    }
     let advice = if backing.huge_pages {
         libc::MADV_HUGEPAGE
     } else {
@@ -168,7 +187,8 @@ fn map_aligned(size: u64, backing: Backing) -> Result<MmapRegion<()>, RamError> 
     }
     // SAFETY: `start..start + len` is mapped with these rights and flags and is never unmapped:
     // guest memory lives as long as the process, and the alignment padding costs no memory.
-    unsafe { MmapRegion::build_raw(start, len, prot, flags) }
+    unsafe { region.with_raw_mmap_pointer(start) }
+        .build()
         .map_err(|_| failed(io::Error::from(io::ErrorKind::InvalidInput)))
 }
 
@@ -204,27 +224,34 @@ mod tests {
 
     #[test]
     fn sizes_nobody_can_mean_are_refused() {
-        assert!(matches!(allocate(0, PLAIN), Err(RamError::TooSmall(0))));
         assert!(matches!(
-            allocate(1 << 20, PLAIN),
+            allocate(0, PLAIN, Sharing::Private),
+            Err(RamError::TooSmall(0))
+        ));
+        assert!(matches!(
+            allocate(1 << 20, PLAIN, Sharing::Private),
             Err(RamError::TooSmall(_))
         ));
         assert!(matches!(
-            allocate((64 << 20) + 1, PLAIN),
+            allocate((64 << 20) + 1, PLAIN, Sharing::Private),
             Err(RamError::Unaligned(_))
         ));
-        let much = allocate(1 << 50, PLAIN).unwrap_err();
+        let much = allocate(1 << 50, PLAIN, Sharing::Private).unwrap_err();
         assert!(matches!(much, RamError::MoreThanHost { .. }), "{much}");
         assert!(much.to_string().contains("--overcommit"));
     }
 
     #[test]
     fn host_memory_is_aligned_to_a_huge_page() {
-        let ram = allocate(64 << 20, PLAIN).expect("64 MiB fit anywhere");
-        let host = ram
-            .get_host_address(GuestAddress(0))
-            .expect("address zero is RAM");
-        assert_eq!(host as usize % HUGE_PAGE_BYTES, 0);
+        for sharing in [Sharing::Private, Sharing::Shared] {
+            let ram = allocate(64 << 20, PLAIN, sharing).expect("64 MiB fit anywhere");
+            let host = ram
+                .get_host_address(GuestAddress(0))
+                .expect("address zero is RAM");
+            assert_eq!(host as usize % HUGE_PAGE_BYTES, 0);
+            let is_file = ram.iter().all(|region| region.file_offset().is_some());
+            assert_eq!(is_file, sharing == Sharing::Shared);
+        }
     }
 
     #[test]

@@ -159,7 +159,7 @@ pub const ALL: [Kind; 13] = [
         0x8d,
         "HLT with wake-up",
         ["HLT", "HLT"],
-        None, // What ends a halt is asked of kvm_inj_virq, which does not reach the tracer in the lab.
+        same("HLT then vector of a device"),
         Some("halt_exits"),
         None,
     ),

@@ -1,8 +1,8 @@
-//! Virtio 1.x devices over PCI: block, network, sockets, console, entropy, balloon.
+//! Virtio 1.x devices over PCI: block, file system, network, sockets, console, entropy, balloon.
 //!
 //! - [`VirtioDevice`] is what a device implements: features, configuration, and what to do with the
 //!   chains of a queue. [`Blk`], [`Net`], [`Vsock`], [`Console`], [`Rng`] and [`Balloon`] are the
-//!   devices.
+//!   devices; [`VhostUserBlk`] and [`VhostUserFs`] pass theirs on to another process.
 //! - [`attach`] puts one on a [`PciRoot`] and returns its [`QueueWorker`], which the machine builder
 //!   registers with the I/O thread's event manager. All queue processing happens there, but for
 //!   queues that the kernel serves (vhost), and for those that a polling thread owns just then
@@ -84,6 +84,7 @@ mod rng;
 mod sys;
 mod transport;
 mod vhost_kernel;
+mod vhost_user;
 mod vsock;
 
 use std::sync::Arc;
@@ -105,6 +106,7 @@ pub use pci_function::{attach, AttachError, Host};
 pub use poll::{Kicked, PolledDevice, Wanted};
 pub use queue::DeviceQueue;
 pub use rng::Rng;
+pub use vhost_user::{ConnectionError, RingError, VhostUserBlk, VhostUserError, VhostUserFs};
 pub use vsock::{Vsock, VsockError};
 
 /// The guest's memory, as all devices share it.

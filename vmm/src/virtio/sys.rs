@@ -5,12 +5,14 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd};
 use std::os::unix::fs::FileExt;
 
-use vm_memory::VolatileSlice;
+use vm_memory::{GuestMemoryMmap, VolatileSlice};
+use vmm_sys_util::eventfd::EventFd;
 
 use super::chain::Segments;
+use crate::mem::release_advice;
 
 /// The kernel refuses more than IOV_MAX (1024).
 pub(super) const MAX_IOVECS: usize = 1024;
@@ -85,6 +87,13 @@ pub(super) fn write_zeros(file: &File, offset: u64, len_bytes: u64) -> io::Resul
     Ok(())
 }
 
+/// Another handle of an eventfd, for those who take files.
+pub(super) fn file_of(event: &EventFd) -> io::Result<File> {
+    let fd = event.try_clone()?.into_raw_fd();
+    // SAFETY: the descriptor has just been made and given up by its only owner.
+    Ok(unsafe { File::from_raw_fd(fd) })
+}
+
 /// Fills `target` with random bytes of the kernel's.
 pub(super) fn fill_random(target: &Segments) -> io::Result<()> {
     transfer(target, 0, |iovecs, _| match iovecs.first() {
@@ -96,7 +105,7 @@ pub(super) fn fill_random(target: &Segments) -> io::Result<()> {
 
 /// Gives whole pages back to the host's kernel; they read as zero afterwards. Returns their size.
 /// Nothing is given back if any piece is not whole pages.
-pub(super) fn discard(target: &Segments) -> io::Result<u64> {
+pub(super) fn discard(target: &Segments, ram: &GuestMemoryMmap<()>) -> io::Result<u64> {
     let is_paged = |slice: &VolatileSlice<'_, ()>| {
         let start = slice.ptr_guard().as_ptr() as usize;
         start.is_multiple_of(PAGE_BYTES) && slice.len().is_multiple_of(PAGE_BYTES)
@@ -104,12 +113,13 @@ pub(super) fn discard(target: &Segments) -> io::Result<u64> {
     if !target.slices().all(is_paged) {
         return Err(io::ErrorKind::InvalidInput.into());
     }
+    let advice = release_advice(ram);
     let mut bytes = 0;
     for slice in target.slices() {
         let start = slice.ptr_guard_mut().as_ptr();
         // SAFETY: the slice is mapped guest memory of this length that the guest gave for writing;
         // its contents becoming zero is a write like another, and no Rust reference aliases it.
-        let result = unsafe { libc::madvise(start.cast(), slice.len(), libc::MADV_DONTNEED) };
+        let result = unsafe { libc::madvise(start.cast(), slice.len(), advice) };
         if result != 0 {
             return Err(io::Error::last_os_error());
         }

@@ -10,16 +10,28 @@ use std::os::fd::AsRawFd;
 
 /// Mounts a file system that has no source.
 pub(crate) fn mount(kind: &CStr, target: &CStr) -> io::Result<()> {
+    mount_from(kind, kind, target)
+}
+
+/// Mounts a file system.
+pub(crate) fn mount_from(source: &CStr, kind: &CStr, target: &CStr) -> io::Result<()> {
     // SAFETY: the strings are terminated, and null data is allowed.
     check(unsafe {
         libc::mount(
-            kind.as_ptr(),
+            source.as_ptr(),
             target.as_ptr(),
             kind.as_ptr(),
             0,
             std::ptr::null(),
         )
     })?;
+    Ok(())
+}
+
+/// Unmounts a file system that nobody uses.
+pub(crate) fn unmount(target: &CStr) -> io::Result<()> {
+    // SAFETY: the string is terminated.
+    check(unsafe { libc::umount2(target.as_ptr(), 0) })?;
     Ok(())
 }
 

@@ -14,9 +14,10 @@ use super::event::{Event, Exit, Kind};
 use super::marks::{Marks, Moment};
 use super::samples::Samples;
 use super::tally::{Counted, Tally};
+use super::vcpu::{Details, Pending, Vcpu};
 use crate::account::model::{Counts, Phase, Trace};
 use crate::account::names::NameOf;
-use crate::account::reason::{Class, Isa, Reason};
+use crate::account::reason::{Class, Isa};
 use crate::account::threads::{self, Times};
 
 /// Threads that may exit; a VMM that makes and ends more starts over (a few details get lost).
@@ -44,43 +45,6 @@ pub struct Aggregator {
     cpu_samples: Samples<1>,
     thread_samples: Samples<{ threads::KINDS.len() }>,
     lost: u64,
-}
-
-/// What is known of one vCPU thread between two exits.
-#[derive(Default)]
-struct Vcpu {
-    pending: Option<Pending>,
-    /// Details that came before the exit that they may belong to.
-    early: Details,
-    /// This vCPU's exits are traced after the host has handled the interrupt.
-    is_traced_late: bool,
-    /// Since when the guest runs, where that is traced.
-    entered_ns: Option<u64>,
-}
-
-/// An exit whose details are still coming in.
-struct Pending {
-    exit: Exit,
-    time_ns: u64,
-    duration_ns: Option<u64>,
-    reason: Reason,
-    details: Details,
-    has_left_kernel: bool,
-    is_mark: bool,
-}
-
-#[derive(Clone, Copy, Default)]
-struct Details {
-    msr: Option<(bool, u32)>,
-    gpa: Option<u64>,
-    hypercall: Option<u64>,
-    cpuid: Option<u32>,
-    injected: Option<u8>,
-    host_vector: Option<u8>,
-    host_irq: Option<u32>,
-    has_host_tick: bool,
-    has_guest_timer: bool,
-    has_kick: bool,
 }
 
 impl Aggregator {
@@ -125,7 +89,8 @@ impl Aggregator {
                 if let Some(entered_ns) = vcpu.entered_ns.take() {
                     self.tally.guest_ns += event.time_ns.saturating_sub(entered_ns);
                 }
-                if let Some(done) = vcpu.exit(exit, event.time_ns, self.mark_port) {
+                let done = vcpu.exit(exit, event.time_ns, self.mark_port);
+                for done in done.into_iter().flatten() {
                     self.count(&done, End::NextExit);
                 }
             }
@@ -156,9 +121,7 @@ impl Aggregator {
             Kind::Cpuid { leaf } => vcpu.later(|details| {
                 details.cpuid.get_or_insert(leaf);
             }),
-            Kind::Injection { vector } => vcpu.later(|details| {
-                details.injected.get_or_insert(vector);
-            }),
+            Kind::Injection { vector } => vcpu.inject(vector),
             Kind::HostVector { vector } => vcpu.interrupt(|details| {
                 details.host_vector.get_or_insert(vector);
             }),
@@ -258,12 +221,13 @@ impl Aggregator {
     fn complete_all(&mut self, except_tid: Option<u32>) {
         let mut done = Vec::new();
         for (tid, vcpu) in &mut self.vcpus {
+            done.extend(vcpu.halt.take().map(|halt| (halt, End::NextExit)));
             if Some(*tid) != except_tid {
-                done.extend(vcpu.pending.take());
+                done.extend(vcpu.pending.take().map(|pending| (pending, End::Mark)));
             }
         }
-        for pending in &done {
-            self.count(pending, End::Mark);
+        for (pending, end) in &done {
+            self.count(pending, *end);
         }
     }
 
@@ -375,95 +339,5 @@ fn host_interrupt(exit: &Exit, details: &Details) -> Cause {
         (Some(irq), _) => Cause::HostIrq { irq },
         (None, Some(vector)) => Cause::HostVector { vector },
         (None, None) => Cause::Other,
-    }
-}
-
-impl Vcpu {
-    /// Notes that the guest runs on.
-    fn enter(&mut self, time_ns: u64) {
-        self.entered_ns = Some(time_ns);
-        if let Some(pending) = &mut self.pending {
-            let duration_ns = time_ns.saturating_sub(pending.time_ns);
-            pending.duration_ns.get_or_insert(duration_ns);
-        }
-    }
-
-    /// Notes a new exit and gives the one before it, now complete.
-    fn exit(&mut self, exit: Exit, time_ns: u64, mark_port: u16) -> Option<Pending> {
-        let reason = Reason::new(exit.isa, exit.reason);
-        let early = std::mem::take(&mut self.early);
-        self.is_traced_late = !exit.is_traced_early;
-        let mut details = Details::default();
-        if self.is_traced_late {
-            match reason.class() {
-                Class::Interrupt => {
-                    details.has_host_tick = early.has_host_tick;
-                    details.has_guest_timer = early.has_guest_timer;
-                    details.has_kick = early.has_kick;
-                    details.host_vector = early.host_vector;
-                    details.host_irq = early.host_irq;
-                }
-                Class::Msr => details.msr = early.msr,
-                _ => {}
-            }
-        }
-        let is_mark =
-            reason.class() == Class::Io && reason.io_access(exit.info1) == (mark_port, false);
-        let new = Pending {
-            exit,
-            time_ns,
-            duration_ns: None,
-            reason,
-            details,
-            has_left_kernel: false,
-            is_mark,
-        };
-        self.pending.replace(new)
-    }
-
-    /// Notes a return to userspace; true if it is the one that a mark causes.
-    fn leave_kernel(&mut self) -> bool {
-        // A tick that hits userspace code says nothing about the exit that comes next.
-        self.early = Details::default();
-        let Some(pending) = &mut self.pending else {
-            return false;
-        };
-        let is_first = !std::mem::replace(&mut pending.has_left_kernel, true);
-        pending.is_mark && is_first
-    }
-
-    /// Puts a detail to the pending exit if it fits there, else aside for the next.
-    fn detail(&mut self, fits: impl Fn(Reason, &Details) -> bool, set: impl Fn(&mut Details)) {
-        match &mut self.pending {
-            Some(pending) if !pending.has_left_kernel && fits(pending.reason, &pending.details) => {
-                set(&mut pending.details);
-            }
-            _ => set(&mut self.early),
-        }
-    }
-
-    /// Puts a detail to the pending exit whose handling it is part of: nothing of the kind comes
-    /// before the exit's own event.
-    fn later(&mut self, set: impl Fn(&mut Details)) {
-        if let Some(pending) = &mut self.pending {
-            if !pending.has_left_kernel {
-                set(&mut pending.details);
-            }
-        }
-    }
-
-    /// Notes that an interrupt was handled.
-    ///
-    /// Where exits are traced early, the interrupt that caused one is handled right after it, so
-    /// it belongs to the pending exit if that is an interrupt. Where they are traced late it
-    /// belongs to the next.
-    fn interrupt(&mut self, set: impl Fn(&mut Details)) {
-        if self.is_traced_late {
-            set(&mut self.early);
-        } else if let Some(pending) = &mut self.pending {
-            if !pending.has_left_kernel {
-                set(&mut pending.details);
-            }
-        }
     }
 }

@@ -13,5 +13,6 @@ mod samples;
 mod tally;
 #[cfg(test)]
 mod tests;
+mod vcpu;
 
 pub use machine::Aggregator;

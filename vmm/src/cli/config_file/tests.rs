@@ -15,6 +15,11 @@ const SAMPLES: &[(&str, &[&str])] = &[
     ("memory", &["1G"]),
     ("disk", &["/a.img", "/b, c.img,ro"]),
     (
+        "vhost-user-blk",
+        &["/a.sock,queues=2,reconnect=5", "/b.sock"],
+    ),
+    ("fs", &["/c.sock,tag=home"]),
+    (
         "net",
         &[
             "tap=tap0,mac=52:54:00:12:34:56,vhost=off",

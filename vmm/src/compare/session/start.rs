@@ -7,7 +7,7 @@ use coopvirt_spec::work::Work;
 use super::{amount, has_succeeded, is_complete, plan_of, run_once, Inputs, Setup};
 use crate::compare::args::{Args, Choice};
 use crate::compare::arm::Vmm;
-use crate::compare::degraded::{self, Untraced};
+use crate::compare::degraded::{self, Statistics};
 use crate::compare::gaps::{self, Gap, Here};
 use crate::compare::journal::{self, Journal};
 use crate::compare::launch::{Launcher, TraceSource};
@@ -35,17 +35,21 @@ pub(super) fn look(
     if choice.arms.iter().any(|arm| gaps::halts_inside(arm)) {
         here.can_halt_inside = host::can_halt_inside();
     }
+    let Some(detail) = args.detail.of_trace() else {
+        return Ok((Box::new(Statistics::default()), here));
+    };
     // One try, so that a user without the right hears of it once and at the beginning.
-    let tried = Tracepoints(args.detail)
+    let tried = Tracepoints(detail)
         .start(std::process::id())
         .and_then(|trace| trace.finish(None));
     Ok(match tried {
-        Ok(_) => (Box::new(Tracepoints(args.detail)), here),
+        Ok(_) => (Box::new(Tracepoints(detail)), here),
         Err(error) => {
             let why = format!("{error:#}");
             eprintln!("not traced: {why}\n  {}", degraded::LOST);
             here.trace = Some(why.clone());
-            (Box::new(Untraced(why)), here)
+            let missing = Some(why);
+            (Box::new(Statistics { missing }), here)
         }
     })
 }

@@ -183,6 +183,8 @@ impl<'a> Poller<'a> {
         }
         let mut polls = may_poll;
         let mut slept = Duration::ZERO;
+        // Whether the last turn was one of those; between two there is a sleep.
+        let mut has_waited = false;
         while !self.stop.load(Ordering::Acquire) {
             let rest = self.share.rest(Instant::now());
             if polls && rest.is_none() {
@@ -201,6 +203,11 @@ impl<'a> Poller<'a> {
                 // Nor does it want to be woken for queues.
                 self.coop.queues.stop(Duration::ZERO);
             }
+            if !std::mem::replace(&mut has_waited, true) && self.wait_awake(last.next_host_tsc) {
+                (polls, slept) = (false, Duration::ZERO);
+                continue;
+            }
+            has_waited = false;
             let nap = rest.or_else(|| self.nap());
             let wake;
             (wake, slept) = self.sleep(last.next_host_tsc, nap);
@@ -236,6 +243,22 @@ impl<'a> Poller<'a> {
         // For deadlines that are predicted well, polling would spare nothing; for one that was not,
         // only if it had gone on until then.
         last.has_calls || has_polled && last.is_work || last.has_missed && self.window.missed(slept)
+    }
+
+    /// Waits for a deadline that is nearer than falling asleep and waking up would take; false if there
+    /// is none.
+    fn wait_awake(&self, next_host_tsc: Option<u64>) -> bool {
+        let Some(next_host_tsc) = next_host_tsc else {
+            return false;
+        };
+        let reach = clock::cycles(self.sleeper.tsc_khz, self.window.wake_up() / 2);
+        if next_host_tsc > tsc::read().saturating_add(reach) {
+            return false;
+        }
+        while tsc::read() < next_host_tsc {
+            std::hint::spin_loop();
+        }
+        true
     }
 
     /// How long to sleep at most; as long as nobody comes, if there is no lease to give: deadlines

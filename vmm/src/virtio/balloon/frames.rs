@@ -60,7 +60,7 @@ fn release_run(run: &[u32], ram: &GuestMemoryMmap<()>) -> u64 {
     };
     ram.get_slice(address(*first), run.len() * FRAME_BYTES)
         // What the kernel does not take stays as it is, and is counted.
-        .map_or(0, |slice| sys::discard(&slice.into()).unwrap_or(0))
+        .map_or(0, |slice| sys::discard(&slice.into(), ram).unwrap_or(0))
 }
 
 fn address(frame: u32) -> GuestAddress {

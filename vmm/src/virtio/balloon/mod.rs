@@ -176,7 +176,7 @@ impl VirtioDevice for Balloon {
                 Role::Report => {
                     // What is not whole pages, or cannot be given back, is a report that the host makes
                     // no use of: the guest's memory stays as it is.
-                    let bytes = sys::discard(&chain.writable).unwrap_or(0);
+                    let bytes = sys::discard(&chain.writable, ram).unwrap_or(0);
                     self.control.count_reported(bytes);
                 }
                 // Backed again when it is touched.

@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -56,6 +56,12 @@ pub enum BlkError {
         /// Its size.
         len_bytes: u64,
     },
+    /// It begins as a qcow2 image does.
+    #[error(
+        "disk image {0} is in qcow2 format, and --disk reads raw images; serve it with qemu-storage-daemon to \
+         --vhost-user-blk (coopvirt run --help shows how), or convert it: qemu-img convert -O raw"
+    )]
+    Qcow2(PathBuf),
     /// Somebody else has it open.
     #[error(
         "disk image {0} is in use by another machine or disk; stop that one, or attach the image \
@@ -113,6 +119,9 @@ impl Blk {
         if len_bytes == 0 {
             return Err(BlkError::Empty(path.into()));
         }
+        if is_qcow2(&file) {
+            return Err(BlkError::Qcow2(path.into()));
+        }
         if !len_bytes.is_multiple_of(SECTOR_BYTES) {
             return Err(BlkError::PartialSector {
                 path: path.into(),
@@ -140,6 +149,13 @@ impl Blk {
         };
         Ok(Self::new(disk, nr_queues.max(1)))
     }
+}
+
+/// Whether a file has the first bytes of a qcow2 image. Read as a raw one it would be a disk of some
+/// kilobytes full of nonsense, and written it would be lost.
+fn is_qcow2(file: &File) -> bool {
+    let mut magic = [0; 4];
+    file.read_exact_at(&mut magic, 0).is_ok() && magic == *b"QFI\xfb"
 }
 
 /// What the host reads and writes at once: a power of two.

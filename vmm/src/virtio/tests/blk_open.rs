@@ -16,6 +16,7 @@ fn images_that_cannot_be_used_are_refused_with_one_line() {
     fs::write(path("empty"), []).unwrap();
     fs::write(path("odd"), [0; 513]).unwrap();
     fs::write(path("good"), [0; 1024]).unwrap();
+    fs::write(path("qcow2"), *b"QFI\xfb\0\0\0\x03").unwrap();
     let open = |name: &str| Blk::open(&path(name), BlkAccess::ReadWrite, 1).map(|_| ());
     let error = open("missing").unwrap_err();
     assert!(matches!(error, BlkError::Missing(_)), "{error}");
@@ -32,6 +33,8 @@ fn images_that_cannot_be_used_are_refused_with_one_line() {
         open("odd"),
         Err(BlkError::PartialSector { len_bytes: 513, .. })
     ));
+    let qcow2 = open("qcow2").unwrap_err().to_string();
+    assert!(qcow2.contains("--vhost-user-blk"), "{qcow2}");
     let device = Blk::open("/dev/null".as_ref(), BlkAccess::ReadOnly, 1).map(|_| ());
     assert!(matches!(device, Err(BlkError::NotStorage(_))));
     open("good").unwrap();

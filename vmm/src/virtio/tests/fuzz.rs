@@ -245,6 +245,16 @@ fn fuzz_blk_uring() {
 }
 
 #[test]
+fn fuzz_blk_served() {
+    fuzz_device(Kind::BlkServed, "blk");
+}
+
+#[test]
+fn fuzz_blk_lost() {
+    fuzz_device(Kind::BlkLost, "blk");
+}
+
+#[test]
 fn fuzz_console() {
     fuzz_device(Kind::Console, "console");
 }
@@ -275,6 +285,7 @@ fn kept_inputs_are_served() {
     for (kind, name) in [
         (Kind::BlkSync, "blk"),
         (Kind::BlkUring, "blk"),
+        (Kind::BlkLost, "blk"),
         (Kind::Console, "console"),
         (Kind::Rng, "rng"),
         (Kind::Net, "net"),

@@ -9,15 +9,20 @@ use super::blk_rig::{open, Engine};
 use super::net::net_with_packets;
 use super::rig::{Rig, BUFFERS, MMIO_BASE};
 use super::vsock::vsock_with_server;
+use crate::virtio::vhost_user::tests::scripted;
 use crate::virtio::{Balloon, BlkAccess, Console, ConsoleInput, Rng};
 
 pub(super) const IMAGE_BYTES: u64 = 64 << 10;
 
-/// The devices; both back ends of the disk.
+/// The devices; all back ends of the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     BlkSync,
     BlkUring,
+    /// Another process's, which never answers.
+    BlkServed,
+    /// Another process's, which has gone: each request fails.
+    BlkLost,
     Console,
     Rng,
     Net,
@@ -25,9 +30,11 @@ pub(super) enum Kind {
     Vsock,
 }
 
-pub(super) const KINDS: [Kind; 7] = [
+pub(super) const KINDS: [Kind; 9] = [
     Kind::BlkSync,
     Kind::BlkUring,
+    Kind::BlkServed,
+    Kind::BlkLost,
     Kind::Console,
     Kind::Rng,
     Kind::Net,
@@ -56,6 +63,16 @@ impl Machine {
         match kind {
             Kind::BlkSync => Self::disk(kind, Engine::Sync),
             Kind::BlkUring => Self::disk(kind, Engine::Uring),
+            Kind::BlkServed => with(Rig::new(scripted::disk(false))),
+            Kind::BlkLost => {
+                let mut machine = with(Rig::new(scripted::disk(true)));
+                // Its loss is known when a request has failed.
+                machine.rig.start(0, 16);
+                machine.rig.add(0, &[(BUFFERS, 1, true)]);
+                machine.rig.notify(0);
+                machine.rig.wait_used(0);
+                machine
+            }
             Kind::Console => {
                 let (console, input, _) = Console::new(Box::new(io::sink())).unwrap();
                 input.push(&[b'x'; 60_000]);
@@ -91,9 +108,9 @@ impl Machine {
 
     /// Whether chains are taken and given back by this process: a socket's are the server's, and no event
     /// is ever said. What is wrong in its rings is for the server to find; where they lie is checked here
-    /// (`vsock`).
+    /// (`vsock`). Chains of a disk that is served are taken, and given back when its back end answers.
     pub(super) fn serves(&self) -> bool {
-        self.kind != Kind::Vsock
+        !matches!(self.kind, Kind::Vsock | Kind::BlkServed)
     }
 
     /// Puts the function where it was at the start, whatever was written to it.

@@ -33,6 +33,32 @@ fn a_halt_is_explained_by_what_the_guest_got_after_it() {
 }
 
 #[test]
+fn a_halt_that_an_interrupt_had_forestalled_is_explained_when_the_guest_takes_it() {
+    let mut f = Feeder::new();
+    // The interrupt waits for the guest's STI, behind which the HLT exits first.
+    f.exit(1, HLT).exit(1, VINTR).feed(1, injection(0xec));
+    f.exit(1, HLT).exit(1, INTR).feed(1, Kind::HostTick);
+    f.exit(1, VINTR).feed(1, injection(0xfd));
+    // A guest that has run on without one had not been woken by it, and a mark waits for nothing.
+    f.exit(1, HLT).exit(1, INTR).exit(1, CPUID).exit(1, VINTR);
+    f.feed(1, injection(0x30));
+    // Nor had one that comes at another exit: it may be a newer one.
+    f.exit(1, HLT).exit(1, INTR).feed(1, injection(0xfb));
+    f.exit(1, VINTR).feed(1, injection(0xec));
+    f.exit(1, HLT).exit(1, VINTR);
+    f.mark(2, MarkKind::Point, 1, 0);
+    let counts = f.finish().whole;
+    let of = |cause: &str| counts.by_cause.get(cause).copied().unwrap_or(0);
+    assert_eq!(of("HLT then vector 0xec local timer"), 1);
+    assert_eq!(of("HLT then vector 0xfd reschedule"), 1);
+    assert_eq!(of("HLT then vector of a device"), 0);
+    assert_eq!(of("HLT other"), 3);
+    assert_eq!(of("VINTR then vector of a device"), 1);
+    assert_eq!(counts.by_reason["HLT"], 5);
+    assert_eq!(counts.by_cause.values().sum::<u64>(), counts.total);
+}
+
+#[test]
 fn an_interrupt_window_is_explained_by_the_vector_that_waited() {
     let mut f = Feeder::new();
     f.exit(1, VINTR).feed(1, injection(0xfd));
