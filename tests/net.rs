@@ -9,6 +9,7 @@ use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
+use coopvirt::account::report::ExitReport;
 use coopvirt_spec::stream;
 use coopvirt_tests::files::Folder;
 use coopvirt_tests::lab::MODULE_KERNEL;
@@ -110,6 +111,34 @@ fn data_by_vhost_without_offloads() {
 #[test]
 fn data_in_process_without_offloads() {
     exchange(4, ",vhost=off,offloads=off");
+}
+
+/// The kernel polls a queue for a while before it asks the guest to notify.
+#[test]
+fn data_by_vhost_that_polls() {
+    exchange(20, ",vhost=on,busy-poll=50");
+}
+
+/// The polling thread owns the sending queues while packets come.
+#[test]
+fn data_in_process_by_the_polling_thread() {
+    let tap = Tap::up(21, &[]);
+    let folder = Folder::new();
+    let report = folder.path("exits.json");
+    let outcome = guest(&format!("tap={},vhost=off", tap.name))
+        .cpus(2)
+        .cmdline(&serve(&tap))
+        .arguments(["--mode", "coop", "--sidecore", "always"])
+        .arguments(["--exits".into(), report.clone()])
+        .run();
+    assert_eq!(outcome.status(), 0, "{}", outcome.stderr);
+    assert_exchanged(&outcome);
+    let text = std::fs::read(report).expect("a report");
+    let report: ExitReport = serde_json::from_slice(&text).expect("the report reads back");
+    let net = report.devices["virtio-net 0"];
+    eprintln!("{net:?}");
+    assert!(net.take_overs > 0 && net.polled_finds > 0, "{net:?}");
+    assert!(net.notifies < net.polled_finds, "{net:?}");
 }
 
 #[test]

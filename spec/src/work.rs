@@ -34,11 +34,20 @@ pub enum Work {
     Clock = 14,
     /// Debian's cyclictest, where the initramfs has it. An operation is one wake-up.
     Cyclictest = 15,
+    /// 4 KiB `O_DIRECT` reads, one at a time, through a queue without interrupts. An operation is one
+    /// read.
+    Readpoll = 16,
 }
 
 impl Work {
-    /// Works that test rather than measure; they run only by name.
-    pub const TESTS: [Work; 4] = [Work::Cycles, Work::Wakeup, Work::Clock, Work::Cyclictest];
+    /// Works that test rather than measure, or need a guest of their own; they run only by name.
+    pub const TESTS: [Work; 5] = [
+        Work::Cycles,
+        Work::Wakeup,
+        Work::Clock,
+        Work::Cyclictest,
+        Work::Readpoll,
+    ];
 
     /// All works that measure, in the order in which they run and are reported.
     pub const ALL: [Work; 11] = [
@@ -88,6 +97,7 @@ impl Work {
             Work::Wakeup => "wakeup",
             Work::Clock => "clock",
             Work::Cyclictest => "cyclictest",
+            Work::Readpoll => "readpoll",
         }
     }
 
@@ -106,7 +116,7 @@ impl Work {
             Work::Tlb => "call",
             Work::Touch | Work::Refill => "page",
             Work::Fork => "child",
-            Work::Read1 | Work::Read32 => "read",
+            Work::Read1 | Work::Read32 | Work::Readpoll => "read",
             Work::Cycles => "cycle",
             Work::Wakeup | Work::Cyclictest => "wake-up",
         }

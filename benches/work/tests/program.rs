@@ -150,6 +150,21 @@ fn reads_check_what_the_disk_holds() {
         .all(|work| work["note"].as_str().unwrap().contains("pattern absent")));
 }
 
+/// A file is none; guests that have one are in `tests/polled.rs` of the project.
+#[test]
+fn a_disk_without_a_poll_queue_is_not_read_by_polling() {
+    let path = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("no-queue.img");
+    std::fs::write(&path, vec![0u8; 4 * 4096]).unwrap();
+    let name = path.to_str().unwrap();
+    let (output, records) = run(&["--works", "readpoll", "--no-marks", "--disk", name]);
+    // Everything was skipped.
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let skips = of_type(&records, "skip");
+    let reason = skips[0]["reason"].as_str().unwrap();
+    let is_told = reason.contains("virtio_blk.poll_queues=1") || reason.contains("O_DIRECT");
+    assert!(is_told && of_type(&records, "work").is_empty(), "{reason}");
+}
+
 #[test]
 fn a_missing_disk_is_skipped_and_repetitions_are_numbered() {
     let (output, records) = run(&[

@@ -13,6 +13,7 @@ use super::model::{Counts, Phase, Trace};
 use super::names::NameTable;
 use super::stats_fd::Snapshot;
 use crate::coop::counters::CoopCounts;
+use crate::virtio::DeviceCounts;
 
 /// Causes that a table shows; the JSON has all.
 const MAX_CAUSE_ROWS: usize = 20;
@@ -53,6 +54,10 @@ pub struct ExitReport {
     /// What the host half of the cooperative interface has done, in that mode.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub coop: Option<CoopCounts>,
+    /// What each virtio device has done, by name: notifies taken and spared, interrupts, queues that
+    /// changed hands.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub devices: BTreeMap<String, DeviceCounts>,
     /// What lies where in the machine, for a tracer in another process.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub names: Option<NameTable>,
@@ -115,6 +120,7 @@ impl ExitReport {
             marks: Vec::new(),
             identity: identity::check(&inputs),
             coop: None,
+            devices: BTreeMap::new(),
             names: None,
         }
     }
@@ -152,6 +158,9 @@ impl ExitReport {
                 "{}",
                 top_table("userspace exit", &self.userspace_exits, None)
             );
+        }
+        if !self.devices.is_empty() {
+            let _ = writeln!(text, "{}", device_table(&self.devices));
         }
         for line in self.identity.lines() {
             let _ = writeln!(text, "{line}");
@@ -208,6 +217,39 @@ fn durations_text(durations: &Durations) -> String {
         below(0.5),
         below(0.99)
     )
+}
+
+/// What devices have done for their guest, and what they spared it.
+fn device_table(devices: &BTreeMap<String, DeviceCounts>) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    table.set_header([
+        "device",
+        "requests",
+        "notifies",
+        "found by polling",
+        "interrupts",
+        "not wanted",
+        "taken over",
+        "given back",
+    ]);
+    for (name, counts) in devices {
+        let figures = [
+            counts.requests,
+            counts.notifies,
+            counts.polled_finds,
+            counts.interrupts,
+            counts.interrupts_suppressed,
+            counts.take_overs,
+            counts.hand_backs,
+        ];
+        let figures = figures.iter().map(ToString::to_string);
+        table.add_row(std::iter::once(name.clone()).chain(figures));
+    }
+    for column in table.column_iter_mut().skip(1) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    table
 }
 
 /// The largest entries of a map, largest first, the rest in one row.
@@ -282,7 +324,15 @@ mod tests {
     }
 
     fn report() -> ExitReport {
-        ExitReport::new(facts(), Ok(trace()))
+        let counts = DeviceCounts {
+            requests: 4711,
+            polled_finds: 4242,
+            ..DeviceCounts::default()
+        };
+        ExitReport {
+            devices: [("virtio-blk 0".into(), counts)].into(),
+            ..ExitReport::new(facts(), Ok(trace()))
+        }
     }
 
     #[test]
@@ -300,6 +350,8 @@ mod tests {
             "66.7 %",
             "gross 3, net of the host's own tick 2, returns to userspace 1",
             "io out 0x3f8 serial",
+            "found by polling",
+            "4242",
             "identity: tracepoint 3 = stats fd 3 (0.00 %)",
             "identity: tracepoint userspace 1 = vmm's KVM_RUN returns 1 (0.00 %)",
         ] {

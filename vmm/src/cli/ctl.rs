@@ -197,6 +197,7 @@ fn metrics_text(metrics: &Metrics) -> String {
         "to guest",
         "notifies",
         "not needed",
+        "polled",
         "interrupts",
         "not wanted",
         "below, half; 99 %",
@@ -211,6 +212,7 @@ fn metrics_text(metrics: &Metrics) -> String {
                 counts.bytes_to_guest,
                 counts.notifies,
                 counts.notifies_suppressed,
+                counts.polled_finds,
                 counts.interrupts,
                 counts.interrupts_suppressed,
             ]

@@ -80,7 +80,8 @@ pub(super) struct Args {
     #[arg(long = "fs", value_name = "PATH,tag=TAG[,queues=N]", value_parser = config::fs)]
     shares: Vec<FsConfig>,
     /// Network interface on a host's tap (scripts/tap makes one): tap=NAME, then ",mac=ADDRESS",
-    /// ",queues=N" (pairs; one per vCPU), ",vhost=on|off", ",offloads=on|off". May be repeated
+    /// ",queues=N" (pairs; one per vCPU), ",vhost=on|off", ",offloads=on|off", ",busy-poll=USEC" (how
+    /// long vhost polls a queue before it asks for a notify; default: not at all). May be repeated
     #[arg(long = "net", value_name = "tap=NAME[,...]", value_parser = config::net)]
     nets: Vec<NetConfig>,
     /// Sockets between guest and host (AF_VSOCK): the guest's CID, 3 and up, no other machine's
@@ -98,7 +99,8 @@ pub(super) struct Args {
     /// Cooperative features to offer in coop mode: all, none, mmu, NAME,..., or all,-NAME
     #[arg(long = "coop", value_name = "LIST", default_value = "all", value_parser = coop::features)]
     coop_features: Features,
-    /// The polling thread of coop mode: off, adaptive or always; ",cpu=N" pins it
+    /// The polling thread of coop mode, for cooperative guests and the virtqueues of any guest: off,
+    /// adaptive (while there is work) or always; ",cpu=N" pins it
     #[arg(long, value_name = "POLICY", default_value = "adaptive", value_parser = coop::sidecore_option)]
     sidecore: SidecoreOptions,
     /// Longest host polling after HLT, in nanoseconds [default: KVM's halt_poll_ns]
@@ -303,6 +305,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         let mode = config.mode.name();
         let (mut report, _) = accounting.finish(&gauges, mode);
         report.coop = coop.map(|coop| coop.counts());
+        report.devices = gauges.device_counts();
         report.marks = marks.map(|log| log.counters()).unwrap_or_default();
         serde_json::to_writer_pretty(&file, &report).context("could not write the exit report")?;
         if std::io::stderr().is_terminal() {

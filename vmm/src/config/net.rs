@@ -7,6 +7,9 @@ const MAX_NAME_BYTES: usize = 15;
 /// Most queue pairs: two queues each and one for control fit a function's doorbells.
 pub const MAX_QUEUE_PAIRS: u16 = 31;
 
+/// Longest time that the kernel polls a queue, in microseconds: more is a CPU of one's own.
+const MAX_BUSY_POLL_US: u32 = 1_000_000;
+
 /// Who moves a network device's packets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum NetServer {
@@ -32,6 +35,9 @@ pub struct NetConfig {
     pub server: NetServer,
     /// Whether checksums and segmentation may be left to the other side.
     pub offloads: bool,
+    /// How long the kernel polls for more packets before it asks to be notified, in microseconds;
+    /// `None`: not at all. For vhost-net only.
+    pub busy_poll_us: Option<u32>,
 }
 
 impl NetConfig {
@@ -49,7 +55,7 @@ impl NetConfig {
     }
 }
 
-/// Reads `tap=NAME[,mac=AA:BB:CC:DD:EE:FF][,queues=N][,vhost=on|off][,offloads=on|off]`.
+/// Reads `tap=NAME[,mac=AA:BB:CC:DD:EE:FF][,queues=N][,vhost=on|off][,offloads=on|off][,busy-poll=USEC]`.
 pub fn net(text: &str) -> Result<NetConfig, ConfigError> {
     let bad = |reason: String| ConfigError::Net {
         text: text.to_owned(),
@@ -61,6 +67,7 @@ pub fn net(text: &str) -> Result<NetConfig, ConfigError> {
         queue_pairs: None,
         server: NetServer::Best,
         offloads: true,
+        busy_poll_us: None,
     };
     for part in text.split(',') {
         let (name, value) = part
@@ -82,12 +89,19 @@ pub fn net(text: &str) -> Result<NetConfig, ConfigError> {
                 }
             }
             "offloads" => net.offloads = switch(name, value).map_err(bad)?,
+            "busy-poll" => net.busy_poll_us = Some(busy_poll_us(value).map_err(bad)?),
             _ => {
                 return Err(bad(format!(
-                    "unknown word {name:?}; there are tap, mac, queues, vhost and offloads"
-                )))
+                "unknown word {name:?}; there are tap, mac, queues, vhost, offloads and busy-poll"
+            )))
             }
         }
+    }
+    if net.busy_poll_us.is_some() && net.server == NetServer::Process {
+        return Err(bad(
+            "busy-poll is for vhost=on; with vhost=off the polling thread of --mode coop polls"
+                .into(),
+        ));
     }
     if net.tap.is_empty() {
         return Err(bad("tap=NAME is missing".into()));
@@ -131,6 +145,16 @@ fn queue_pairs(value: &str) -> Result<u16, String> {
         .ok_or_else(|| format!("queues {value:?} is not a number from 1 to {MAX_QUEUE_PAIRS}"))
 }
 
+fn busy_poll_us(value: &str) -> Result<u32, String> {
+    let time = value.parse().ok();
+    time.filter(|us| (1..=MAX_BUSY_POLL_US).contains(us))
+        .ok_or_else(|| {
+            format!(
+                "busy-poll {value:?} is not a number of microseconds from 1 to {MAX_BUSY_POLL_US}"
+            )
+        })
+}
+
 fn switch(name: &str, value: &str) -> Result<bool, String> {
     match value {
         "on" => Ok(true),
@@ -151,7 +175,9 @@ mod tests {
         assert_eq!(read.queue_pairs, Some(4));
         assert_eq!(read.server, NetServer::Process);
         assert!(!read.offloads);
+        assert_eq!(read.busy_poll_us, None);
         assert_eq!(net("tap=t,vhost=on").unwrap().server, NetServer::Kernel);
+        assert_eq!(net("tap=t,busy-poll=50").unwrap().busy_poll_us, Some(50));
     }
 
     #[test]
@@ -169,6 +195,10 @@ mod tests {
             ("tap=t,queues=0", "from 1 to 31"),
             ("tap=t,queues=32", "from 1 to 31"),
             ("tap=t,vhost=yes", "on or off"),
+            ("tap=t,busy-poll=0", "microseconds from 1 to 1000000"),
+            ("tap=t,busy-poll=-1", "microseconds from 1 to 1000000"),
+            ("tap=t,busy-poll=1000001", "microseconds"),
+            ("tap=t,vhost=off,busy-poll=50", "busy-poll is for vhost=on"),
             ("tap=t,speed=9", "unknown word \"speed\""),
         ] {
             let error = net(text).unwrap_err().to_string();

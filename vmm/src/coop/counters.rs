@@ -37,6 +37,8 @@ events! {
     AsyncBell = "async_bell",
     /// Turns of the polling loop.
     PollTurns = "poll_turns",
+    /// Turns that found buffers in virtqueues.
+    QueueTurns = "queue_turns",
     /// Times that the polling thread went to sleep.
     Sleeps = "sleeps",
     /// Times that a last look before sleep found something.

@@ -19,10 +19,11 @@ use super::effects::Effects;
 use super::pages;
 use super::seat::{Found, Seat, Served, Timing};
 use super::serve::{Prefault, Server, Shared};
-use super::sidecore::{own_task, Message};
+use super::sidecore::{own_task, Message, Queues};
 use super::CoopOptions;
 use crate::kvm::tsc::MSR_TSC;
 use crate::mem::GuestRam;
+use crate::virtio::PolledDevice;
 
 /// What a vCPU's own thread can do for its vCPU.
 pub trait OwnVcpu: Prefault {
@@ -49,6 +50,7 @@ pub struct Coop {
     pub(super) options: CoopOptions,
     pub(super) wake: EventFd,
     pub(super) worker: OnceLock<Sender<Message>>,
+    pub(super) queues: Queues,
     /// Name, CPU time and time spent waiting for a CPU of each thread that has ended.
     pub(super) thread_times: Mutex<Vec<(&'static str, [u64; 2])>>,
     pub(super) no_timing: OnceLock<String>,
@@ -83,6 +85,7 @@ impl Coop {
             options,
             wake: EventFd::new(libc::EFD_NONBLOCK)?,
             worker: OnceLock::new(),
+            queues: Queues::new(options.sidecore.policy),
             thread_times: Mutex::default(),
             no_timing: OnceLock::new(),
             is_polling: AtomicBool::new(false),
@@ -92,6 +95,12 @@ impl Coop {
     /// What an asynchronous doorbell signals.
     pub fn doorbell(&self) -> &EventFd {
         &self.wake
+    }
+
+    /// Has the polling thread, once there is one, look at the queues of these devices too.
+    pub fn poll_queues(&self, devices: Vec<PolledDevice>) -> std::io::Result<()> {
+        self.queues.connect(devices, self.wake.try_clone()?);
+        Ok(())
     }
 
     /// Answers a read of a set-up register; `None` if the MSR is none of them.

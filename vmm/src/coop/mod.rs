@@ -10,7 +10,8 @@
 //! its addresses are checked against RAM and registered areas, and all work is bounded by a
 //! [`budget`].
 //!
-//! Lock order: `in_hand`, then set-up, then a seat, then [`areas`]. The polling thread only tries.
+//! Lock order: a device's backend (`virtio`), then `in_hand`, then set-up, then a seat, then [`areas`].
+//! The polling thread only tries, also for backends; under one a seat is only tried.
 
 pub mod area;
 pub mod areas;

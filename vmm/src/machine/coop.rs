@@ -12,7 +12,7 @@ use crate::coop::sidecore::Sidecore;
 use crate::coop::Coop;
 use crate::mem::GuestRam;
 use crate::vcpu::VcpuEvent;
-use crate::virtio::InFlight;
+use crate::virtio::{InFlight, PolledDevice};
 
 /// Makes the host half and connects the asynchronous doorbell to it.
 pub(super) fn create(
@@ -70,14 +70,17 @@ impl InFlight for DiskHints {
     }
 }
 
-/// Starts its threads.
+/// Starts its threads, which serve the queues of these devices too.
 pub(super) fn start(
     coop: &Arc<Coop>,
     tsc_khz: u32,
     host_cpus: Vec<usize>,
+    devices: &[PolledDevice],
 ) -> Result<Sidecore, BuildError> {
-    Sidecore::spawn(Arc::clone(coop), tsc_khz, host_cpus).map_err(|source| BuildError::Io {
-        what: "start the polling thread",
-        source,
-    })
+    coop.poll_queues(devices.to_vec())
+        .and_then(|()| Sidecore::spawn(Arc::clone(coop), tsc_khz, host_cpus))
+        .map_err(|source| BuildError::Io {
+            what: "start the polling thread",
+            source,
+        })
 }

@@ -28,7 +28,8 @@ use crate::pci::{
 use crate::vcpu::dispatch::Buses;
 use crate::virtio::{
     attach, Balloon, BalloonControl, Blk, BlkAccess, BlkError, Console, ConsoleOutput,
-    DeviceCounters, Host, KvmDoorbells, Net, Rng, VhostUserBlk, VhostUserFs, VirtioDevice, Vsock,
+    DeviceCounters, Host, KvmDoorbells, Net, PolledDevice, Rng, VhostUserBlk, VhostUserFs,
+    VirtioDevice, Vsock,
 };
 
 /// The devices while they are being put together.
@@ -41,6 +42,8 @@ pub(super) struct Devices {
     pub(super) console_output: Option<ConsoleOutput>,
     /// Names and counters, in the order of the bus.
     pub(super) counters: Vec<(String, Arc<DeviceCounters>)>,
+    /// What a polling thread may look at.
+    pub(super) polled: Vec<PolledDevice>,
     pub(super) balloon: Option<Arc<BalloonControl>>,
 }
 
@@ -87,6 +90,7 @@ impl Devices {
             subscribers: Vec::new(),
             console_output: None,
             counters: Vec::new(),
+            polled: Vec::new(),
             balloon: None,
         };
         devices.add_ports(config, events)?;
@@ -216,6 +220,7 @@ impl Devices {
         let worker = attach(&self.pci, virtio, &self.host)
             .map_err(|error| device("attach a virtio device")(error.into()))?;
         self.counters.push((name, worker.counters()));
+        self.polled.extend(worker.polled());
         self.subscribers.push(Box::new(worker));
         Ok(())
     }

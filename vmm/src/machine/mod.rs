@@ -8,6 +8,7 @@ mod devices;
 mod remote;
 mod vcpus;
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{channel, Receiver, Sender};
@@ -35,7 +36,7 @@ use crate::vcpu::dispatch::Buses;
 use crate::vcpu::tally::Tally;
 use crate::vcpu::thread::VcpuParts;
 use crate::vcpu::{VcpuEvent, VcpuHandle};
-use crate::virtio::{BalloonControl, ConsoleOutput, DeviceCounters};
+use crate::virtio::{BalloonControl, ConsoleOutput, DeviceCounters, DeviceCounts};
 
 /// Why a machine could not be built.
 #[derive(Debug, thiserror::Error)]
@@ -107,6 +108,20 @@ pub struct Gauges {
     pub balloon: Option<Arc<BalloonControl>>,
 }
 
+impl Gauges {
+    /// What each virtio device has done, by kind and number: "virtio-blk 0".
+    pub fn device_counts(&self) -> BTreeMap<String, DeviceCounts> {
+        let mut nr_of_kind = BTreeMap::<&str, usize>::new();
+        let devices = self.devices.iter().map(|(kind, counters)| {
+            let next = nr_of_kind.entry(kind).or_default();
+            let name = format!("{kind} {next}");
+            *next += 1;
+            (name, counters.counts())
+        });
+        devices.collect()
+    }
+}
+
 /// A machine, built and paused at its first instruction.
 pub struct Machine {
     vcpus: Arc<Vec<VcpuHandle>>,
@@ -174,6 +189,7 @@ impl Machine {
             subscribers,
             console_output,
             counters,
+            polled,
             balloon,
             power,
             ..
@@ -207,7 +223,7 @@ impl Machine {
             .to_vec();
         let sidecore = coop
             .as_ref()
-            .map(|coop| coop::start(coop, tsc_khz, others.clone()))
+            .map(|coop| coop::start(coop, tsc_khz, others.clone(), &polled))
             .transpose()?;
         let io = IoThread::spawn(subscribers, others, events.clone()).map_err(|source| {
             BuildError::Io {

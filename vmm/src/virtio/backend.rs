@@ -1,8 +1,8 @@
 //! The half of a device that works: the device itself, its live queues, and the I/O thread's worker.
 //!
-//! The transport (vCPU threads) activates and resets; [`QueueWorker`] (I/O thread) processes. Both
-//! lock the [`Backend`], so a reset waits for the batch in progress and nothing touches guest memory
-//! after it.
+//! The transport (vCPU threads) activates and resets; [`QueueWorker`] (I/O thread) processes, and so
+//! does a polling thread, if there is one (`poll.rs`). All lock the [`Backend`], so a reset waits for
+//! the batch in progress and nothing touches guest memory after it.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -11,8 +11,9 @@ use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::counters::DeviceCounters;
-use super::device::{HandedQueue, Progress, QueueError, VirtioDevice, Watched};
+use super::device::{HandedQueue, Polled, Progress, QueueError, VirtioDevice, Watched};
 use super::interrupt::Interrupts;
+use super::poll::{PollState, PolledDevice};
 use super::queue::{DeviceQueue, QueueSetup};
 use super::GuestRam;
 
@@ -39,6 +40,9 @@ pub(super) struct Backend {
     interrupts: Arc<Interrupts>,
     complaints_left: u32,
     counters: Arc<DeviceCounters>,
+    // By queue.
+    can_be_polled: Vec<bool>,
+    poll: Arc<PollState>,
 }
 
 pub(super) type SharedBackend = Arc<Mutex<Backend>>;
@@ -51,7 +55,10 @@ impl Backend {
         interrupts: Arc<Interrupts>,
     ) -> Self {
         let queues = (0..nr_queues).map(|_| QueueState::Off).collect();
+        let can_be_polled = (0..nr_queues).map(|index| device.can_be_polled(index));
         Self {
+            can_be_polled: can_be_polled.collect(),
+            poll: Arc::new(PollState::new(nr_queues)),
             device,
             queues,
             ram,
@@ -155,6 +162,72 @@ impl Backend {
         self.device.reset();
     }
 
+    /// One look of the polling thread at a queue, which it takes over if it has not. Returns whether
+    /// there was anything new.
+    pub(super) fn poll(&mut self, index: usize, doorbell: &EventFd) -> bool {
+        if !self.can_be_polled.get(index).is_some_and(|can| *can) {
+            return false;
+        }
+        let Some(QueueState::Live(queue)) = self.queues.get_mut(index) else {
+            self.poll.set_hot(index, false);
+            return false;
+        };
+        if !queue.is_polled() {
+            if let Err(error) = queue.take_over(&self.ram) {
+                self.break_queue(index, &error);
+                return false;
+            }
+            self.poll.has_taken(index);
+            self.counters.add_take_over();
+        }
+        match queue.begin_look(&self.ram) {
+            Ok(true) => {}
+            Ok(false) => return false,
+            Err(error) => {
+                self.break_queue(index, &error);
+                return false;
+            }
+        }
+        self.counters.add_find();
+        let batch = run_look(&mut *self.device, index, queue, &self.ram);
+        if batch.as_ref().is_ok_and(|batch| batch.rings) {
+            // What waits in the queue is the I/O thread's, which is not told by the driver.
+            self.counters.add_own_rings(1);
+            ring(doorbell);
+        }
+        self.finish(index, batch);
+        true
+    }
+
+    /// The I/O thread owns all queues from now on; it is called for those with buffers. Returns whether
+    /// any has some that nobody has looked at.
+    pub(super) fn hand_back(&mut self, doorbells: &[EventFd]) -> bool {
+        let mut is_work = false;
+        for (index, doorbell) in doorbells.iter().enumerate() {
+            let Some(QueueState::Live(queue)) = self.queues.get_mut(index) else {
+                continue;
+            };
+            if !queue.is_polled() {
+                continue;
+            }
+            self.poll.set_hot(index, queue.has_found());
+            self.counters.add_hand_back();
+            let is_left = queue.is_left();
+            match queue.hand_back(&self.ram) {
+                Ok(has_buffers) => {
+                    if has_buffers {
+                        self.counters.add_own_rings(1);
+                        ring(doorbell);
+                    }
+                    is_work |= has_buffers && !is_left;
+                }
+                Err(error) => self.break_queue(index, &error),
+            }
+        }
+        self.poll.has_given_back();
+        is_work
+    }
+
     /// Processes one batch of a queue. Returns whether there is more to do at once.
     fn process(&mut self, index: usize) -> bool {
         let queue = match self.queues.get_mut(index) {
@@ -167,8 +240,19 @@ impl Backend {
             _ => return false,
         };
         let batch = run_batch(&mut *self.device, index, queue, &self.ram);
+        self.finish(index, batch)
+    }
+
+    /// Counts a batch and tells the guest. Returns whether there is more to do at once.
+    fn finish(&mut self, index: usize, batch: Result<Batch, QueueError>) -> bool {
+        let Some(QueueState::Live(queue)) = self.queues.get_mut(index) else {
+            return false;
+        };
         self.counters.add_work(queue.take_work());
         let has_used = queue.has_used();
+        if let Ok(batch) = &batch {
+            queue.set_left(batch.is_left);
+        }
         self.report_config_change();
         match batch {
             Ok(batch) => {
@@ -214,6 +298,10 @@ impl Backend {
 struct Batch {
     interrupt: bool,
     again: bool,
+    /// What is next is the I/O thread's, when it is called or its own events come.
+    is_left: bool,
+    /// It has to be called.
+    rings: bool,
 }
 
 fn run_batch(
@@ -223,9 +311,11 @@ fn run_batch(
     ram: &GuestRam,
 ) -> Result<Batch, QueueError> {
     queue.begin_batch();
+    let mut is_waiting = false;
     let again = loop {
         queue.disable_notification(ram)?;
         if device.process(index, queue, ram)? == Progress::Waiting {
+            is_waiting = true;
             break false;
         }
         // With more to do, notifications stay off: the worker comes back by itself.
@@ -243,6 +333,33 @@ fn run_batch(
     Ok(Batch {
         interrupt: queue.needs_interrupt(ram)?,
         again,
+        is_left: is_waiting,
+        rings: false,
+    })
+}
+
+/// The same on the polling thread, which stays as long as the driver goes on to publish: what comes
+/// together is answered with one interrupt.
+fn run_look(
+    device: &mut dyn VirtioDevice,
+    index: usize,
+    queue: &mut DeviceQueue,
+    ram: &GuestRam,
+) -> Result<Batch, QueueError> {
+    let polled = loop {
+        let polled = device.process_now(index, queue, ram)?;
+        if polled != Polled::Drained || queue.is_look_over() {
+            break polled;
+        }
+        if !queue.has_more(ram)? || !queue.spend() {
+            break polled;
+        }
+    };
+    Ok(Batch {
+        interrupt: queue.needs_interrupt(ram)?,
+        again: false,
+        is_left: polled != Polled::Drained,
+        rings: polled == Polled::Left,
     })
 }
 
@@ -255,6 +372,8 @@ pub struct QueueWorker {
     host_event: Option<Arc<EventFd>>,
     watched: Vec<Watched>,
     counters: Arc<DeviceCounters>,
+    poll: Arc<PollState>,
+    can_be_polled: Vec<bool>,
 }
 
 impl QueueWorker {
@@ -263,15 +382,33 @@ impl QueueWorker {
         doorbells: Arc<[EventFd]>,
         host_event: Option<Arc<EventFd>>,
     ) -> Self {
-        let watched = lock(&backend).device().watched();
-        let counters = Arc::clone(lock(&backend).counters());
+        let mut locked = lock(&backend);
+        let watched = locked.device().watched();
+        let counters = Arc::clone(locked.counters());
+        let poll = Arc::clone(&locked.poll);
+        let can_be_polled = locked.can_be_polled.clone();
+        drop(locked);
         Self {
             backend,
             doorbells,
             host_event,
             watched,
             counters,
+            poll,
+            can_be_polled,
         }
+    }
+
+    /// The device as a polling thread sees it; `None` if it has no queue for one.
+    pub fn polled(&self) -> Option<PolledDevice> {
+        self.can_be_polled.contains(&true).then(|| {
+            PolledDevice::new(
+                Arc::clone(&self.backend),
+                Arc::clone(&self.doorbells),
+                Arc::clone(&self.poll),
+                self.counters(),
+            )
+        })
     }
 
     /// What the device has done.
@@ -280,7 +417,19 @@ impl QueueWorker {
     }
 
     fn process_queue(&self, index: usize) {
-        if lock(&self.backend).process(index) {
+        let mut backend = lock(&self.backend);
+        let again = loop {
+            if self.poll.is_given_up() {
+                backend.hand_back(&self.doorbells);
+            }
+            let again = backend.process(index);
+            // A device may have taken the bell back that was rung for it meanwhile (`blk`).
+            if !self.poll.is_given_up() {
+                break again;
+            }
+        };
+        drop(backend);
+        if again {
             // The lock was dropped in between, so that a vCPU that waits for it gets its turn.
             if let Some(doorbell) = self.doorbells.get(index) {
                 self.counters.add_own_rings(1);
@@ -339,7 +488,12 @@ impl MutEventSubscriber for QueueWorker {
         if let Some(doorbell) = self.doorbells.get(index) {
             // It was not signalled after all: then nobody rang.
             self.counters.add_doorbells(doorbell.read().unwrap_or(0));
+            let is_given_up = self.poll.is_given_up();
             self.process_queue(index);
+            // Who polls and has just given up rang this bell itself.
+            if !is_given_up && self.can_be_polled.get(index).is_some_and(|can| *can) {
+                self.poll.note_kick(index);
+            }
         }
     }
 }

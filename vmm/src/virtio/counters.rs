@@ -21,6 +21,9 @@ pub struct DeviceCounters {
     own_rings: AtomicU64,
     interrupts: AtomicU64,
     interrupts_suppressed: AtomicU64,
+    polled_finds: AtomicU64,
+    take_overs: AtomicU64,
+    hand_backs: AtomicU64,
     queues_elsewhere: AtomicU64,
     /// From the first timed queue on.
     latency: OnceLock<Arc<Histogram>>,
@@ -43,6 +46,16 @@ pub struct DeviceCounts {
     pub interrupts: u64,
     /// Batches of requests after which the guest wanted none.
     pub interrupts_suppressed: u64,
+    /// Times that the polling thread found new buffers by itself, in a queue that it owned.
+    #[serde(default)]
+    pub polled_finds: u64,
+    /// Times that it took a queue over from the I/O thread.
+    #[serde(default)]
+    pub take_overs: u64,
+    /// Times that a queue was given back: by it, by its stand-in, or by the I/O thread at their request.
+    /// A queue that the guest resets is given back without this.
+    #[serde(default)]
+    pub hand_backs: u64,
     /// Queues that the host's kernel or another process serves now. What they do passes by here and is
     /// in none of the other figures.
     #[serde(default)]
@@ -77,6 +90,21 @@ impl DeviceCounters {
         add(counter, 1);
     }
 
+    /// Counts a look of the polling thread that found something.
+    pub(super) fn add_find(&self) {
+        add(&self.polled_finds, 1);
+    }
+
+    /// Counts a queue that it took over.
+    pub(super) fn add_take_over(&self) {
+        add(&self.take_overs, 1);
+    }
+
+    /// Counts one that was given back.
+    pub(super) fn add_hand_back(&self) {
+        add(&self.hand_backs, 1);
+    }
+
     /// So many queues are served elsewhere now.
     pub(super) fn set_queues_elsewhere(&self, queues: usize) {
         self.queues_elsewhere
@@ -106,6 +134,9 @@ impl DeviceCounters {
             notifies_suppressed: requests.saturating_sub(notifies),
             interrupts: load(&self.interrupts),
             interrupts_suppressed: load(&self.interrupts_suppressed),
+            polled_finds: load(&self.polled_finds),
+            take_overs: load(&self.take_overs),
+            hand_backs: load(&self.hand_backs),
             queues_elsewhere: load(&self.queues_elsewhere),
         }
     }

@@ -21,6 +21,17 @@ pub enum Progress {
     Waiting,
 }
 
+/// Where a device stopped in a queue that it was asked to serve without waiting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Polled {
+    /// It took everything that there was, or the queue's budget for one look is spent.
+    Drained,
+    /// The next chain is work for the I/O thread, which may wait for files and locks.
+    Left,
+    /// As [`Progress::Waiting`].
+    Waiting,
+}
+
 /// Why a queue is broken until the guest resets the device.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum QueueError {
@@ -71,8 +82,8 @@ pub struct HandedQueue<'a> {
 
 /// A virtio device without its transport.
 ///
-/// All methods are called with the backend's lock held: `process` on the I/O thread, the others on
-/// vCPU threads.
+/// All methods are called with the backend's lock held: `process` on the I/O thread, `process_now` on
+/// the polling thread, the others on vCPU threads.
 pub trait VirtioDevice: Send {
     /// The virtio device type (2 is block).
     fn device_type(&self) -> u16;
@@ -105,6 +116,21 @@ pub trait VirtioDevice: Send {
         queue: &mut DeviceQueue,
         ram: &GuestMemoryMmap<()>,
     ) -> Result<Progress, QueueError>;
+    /// Whether the polling thread may own a queue. Asked once, before anything else.
+    fn can_be_polled(&self, _queue_index: usize) -> bool {
+        false
+    }
+    /// As `process`, on the polling thread, for a queue that it owns. Must not wait for anything: other
+    /// vCPUs wait for this thread meanwhile. It takes the chains from the front that can be served by
+    /// copying memory or by a call that returns at once; the first that cannot is put back.
+    fn process_now(
+        &mut self,
+        _queue_index: usize,
+        _queue: &mut DeviceQueue,
+        _ram: &GuestMemoryMmap<()>,
+    ) -> Result<Polled, QueueError> {
+        Ok(Polled::Left)
+    }
     /// The guest reset the device: forget everything about requests. Nothing touches the guest's
     /// memory any more when this returns.
     fn reset(&mut self) {}

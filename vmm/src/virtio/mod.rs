@@ -5,7 +5,8 @@
 //!   devices; [`VhostUserBlk`] and [`VhostUserFs`] pass theirs on to another process.
 //! - [`attach`] puts one on a [`PciRoot`] and returns its [`QueueWorker`], which the machine builder
 //!   registers with the I/O thread's event manager. All queue processing happens there, but for
-//!   queues that the kernel serves (vhost).
+//!   queues that the kernel serves (vhost), and for those that a polling thread owns just then
+//!   ([`PolledDevice`]).
 //! - The transport (`transport.rs`, `pci_function.rs`) answers the guest's register accesses on vCPU
 //!   threads. It never processes a queue.
 //!
@@ -18,7 +19,7 @@
 //! thread takes the backend's lock for a change of status and for the device's own configuration, and
 //! waits at most for one batch (one queue's size of requests) that the I/O thread is working on; a
 //! reset also waits for requests that the kernel has in hand (`blk/ring.rs`). The I/O thread never
-//! takes a function's lock.
+//! takes a function's lock, and the polling thread only tries the backend's.
 //!
 //! # Wiring
 //!
@@ -74,8 +75,10 @@ mod doorbell;
 mod interrupt;
 mod latency;
 mod net;
+mod ownership;
 mod pci_function;
 mod pci_layout;
+mod poll;
 mod queue;
 mod rng;
 mod sys;
@@ -92,12 +95,15 @@ pub use blk::{Blk, BlkAccess, BlkError, InFlight};
 pub use chain::{Chain, Segments};
 pub use console::{Console, ConsoleInput, ConsoleOutput};
 pub use counters::{DeviceCounters, DeviceCounts};
-pub use device::{HandedQueue, Progress, QueueError, VirtioDevice, Watched, QUEUE_SIZE_MAX};
+pub use device::{
+    HandedQueue, Polled, Progress, QueueError, VirtioDevice, Watched, QUEUE_SIZE_MAX,
+};
 pub use doorbell::{DoorbellSink, KvmDoorbells};
 pub use latency::Latency;
 pub(crate) use latency::{bound_us, NR_BOUNDS};
 pub use net::{Net, NetError};
 pub use pci_function::{attach, AttachError, Host};
+pub use poll::{Kicked, PolledDevice, Wanted};
 pub use queue::DeviceQueue;
 pub use rng::Rng;
 pub use vhost_user::{ConnectionError, RingError, VhostUserBlk, VhostUserError, VhostUserFs};

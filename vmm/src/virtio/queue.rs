@@ -1,10 +1,11 @@
 //! A live queue: chains out, used entries in, and when to tell whom.
 //!
-//! Belongs to the backend and is touched only with its lock held, on the I/O thread. The ring
-//! itself is the `virtio-queue` crate's; this adds a budget per batch, the check of whole chains,
-//! and the interrupt flag of drivers that do not use event indices.
+//! Belongs to the backend and is touched only with its lock held, on the I/O thread or the polling
+//! thread. The ring itself is the `virtio-queue` crate's; this adds a budget per batch, the check of
+//! whole chains, the interrupt flag of drivers that do not use event indices, and who owns the queue
+//! (`ownership.rs`).
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{fence, Ordering};
 use std::sync::Arc;
 
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
@@ -14,12 +15,24 @@ use super::chain::Chain;
 use super::counters::Work;
 use super::device::QueueError;
 use super::latency::{Histogram, Stopwatch};
+use super::ownership::{self, RingWords};
 
+// VIRTQ_USED_F_NO_NOTIFY.
+const USED_NO_NOTIFY: u16 = 1;
 // VIRTQ_AVAIL_F_NO_INTERRUPT.
 const AVAIL_NO_INTERRUPT: u16 = 1;
 const AVAIL_HEADER_BYTES: u64 = 4;
 const USED_HEADER_BYTES: u64 = 4;
 const USED_ENTRY_BYTES: u64 = 8;
+
+/// With event indices, how far behind the next buffer the index is put that the driver shall notify
+/// for. The driver passes it after 2^16 less so many buffers, so it is moved on in time.
+const QUIET_BEHIND: u16 = 0x4000;
+/// Chains that a look of the polling thread takes at most: 2 MiB of the largest packets, which are
+/// copied in well under the time of a lease.
+const LOOK_CHAINS: u16 = 32;
+/// After so much a look goes no further, if there are more chains.
+const LOOK_BYTES: u64 = 512 << 10;
 
 /// What a guest set up for a queue, unchecked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -45,7 +58,19 @@ pub struct DeviceQueue {
     work: Work,
     // Of the chain that was taken last.
     last_bytes: u64,
+    polling: Option<Polling>,
     stopwatch: Option<Stopwatch>,
+}
+
+/// What is known of a queue that the polling thread owns.
+#[derive(Clone, Copy, Debug)]
+struct Polling {
+    // The next buffer when the driver was last asked not to notify.
+    quiet_since: u16,
+    // Whether any look has found something.
+    has_found: bool,
+    // The I/O thread was called for what is next, or will be by its own events.
+    is_left: bool,
 }
 
 impl DeviceQueue {
@@ -74,6 +99,7 @@ impl DeviceQueue {
             used_before: 0,
             work: Work::default(),
             last_bytes: 0,
+            polling: None,
             stopwatch: None,
         })
     }
@@ -81,6 +107,92 @@ impl DeviceQueue {
     /// From now on its requests are timed.
     pub(super) fn time(&mut self, histogram: Arc<Histogram>) {
         self.stopwatch = Some(Stopwatch::new(histogram, self.queue.size()));
+    }
+
+    /// Whether the polling thread owns the queue.
+    pub(super) fn is_polled(&self) -> bool {
+        self.polling.is_some()
+    }
+
+    /// The polling thread owns the queue from now on, and looks.
+    pub(super) fn take_over(&mut self, ram: &GuestMemoryMmap<()>) -> Result<(), QueueError> {
+        let quiet_since = self.queue.next_avail();
+        let words = Words {
+            queue: &self.queue,
+            ram,
+        };
+        // What there is already is found by the look that follows.
+        let _has_buffers = ownership::take_over(&words, quiet_since)?;
+        self.polling = Some(Polling {
+            quiet_since,
+            has_found: false,
+            is_left: false,
+        });
+        Ok(())
+    }
+
+    /// The I/O thread owns the queue from now on. Returns whether there are buffers of which the driver
+    /// may not tell it.
+    pub(super) fn hand_back(&mut self, ram: &GuestMemoryMmap<()>) -> Result<bool, QueueError> {
+        self.polling = None;
+        let words = Words {
+            queue: &self.queue,
+            ram,
+        };
+        ownership::hand_back(&words, self.queue.next_avail())
+    }
+
+    /// Whether a look of the polling thread, since it owns the queue, has found anything.
+    pub(super) fn has_found(&self) -> bool {
+        self.polling.is_some_and(|polling| polling.has_found)
+    }
+
+    /// Whether what is next is the I/O thread's.
+    pub(super) fn is_left(&self) -> bool {
+        self.polling.is_some_and(|polling| polling.is_left)
+    }
+
+    /// What is next is the I/O thread's, or not any more. Of no effect while that owns the queue.
+    pub(super) fn set_left(&mut self, is_left: bool) {
+        if let Some(polling) = &mut self.polling {
+            polling.is_left = is_left;
+        }
+    }
+
+    /// Starts a look of the polling thread. Returns whether there is anything for it.
+    pub(super) fn begin_look(&mut self, ram: &GuestMemoryMmap<()>) -> Result<bool, QueueError> {
+        let (next, has_more) = (self.queue.next_avail(), self.has_more(ram)?);
+        let Some(polling) = &mut self.polling else {
+            return Ok(false);
+        };
+        if polling.is_left || !has_more {
+            return Ok(false);
+        }
+        polling.has_found = true;
+        if next.wrapping_sub(polling.quiet_since) >= QUIET_BEHIND {
+            polling.quiet_since = next;
+            let words = Words {
+                queue: &self.queue,
+                ram,
+            };
+            words.suppress(next)?;
+        }
+        self.begin_batch();
+        self.budget = self.budget.min(LOOK_CHAINS);
+        Ok(true)
+    }
+
+    /// Whether the driver has published more than was taken. Anything but equal counts: an index that
+    /// cannot be right is found out when a chain is taken.
+    pub(super) fn has_more(&self, ram: &GuestMemoryMmap<()>) -> Result<bool, QueueError> {
+        let avail = self.queue.avail_idx(ram, Ordering::Acquire).map_err(ring)?;
+        Ok(avail.0 != self.queue.next_avail())
+    }
+
+    /// Whether a look has done enough: others wait for the polling thread.
+    pub(super) fn is_look_over(&self) -> bool {
+        let moved = self.work.bytes_from_guest + self.work.bytes_to_guest;
+        self.is_budget_spent() || moved >= LOOK_BYTES
     }
 
     /// Takes the next chain. `None`: there is none now, or the batch's budget is spent.
@@ -189,20 +301,27 @@ impl DeviceQueue {
         self.budget == 0
     }
 
-    /// Asks the driver not to notify.
+    /// Asks the driver not to notify while a batch is worked on. While the queue is polled, that has
+    /// been done.
     pub(super) fn disable_notification(
         &mut self,
         ram: &GuestMemoryMmap<()>,
     ) -> Result<(), QueueError> {
+        if self.is_polled() {
+            return Ok(());
+        }
         self.queue.disable_notification(ram).map_err(ring)
     }
 
-    /// Asks the driver to notify again. Returns whether chains have come in the meantime, which it
-    /// may not have told.
+    /// Asks the driver to notify again, unless the queue is polled. Returns whether chains have come in
+    /// the meantime, which it may not have told.
     pub(super) fn enable_notification(
         &mut self,
         ram: &GuestMemoryMmap<()>,
     ) -> Result<bool, QueueError> {
+        if self.is_polled() {
+            return self.has_more(ram);
+        }
         self.queue.enable_notification(ram).map_err(ring)
     }
 
@@ -233,6 +352,57 @@ impl DeviceQueue {
             return Ok(since_event < now.wrapping_sub(self.used_before));
         }
         Ok(avail_word(0)? & AVAIL_NO_INTERRUPT == 0)
+    }
+}
+
+/// A live queue's words in guest memory. Places are those that `Queue::is_valid` has checked.
+struct Words<'a> {
+    queue: &'a Queue,
+    ram: &'a GuestMemoryMmap<()>,
+}
+
+impl Words<'_> {
+    /// Stores `avail_event`, the last word of the used ring.
+    fn store_event(&self, event: u16) -> Result<(), QueueError> {
+        let entries = u64::from(self.queue.size()) * USED_ENTRY_BYTES;
+        self.store_used(USED_HEADER_BYTES + entries, event)
+    }
+
+    fn store_used(&self, offset: u64, value: u16) -> Result<(), QueueError> {
+        let address = self.queue.used_ring().checked_add(offset);
+        let address = GuestAddress(address.ok_or(QueueError::Setup)?);
+        self.ram
+            .store(value.to_le(), address, Ordering::Relaxed)
+            .map_err(|error| QueueError::Ring(error.to_string()))
+    }
+}
+
+impl RingWords for Words<'_> {
+    type Error = QueueError;
+
+    fn suppress(&self, next: u16) -> Result<(), QueueError> {
+        if self.queue.event_idx_enabled() {
+            self.store_event(next.wrapping_sub(QUIET_BEHIND))
+        } else {
+            self.store_used(0, USED_NO_NOTIFY)
+        }
+    }
+
+    fn ask(&self, next: u16) -> Result<(), QueueError> {
+        if self.queue.event_idx_enabled() {
+            self.store_event(next)
+        } else {
+            self.store_used(0, 0)
+        }
+    }
+
+    fn fence(&self) {
+        fence(Ordering::SeqCst);
+    }
+
+    fn avail(&self) -> Result<u16, QueueError> {
+        let avail = self.queue.avail_idx(self.ram, Ordering::Acquire);
+        avail.map(|index| index.0).map_err(ring)
     }
 }
 

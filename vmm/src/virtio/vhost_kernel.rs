@@ -2,8 +2,11 @@
 //!
 //! Called by `net::kernel` and `vsock::kernel`. Addresses that a guest chose are checked against its
 //! memory before the kernel gets them: it would take any address of this process.
+#![expect(unsafe_code)]
+// UNSAFETY: one ioctl of vhost has no wrapper in its crate.
 
 use std::io;
+use std::os::fd::AsRawFd;
 
 use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
 use vm_memory::{Address, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
@@ -11,6 +14,39 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::device::{HandedQueue, QueueError};
 use super::GuestRam;
+
+/// Of `linux/vhost.h`.
+const VHOST_SET_VRING_BUSYLOOP_TIMEOUT: libc::c_ulong = 0x4008_af23;
+
+/// The kernel's `struct vhost_vring_state`.
+#[repr(C)]
+struct VringState {
+    index: libc::c_uint,
+    num: libc::c_uint,
+}
+
+/// Has the kernel poll queue `index` of the handle for so long, once it is empty, before it asks the
+/// guest to notify. Only vhost-net does so: others take the number and ignore it. The kernel stops
+/// earlier where its CPU is wanted.
+pub(super) fn set_busy_poll(handle: &impl AsRawFd, index: usize, time_us: u32) -> io::Result<()> {
+    let index = libc::c_uint::try_from(index).map_err(io::Error::other)?;
+    let state = VringState {
+        index,
+        num: time_us,
+    };
+    // SAFETY: the descriptor is open, and the request reads a `vhost_vring_state`, which lives on.
+    let result = unsafe {
+        libc::ioctl(
+            handle.as_raw_fd(),
+            VHOST_SET_VRING_BUSYLOOP_TIMEOUT,
+            &raw const state,
+        )
+    };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
 
 /// Takes a new handle for this process and tells it where guest memory is. Returns the virtio features
 /// that the kernel has to know of.

@@ -13,6 +13,7 @@ pub(crate) mod memory;
 pub(crate) mod port;
 pub(crate) mod process;
 pub(crate) mod time;
+pub(crate) mod uring;
 
 use std::io;
 

@@ -16,6 +16,7 @@ mod load;
 mod pipe;
 mod read1;
 mod read32;
+mod readpoll;
 mod refill;
 mod sleep;
 mod table;

@@ -2,8 +2,8 @@
 
 use super::bench::{Bench, Failure, Measured};
 use super::{
-    busy, clock, cycles, cyclictest, fork, idle, pipe, read1, read32, refill, sleep, tlb, touch,
-    wakeup,
+    busy, clock, cycles, cyclictest, fork, idle, pipe, read1, read32, readpoll, refill, sleep, tlb,
+    touch, wakeup,
 };
 use coopvirt_spec::work::Work;
 
@@ -25,5 +25,6 @@ pub(crate) fn run(work: Work, bench: &mut Bench<'_>) -> Result<Measured, Failure
         Work::Wakeup => wakeup::run(bench),
         Work::Clock => clock::run(bench),
         Work::Cyclictest => cyclictest::run(bench),
+        Work::Readpoll => readpoll::run(bench),
     }
 }

@@ -21,7 +21,10 @@ const SAMPLES: &[(&str, &[&str])] = &[
     ("fs", &["/c.sock,tag=home"]),
     (
         "net",
-        &["tap=tap0,mac=52:54:00:12:34:56,vhost=off", "tap=tap1"],
+        &[
+            "tap=tap0,mac=52:54:00:12:34:56,vhost=off",
+            "tap=tap1,busy-poll=50",
+        ],
     ),
     ("vsock", &["42"]),
     ("mode", &["coop"]),

@@ -13,7 +13,7 @@ type Gauge = (
     fn(&BalloonState) -> u64,
 );
 
-const COUNTERS: [(&str, &str, &str, &[Row]); 4] = [
+const COUNTERS: [(&str, &str, &str, &[Row]); 5] = [
     (
         "device_requests_total",
         "Requests that a device has given back.",
@@ -45,6 +45,16 @@ const COUNTERS: [(&str, &str, &str, &[Row]); 4] = [
         &[
             ("injected", |device| device.counts.interrupts),
             ("suppressed", |device| device.counts.interrupts_suppressed),
+        ],
+    ),
+    (
+        "device_polling_total",
+        "The polling thread: finds of buffers without a notify, queues taken over and given back.",
+        "what",
+        &[
+            ("found", |device| device.counts.polled_finds),
+            ("taken-over", |device| device.counts.take_overs),
+            ("given-back", |device| device.counts.hand_backs),
         ],
     ),
 ];

@@ -1,12 +1,13 @@
 //! The polling thread, and the worker that does what it must not wait for.
 //!
 //! While there is work the thread looks at every area again and again, each under a lease that ends
-//! soon ([`thread`]). [`window`] decides how long it polls without work and how long it sleeps, [`share`] whether it has
-//! the CPU for it. The
-//! [`worker`] carries out calls that may take long, and takes over if the polling thread is late.
+//! soon ([`thread`]), and at the virtqueues that have work ([`queues`]). [`window`] decides how long it
+//! polls without work and how long it sleeps, [`share`] whether it has the CPU for it. The [`worker`]
+//! carries out calls that may take long, and takes over if the polling thread is late.
 
 mod fault;
 mod hints;
+mod queues;
 mod share;
 #[cfg(test)]
 mod tests;
@@ -15,6 +16,7 @@ mod window;
 mod worker;
 
 pub(super) use hints::own_task;
+pub(super) use queues::Queues;
 pub use thread::Sidecore;
 pub(super) use worker::Message;
 

@@ -1,4 +1,4 @@
-//! The loop of the polling thread: poll under leases, retire them, sleep armed.
+//! The loop of the polling thread: poll under leases, retire them, sleep armed. Virtqueues go with it.
 //!
 //! It never waits for anything but its own sleep: seats that others serve are left out while
 //! polling (their guest is in an exit then, or the worker looks), and slow calls go to the worker.
@@ -26,6 +26,10 @@ use crate::coop::seat::{Found, Served};
 use crate::coop::SidecorePolicy;
 use crate::kvm::tsc;
 use crate::vcpu::pin;
+
+/// Sleeps that show what a wake-up costs before anything else does, and how long each of them is.
+const TRIAL_SLEEPS: u32 = 16;
+const TRIAL_SLEEP: Duration = Duration::from_micros(200);
 
 /// The running threads; dropping it ends them.
 pub struct Sidecore {
@@ -174,6 +178,9 @@ impl<'a> Poller<'a> {
     fn run(mut self) {
         let policy = self.coop.options.sidecore.policy;
         let may_poll = policy != SidecorePolicy::Off;
+        if may_poll {
+            self.try_sleeping();
+        }
         let mut polls = may_poll;
         let mut slept = Duration::ZERO;
         // Whether the last turn was one of those; between two there is a sleep.
@@ -192,6 +199,10 @@ impl<'a> Poller<'a> {
                 (polls, slept) = (is_hit, Duration::ZERO);
                 continue;
             }
+            if rest.is_some() {
+                // Nor does it want to be woken for queues.
+                self.coop.queues.stop(Duration::ZERO);
+            }
             if !std::mem::replace(&mut has_waited, true) && self.wait_awake(last.next_host_tsc) {
                 (polls, slept) = (false, Duration::ZERO);
                 continue;
@@ -201,6 +212,23 @@ impl<'a> Poller<'a> {
             let wake;
             (wake, slept) = self.sleep(last.next_host_tsc, nap);
             polls = may_poll && wake == Wake::Nap;
+        }
+    }
+
+    /// Learns what a wake-up costs here, while the guest is not there yet. Later that shows by itself,
+    /// but not to a thread that nobody wakes because it is taken to be quicker than it is.
+    fn try_sleeping(&mut self) {
+        for _ in 0..TRIAL_SLEEPS {
+            let asleep = Instant::now();
+            let Ok(Some(alarm)) = self.sleeper.set(None, Some(TRIAL_SLEEP)) else {
+                return;
+            };
+            if self.sleeper.wait(&self.coop.wake) {
+                self.was_rung = true;
+                return;
+            }
+            let late = asleep.elapsed().saturating_sub(alarm.after);
+            self.window.measured(late);
         }
     }
 
@@ -242,11 +270,12 @@ impl<'a> Poller<'a> {
 
     /// Looks at all areas under leases until there was no work for a window.
     fn poll(&mut self, policy: SidecorePolicy) {
-        // Without a lease, polling serves nobody.
-        if !self.any(Served::can_lease) {
+        // Without a lease and without a queue that has work, polling serves nobody.
+        if !self.any(Served::can_lease) && !self.coop.queues.are_hot() {
             return;
         }
         self.pulse.start();
+        self.coop.queues.start();
         self.coop.is_polling.store(true, Ordering::Relaxed);
         self.coop.tell_worker(Message::Watch);
         let mut last_work = Instant::now();
@@ -310,11 +339,15 @@ impl<'a> Poller<'a> {
             }
             pass.add(found);
         }
+        if self.coop.queues.turn() {
+            self.coop.shared.totals.event(Event::QueueTurns, 1);
+            pass.is_work = true;
+        }
         pass
     }
 
-    /// Ends all leases, each with a last look (`[LEASE-4]`), and promises the next ones. Here it
-    /// waits for others, but by then it serves nobody any more.
+    /// Ends all leases, each with a last look (`[LEASE-4]`), and promises the next ones; gives the
+    /// queues back. Here it waits for who serves an area, but by then it serves nobody any more.
     fn retire(&self) -> Pass {
         let mut pass = Pass::default();
         for (vcpu, station) in (0..).zip(&self.coop.stations) {
@@ -330,6 +363,8 @@ impl<'a> Poller<'a> {
             }
             pass.add(found);
         }
+        pass.is_work |= self.coop.queues.hand_back();
+        self.coop.queues.stop(self.window.reach());
         self.pulse.stop();
         self.coop.is_polling.store(false, Ordering::Relaxed);
         pass
@@ -368,7 +403,12 @@ impl<'a> Poller<'a> {
                 self.window.measured(slept.saturating_sub(alarm.after));
                 alarm.wake
             }
-            _ => Wake::Bell,
+            _ => {
+                if let Some(late) = self.coop.queues.since_rung() {
+                    self.window.measured(late);
+                }
+                Wake::Bell
+            }
         };
         match wake {
             Wake::Bell => totals.event(Event::AsyncBell, 1),

@@ -86,6 +86,11 @@ impl Window {
         self.wake_up
     }
 
+    /// What follows the last work by no more than this can be caught by polling.
+    pub(super) fn reach(&self) -> Duration {
+        self.wake_up * MOST
+    }
+
     /// A timer came so late: that is what a wake-up costs here.
     pub(super) fn measured(&mut self, late: Duration) {
         // One long preemption must not make an hour of it.

@@ -169,11 +169,13 @@ fn carry_out_calls(coop: &Coop, vcpu: u8) {
     }
 }
 
-/// Revokes all leases and looks once more in the polling thread's place; says how soon to look
-/// again. A seat that the late thread itself holds is left out: its lease ends by itself, and the
-/// thread is in the middle of looking at it.
+/// Revokes all leases and looks once more in the polling thread's place, and gives its queues back to
+/// the I/O thread; says how soon to look again. A seat that the late thread itself holds is left out:
+/// its lease ends by itself, and the thread is in the middle of looking at it.
 fn stand_in(coop: &Coop) -> Duration {
     let mut wait = WATCH;
+    // What is found then the I/O thread is called for.
+    coop.queues.hand_back();
     for (vcpu, station) in (0..).zip(&coop.stations) {
         let Some(mut seat) = station.seat.try_lock() else {
             continue;

@@ -29,12 +29,12 @@ pub use open::{BlkAccess, BlkError};
 
 use self::disk::Disk;
 use self::request::{
-    Parsed, Request, MAX_DISCARD_RANGES, MAX_DISCARD_SECTORS, MAX_ZERO_RANGES, MAX_ZERO_SECTORS,
-    SEG_MAX, SIZE_MAX, STATUS_OK,
+    Action, Parsed, Request, MAX_DISCARD_RANGES, MAX_DISCARD_SECTORS, MAX_ZERO_RANGES,
+    MAX_ZERO_SECTORS, SEG_MAX, SIZE_MAX, STATUS_OK,
 };
 use self::ring::Ring;
 use super::backend;
-use super::device::{read_config, Progress, QueueError, VirtioDevice, QUEUE_SIZE_MAX};
+use super::device::{read_config, Polled, Progress, QueueError, VirtioDevice, QUEUE_SIZE_MAX};
 use super::queue::DeviceQueue;
 
 pub(super) const SECTOR_BYTES: u64 = 512;
@@ -51,6 +51,9 @@ const FEATURE_TOPOLOGY: u64 = 1 << 10;
 const FEATURE_MQ: u64 = 1 << 12;
 const FEATURE_DISCARD: u64 = 1 << 13;
 const FEATURE_WRITE_ZEROES: u64 = 1 << 14;
+
+/// What the polling thread copies in one call at most: some 100 µs. The rest is the I/O thread's.
+const MAX_LOOK_BYTES: u64 = 512 << 10;
 
 const ID_BYTES: usize = 20;
 const CONFIG_BYTES: usize = 60;
@@ -73,13 +76,16 @@ pub struct Blk {
     nr_queues: u16,
     serial: [u8; ID_BYTES],
     is_write_through: bool,
+    is_in_memory: bool,
 }
 
 impl Blk {
     fn new(disk: Disk, nr_queues: u16) -> Self {
         let mut serial = [0; ID_BYTES];
         serial[..8].copy_from_slice(b"coopvirt");
+        let is_in_memory = allocate::is_in_memory(&disk.file);
         Self {
+            is_in_memory,
             in_flight: None,
             disk,
             rings: Vec::new(),
@@ -114,7 +120,7 @@ impl Blk {
     /// costs: the kernel hands each of its requests to a worker thread, as such files cannot be asked
     /// not to wait.
     pub fn is_in_memory(&self) -> bool {
-        allocate::is_in_memory(&self.disk.file)
+        self.is_in_memory
     }
 
     /// Says who is told of its requests.
@@ -194,6 +200,19 @@ impl Blk {
             queue.add_used(ram, head, len)?;
         }
         Ok(())
+    }
+
+    /// Carries out a read that needs nothing but a copy: from the page cache, or from a file that is
+    /// memory. Such a file cannot be asked not to wait, and has nothing to wait for but memory that the
+    /// host has swapped out, which guest memory may be as well. Returns its status.
+    fn copy_now(&self, request: &Request) -> Option<u8> {
+        if !matches!(request.action, Action::Read { .. }) {
+            return None;
+        }
+        if self.is_in_memory {
+            return Some(self.disk.execute(request, self.is_write_through));
+        }
+        self.disk.read_now(request).then_some(STATUS_OK)
     }
 
     /// Gives back what the ring has finished.
@@ -336,6 +355,44 @@ impl VirtioDevice for Blk {
         }
         self.take(queue_index, queue, ram)?;
         Ok(Progress::Drained)
+    }
+
+    fn can_be_polled(&self, _queue_index: usize) -> bool {
+        true
+    }
+
+    /// Reads that are a copy of memory are served here; everything else is left, also what goes into
+    /// the ring: the kernel finishes a request in the thread that has submitted it, and this one may be
+    /// kept from running (`[LEASE-6]`) while the I/O thread is not.
+    fn process_now(
+        &mut self,
+        _queue_index: usize,
+        queue: &mut DeviceQueue,
+        ram: &GuestMemoryMmap<()>,
+    ) -> Result<Polled, QueueError> {
+        let mut copied_bytes = 0;
+        while let Some(chain) = queue.pop(ram)? {
+            let (head, len) = match request::parse(chain, &self.disk, &self.serial)? {
+                Parsed::Answer(reply, status) => reply.give(status),
+                Parsed::Request(request) => {
+                    copied_bytes += request.data.len_bytes();
+                    // Told also of these: a vCPU that idles meanwhile is about to be woken.
+                    self.in_flight.iter().for_each(|told| told.begins());
+                    let status = match copied_bytes <= MAX_LOOK_BYTES {
+                        true => self.copy_now(&request),
+                        false => None,
+                    };
+                    self.in_flight.iter().for_each(|told| told.ends());
+                    let Some(status) = status else {
+                        queue.unpop();
+                        return Ok(Polled::Left);
+                    };
+                    request.reply.give(status)
+                }
+            };
+            queue.add_used(ram, head, len)?;
+        }
+        Ok(Polled::Drained)
     }
 
     /// Waits for what is in flight: the storage has it, and cannot be asked to give it back.

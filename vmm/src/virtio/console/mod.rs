@@ -16,7 +16,7 @@ use vmm_sys_util::eventfd::{EventFd, EFD_NONBLOCK};
 pub use input::ConsoleInput;
 pub use output::ConsoleOutput;
 
-use super::device::{read_config, Progress, QueueError, VirtioDevice, QUEUE_SIZE_MAX};
+use super::device::{read_config, Polled, Progress, QueueError, VirtioDevice, QUEUE_SIZE_MAX};
 use super::queue::DeviceQueue;
 
 const TYPE_CONSOLE: u16 = 3;
@@ -118,6 +118,23 @@ impl VirtioDevice for Console {
     fn config_read(&self, offset: u64, data: &mut [u8]) {
         read_config(&[], offset, data);
     }
+    fn can_be_polled(&self, queue_index: usize) -> bool {
+        queue_index != QUEUE_RECEIVE
+    }
+
+    /// Output only goes to a buffer in memory.
+    fn process_now(
+        &mut self,
+        queue_index: usize,
+        queue: &mut DeviceQueue,
+        ram: &GuestMemoryMmap<()>,
+    ) -> Result<Polled, QueueError> {
+        Ok(match self.process(queue_index, queue, ram)? {
+            Progress::Drained => Polled::Drained,
+            Progress::Waiting => Polled::Waiting,
+        })
+    }
+
     fn host_event(&self) -> Option<Arc<EventFd>> {
         Some(self.event.clone())
     }

@@ -12,7 +12,7 @@ use vmm_sys_util::eventfd::{EventFd, EFD_NONBLOCK};
 
 use super::tap::Tap;
 use crate::virtio::device::{HandedQueue, QueueError};
-use crate::virtio::vhost_kernel::{hand_over, io_error, own, refused};
+use crate::virtio::vhost_kernel::{hand_over, io_error, own, refused, set_busy_poll};
 use crate::virtio::GuestRam;
 
 /// Queues of a handle: the receiving one, then the sending one.
@@ -28,13 +28,21 @@ pub(super) struct KernelServer {
 }
 
 impl KernelServer {
-    /// Opens a handle for each queue pair and tells it where guest memory is.
-    pub(super) fn open(pairs: usize, ram: &GuestRam) -> io::Result<Self> {
+    /// Opens a handle for each queue pair and tells it where guest memory is, and how long it polls a
+    /// queue before it asks the guest to notify.
+    pub(super) fn open(
+        pairs: usize,
+        ram: &GuestRam,
+        busy_poll_us: Option<u32>,
+    ) -> io::Result<Self> {
         let mut features = u64::MAX;
         let mut handles = Vec::new();
         for _ in 0..pairs {
             let handle = Handle::new(ram.clone()).map_err(io_error)?;
             features &= own(&handle, ram)?;
+            for queue in QUEUES {
+                busy_poll_us.map_or(Ok(()), |us| set_busy_poll(&handle, queue, us))?;
+            }
             handles.push(handle);
         }
         Ok(Self {

@@ -29,7 +29,7 @@ pub use self::open::NetError;
 use self::pair::Pair;
 use self::tap::{Tap, OFFLOAD_CSUM, OFFLOAD_ECN, OFFLOAD_TSO4, OFFLOAD_TSO6};
 use super::device::{
-    read_config, HandedQueue, Progress, QueueError, VirtioDevice, Watched, QUEUE_SIZE_MAX,
+    read_config, HandedQueue, Polled, Progress, QueueError, VirtioDevice, Watched, QUEUE_SIZE_MAX,
 };
 use super::queue::DeviceQueue;
 use crate::config::NetConfig;
@@ -251,6 +251,26 @@ impl VirtioDevice for Net {
             Some(pair) if pair.is_enabled => pair.receive(queue, ram, merges),
             Some(_) => Ok(Progress::Waiting),
         }
+    }
+
+    fn can_be_polled(&self, queue_index: usize) -> bool {
+        // What is received comes from the tap, which the I/O thread watches; buffers for it are asked
+        // for only when they have run out.
+        let is_sending = queue_index % 2 == 1 && queue_index < self.pairs.len() * 2;
+        self.server.is_none() && is_sending
+    }
+
+    /// The tap takes a packet at once or not at all.
+    fn process_now(
+        &mut self,
+        queue_index: usize,
+        queue: &mut DeviceQueue,
+        ram: &GuestMemoryMmap<()>,
+    ) -> Result<Polled, QueueError> {
+        Ok(match self.process(queue_index, queue, ram)? {
+            Progress::Drained => Polled::Drained,
+            Progress::Waiting => Polled::Waiting,
+        })
     }
 
     fn reset(&mut self) {

@@ -71,7 +71,7 @@ fn open_server(
     if config.server == NetServer::Process {
         return Ok(None);
     }
-    match KernelServer::open(pairs, ram) {
+    match KernelServer::open(pairs, ram, config.busy_poll_us) {
         Ok(server) => Ok(Some(server)),
         Err(source) if config.server == NetServer::Kernel => Err(NetError::NoVhost(source)),
         Err(error) => {

@@ -11,6 +11,7 @@ use super::rig::{
 };
 use crate::bus::BusDevice;
 use crate::pci::{BarWindow, ConfigPorts, EcamWindow};
+use crate::virtio::Wanted;
 
 const NEEDS_RESET: u8 = 0x40;
 /// Generous: debug builds on a busy machine.
@@ -87,17 +88,31 @@ fn every_config_and_bar_offset_takes_every_width() {
 
 /// Runs a started device with a ring that `corrupt` made bad, and expects the latch.
 fn assert_breaks(what: &str, corrupt: impl Fn(&mut Rig)) {
-    for features in [0, F_EVENT_IDX] {
+    for (features, is_polled) in [
+        (0, false),
+        (F_EVENT_IDX, false),
+        (0, true),
+        (F_EVENT_IDX, true),
+    ] {
         for mut machine in serving() {
             let rig = &mut machine.rig;
             rig.start(features, 16);
+            if is_polled {
+                // Taken over before, so that it is found without anybody's doing.
+                rig.look();
+            }
             corrupt(rig);
+            if is_polled {
+                rig.look();
+                rig.run();
+            }
             rig.notify(0);
             assert_eq!(rig.status(), 15 | NEEDS_RESET, "{what}");
             assert_eq!(rig.interrupts.take(0), 1, "{what}: told once");
             // Latched: a good chain changes nothing now.
             rig.add(0, &[(BUFFERS, 16, false), (BUFFERS + 0x100, 16, true)]);
             rig.notify(0);
+            assert!(!is_polled || !rig.look(), "{what}");
             assert_eq!(rig.take_used(0), None, "{what}");
             machine.assert_recovers();
         }
@@ -295,7 +310,21 @@ fn random_rings_are_harmless_and_take_bounded_time() {
                 ring.avail + 4 + u64::from(ring.size) * 2,
                 &dice.roll().to_le_bytes()[..2],
             );
-            rig.notify(u16::try_from(queue).unwrap());
+            match dice.below(3) {
+                0 => rig.notify(u16::try_from(queue).unwrap()),
+                1 => {
+                    // Bounded, whatever the ring says.
+                    for _ in 0..4 {
+                        rig.look();
+                    }
+                    rig.run();
+                }
+                _ => {
+                    rig.look();
+                    rig.hand_back();
+                    rig.run();
+                }
+            }
             if round % 100 == 0 {
                 machine.assert_recovers();
             }
@@ -315,6 +344,7 @@ fn reset_while_the_io_thread_works_stops_everything() {
         let queue = rig.queues.len() - 1;
         let root = rig.root.clone();
         let ram = rig.ram.clone();
+        let polled = rig.polled.clone();
         let status = rig.common(0x14);
         let ring = rig.queues[queue];
         for index in 0..256 {
@@ -330,7 +360,22 @@ fn reset_while_the_io_thread_works_stops_everything() {
                     std::thread::yield_now();
                 }
             });
-            // Another that resets in the middle of it.
+            // A thread that polls, and gives up now and then.
+            scope.spawn(|| {
+                for turn in 0_u32.. {
+                    if stop.load(Ordering::Relaxed) {
+                        break;
+                    }
+                    if let Some(polled) = &polled {
+                        polled.look(Wanted::All);
+                        if turn % 16 == 0 {
+                            polled.hand_back();
+                        }
+                    }
+                    std::thread::yield_now();
+                }
+            });
+            // A vCPU that resets in the middle of it.
             let resetter = scope.spawn(|| {
                 std::thread::sleep(Duration::from_millis(20));
                 assert!(root.mmio_write(status, &[0]));

@@ -9,7 +9,7 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use super::fake_host::{FakeDoorbells, FakeInterrupts};
 use crate::pci::{PciLayout, PciRoot};
-use crate::virtio::{attach, DeviceCounters, Host, VirtioDevice};
+use crate::virtio::{attach, DeviceCounters, Host, PolledDevice, VirtioDevice, Wanted};
 
 pub(super) const RAM_BYTES: u64 = 4 << 20;
 pub(super) const MMIO_BASE: u64 = 0xc000_0000;
@@ -42,6 +42,7 @@ pub(super) struct Rig {
     pub(super) msix_pending: u64,
     pub(super) queues: Vec<Ring>,
     pub(super) counters: Arc<DeviceCounters>,
+    pub(super) polled: Option<PolledDevice>,
 }
 
 /// The driver's view of one queue.
@@ -80,6 +81,7 @@ impl Rig {
         let mut events = EventManager::<Box<dyn MutEventSubscriber + Send>>::new().unwrap();
         let worker = attach(&root, Box::new(device), &host).unwrap();
         let counters = worker.counters();
+        let polled = worker.polled();
         events.add_subscriber(Box::new(worker));
         let mut rig = Self {
             ram,
@@ -95,6 +97,7 @@ impl Rig {
             msix_pending: 0,
             queues: Vec::new(),
             counters,
+            polled,
         };
         rig.find_capabilities();
         rig
@@ -252,6 +255,18 @@ impl Rig {
             self.write(gpa, &queue.to_le_bytes());
         }
         self.run();
+    }
+
+    /// Plays a turn of the polling thread, which owns all queues that it may. Returns whether it found
+    /// anything.
+    pub(super) fn look(&self) -> bool {
+        let polled = self.polled.as_ref();
+        polled.is_some_and(|polled| polled.look(Wanted::All))
+    }
+
+    /// Plays its end. Returns whether something was left.
+    pub(super) fn hand_back(&self) -> bool {
+        self.polled.as_ref().is_some_and(PolledDevice::hand_back)
     }
 
     /// Plays the I/O thread.
