@@ -7,7 +7,8 @@
 //! much earlier than the mean the promise lies follows from them and from how long a wake-up takes.
 //! No time is fixed, all are the guest's TSC.
 //!
-//! A tick that hides among other deadlines is found by its phase ([`tick`]). Guesses that have not been worth their wake-up lately are left out ([`worth`]).
+//! A tick that hides among other deadlines is found by its phase ([`tick`]). Guesses that have not been
+//! worth their wake-up lately are left out ([`worth`]).
 //!
 //! Whatever a guest publishes, looks are bounded: a few per deadline, and then the published one
 //! alone; without any they become rarer, and end.
@@ -33,7 +34,7 @@ const WRITES: u64 = 4;
 const FRESH: u8 = 6;
 /// After a stock write that was replaced before it was due, so many deadlines are looked for at once: a
 /// guest publishes its tick as it wakes up, and then, a little later, what it sleeps for.
-const HASTE: u8 = 8;
+const EAGER: u8 = 8;
 /// The longest row of stock writes that is believed.
 const LONGEST_ROW: u64 = 1 << 16;
 /// Promises without any deadline after which the next look is not in haste any more.
@@ -74,7 +75,7 @@ pub(super) struct Prediction {
     /// The guest's count of stock writes, as the look before found it.
     stock_writes: u64,
     /// For how many deadlines the first promise is one for as soon as the guest may have published.
-    haste: u8,
+    eager: u8,
     /// How many of the next intervals are the first of a new habit.
     fresh: u8,
     /// Whether the last interval was not learnt from, because it was unlike those before.
@@ -104,7 +105,7 @@ impl Prediction {
         let since_look = now_tsc.saturating_sub(std::mem::replace(&mut self.look_tsc, now_tsc));
         if stock_tsc == 0 && new > 0 {
             // Replaced before it was due: no interval, but it would have been spared.
-            self.haste = (self.haste + HASTE).min(2 * HASTE);
+            self.eager = (self.eager + EAGER).min(2 * EAGER);
         }
         if stock_tsc == 0 || stock_tsc == self.stock_tsc {
             return None;
@@ -150,7 +151,7 @@ impl Prediction {
             Seen::Served(deadline_tsc) => {
                 let was_guessed = std::mem::take(&mut self.is_guessed);
                 self.worth.over();
-                self.haste = self.haste.saturating_sub(1);
+                self.eager = self.eager.saturating_sub(1);
                 self.learn(deadline_tsc);
                 was_guessed.then_some(Outcome::Hit)
             }
@@ -205,7 +206,7 @@ impl Prediction {
             let guess_tsc = self.expected(0, now_tsc, wake_up);
             let else_tsc = self.expected(1, now_tsc, wake_up);
             // The first one of what comes like clockwork is the later one.
-            if self.haste > 0
+            if self.eager > 0
                 || else_tsc <= guess_tsc
                 || self.worth.tries(Kind::First, guess_tsc, else_tsc)
             {
@@ -247,7 +248,7 @@ impl Prediction {
         };
         let usual = self.mean.max(wake_up.saturating_mul(4));
         match promises {
-            0 if self.haste > 0 => self
+            0 if self.eager > 0 => self
                 .last_tsc
                 .saturating_add(wake_up.saturating_mul(4))
                 .max(soonest_tsc),
