@@ -12,8 +12,9 @@ use std::time::Duration;
 
 /// A nap lasts from so many times of what a wake-up and the shortest window take ...
 const SHORTEST_NAP: u32 = 64;
-/// ... to so many: without work they take a thousandth of a CPU.
-const LONGEST_NAP: u32 = 1024;
+/// ... to so many, which is next to nothing: a guest that would rather be heard rings (`[BELL-6]`), and naps
+/// are for those that do not.
+const LONGEST_NAP: u32 = 16 * 1024;
 /// A window is from this many wake-up times ...
 const FEWEST: u32 = 2;
 /// ... to this many.
