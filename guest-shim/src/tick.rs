@@ -11,7 +11,7 @@ const TICK_IN_WAITS: u64 = 8;
 /// How much a wait weighs that is longer than those before it: one part of so many.
 const LONGER: u64 = 8;
 /// And a shorter one: many short waits come together, and each would pay.
-const SHORTER: u64 = 4;
+const SHORTER: u64 = 2;
 
 /// How long one vCPU's waits for work are, against the period of its tick. Both in steps of the TSC.
 #[derive(Clone, Debug, Default)]

@@ -80,7 +80,7 @@ impl<C: Cpu> Session<C> {
 
     /// Whether the last deadline was set without an exit.
     pub fn sets_deadlines_freely(&self) -> bool {
-        self.features().contains(Features::TIMER) && self.stock_row.len == 0
+        self.features().contains(Features::TIMER) && self.stock_row.last_tsc == 0
     }
 
     /// Wakes a host that has stopped to expect deadlines (`[TIMER-11]`).
