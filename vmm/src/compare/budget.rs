@@ -20,9 +20,9 @@ use super::text::number;
 
 /// The text above the figures of a file that [`update`] writes.
 const HEAD: &str = "\
-# Exits per operation that each arm may have at most (net, the median of the runs), in the lab and on
-# hardware. scripts/budget holds a comparison against it, scripts/test does so each time.
-# `scripts/budget --update` writes this file anew, from as many runs as -n says, on a quiet machine.
+# Exits per operation that each arm may have at most (net, the median of the runs), in the lab and by
+# its clock that counts instructions. scripts/budget holds a comparison against it, scripts/test does so
+# each time. `scripts/budget --update` writes this file anew, from as many runs as -n says.
 #
 # `most` is the greatest of the runs and their whole spread above it again, at least a tenth above the
 # median: what a run on the same machine does not exceed by chance. The other figures say where it
