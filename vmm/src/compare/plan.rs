@@ -45,7 +45,9 @@ fn repetition_of(choice: &Choice, console: Console, repetition: u32) -> Vec<Cell
         let main = (setting, works.clone());
         let returned = (Setting::returned(console), apart.clone());
         for (setting, works) in [main, returned] {
-            if works.is_empty() {
+            // What a guest cannot give back it cannot refill either: a gap, not a failure.
+            let is_impossible = setting == Setting::returned(console) && !arm.gives_memory_back();
+            if works.is_empty() || is_impossible {
                 continue;
             }
             cells.push(Cell {
@@ -96,6 +98,18 @@ mod tests {
         assert!(orders.iter().any(|order| *order != orders[0]));
         assert_eq!(all, cells(&choice, Console::Virtio, 6, 1));
         assert_eq!(all[..12], cells(&choice, Console::Virtio, 1, 1));
+    }
+
+    #[test]
+    fn a_guest_that_keeps_its_memory_does_not_refill_any() {
+        let words =
+            "--arms kvm,coop/only-release,coop/no-release --works pipe,refill --refill returned";
+        let all = cells(&parse(words).choose().unwrap(), Console::Virtio, 1, 1);
+        let refills = all.iter().filter(|cell| cell.works == [Work::Refill]);
+        let mut refills: Vec<_> = refills.map(|cell| cell.arm.name.as_str()).collect();
+        refills.sort_unstable();
+        assert_eq!(refills, ["coop/only-release", "kvm"]);
+        assert_eq!(all.len(), 5);
     }
 
     #[test]

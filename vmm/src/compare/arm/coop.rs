@@ -6,6 +6,8 @@
 
 use super::{Arm, Expect, Group, MachineOf, Module, Place, Sidecore, Vmm};
 
+/// What says on a guest's command line with which parameters the module is loaded.
+const PARAMETERS: &str = "coopvirt.module=";
 /// The module's features, by the names of its parameters.
 pub(super) const FEATURES: [&str; 5] = ["idle", "timer", "ipi", "populate", "release"];
 /// The feature that brings an idle driver of the module's own.
@@ -115,7 +117,7 @@ fn arm(sidecore: Sidecore, features: &[&str]) -> Arm {
         group: Group::Coop,
         vmm: Vmm::Ours(["--mode", "coop"].map(String::from).into()),
         sidecore: Some(sidecore),
-        cmdline: vec![format!("coopvirt.module={}", parameters(features))],
+        cmdline: vec![format!("{PARAMETERS}{}", parameters(features))],
         needs_tsc_khz: false,
         module: Module::Loaded,
         has_log_boots: false,
@@ -133,6 +135,14 @@ pub(super) fn with_features(old: &Arm, features: &[&str]) -> Arm {
         description: old.description.clone(),
         group: old.group,
         ..fresh
+    }
+}
+
+impl Arm {
+    /// Whether its guest gives free memory back: by virtio-balloon, or by the module.
+    pub fn gives_memory_back(&self) -> bool {
+        let keeps = |word: &String| word.starts_with(PARAMETERS) && word.contains("release=0");
+        !self.cmdline.iter().any(keeps)
     }
 }
 
