@@ -111,7 +111,7 @@ fn every_word_is_right_whoever_serves_the_queue() {
         for policy in ["always", "adaptive"] {
             let image = folder.disk("disk", DISK_BLOCKS).display().to_string();
             let guest = guest(&format!("{image}{options}"), policy);
-            let run = run(guest.cmdline("coopvirt.disk_check=100"), |_| {});
+            let run = run(guest.cmdline("coopvirt.disk_check=40"), |_| {});
             let record = run.outcome.record("disk-check");
             assert_eq!(record["ok"], true, "{policy}{options}: {record}");
             let disk = run.disk();
