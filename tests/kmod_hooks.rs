@@ -117,6 +117,26 @@ fn deadlines_by_a_word() {
     assert_eq!(run.counter("timer_lost"), 0);
 }
 
+/// A CPU that sleeps for a quarter of its tick's period idles without it, unless the parameter says no. How many halts
+/// that spares is left to `coopvirt compare`.
+#[test]
+fn ticks_stay_out_of_halts() {
+    let sleep = |switches| run(switches, "sleep", "off", "coopvirt.scale=2", &[]);
+    let stopped = sleep("idle=1,timer=1,tick=1");
+    let kept = sleep("idle=1,timer=1,tick=0");
+    let halts = |run: &Run| reason(run.phase(Work::Sleep, 0), "HLT");
+    eprintln!(
+        "halts: {} without ticks, {} with",
+        halts(&stopped),
+        halts(&kept)
+    );
+    assert!(stopped.counter("idle_tickless") > 0);
+    assert_eq!(kept.counter("idle_tickless"), 0);
+    for run in [&stopped, &kept] {
+        assert_eq!(run.counter("timer_lost"), 0);
+    }
+}
+
 #[test]
 fn interrupts_by_the_ring() {
     let run = run("ipi=1", "pipe,tlb", "always", "", &[]);

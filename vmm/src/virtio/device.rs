@@ -32,6 +32,15 @@ pub enum Polled {
     Waiting,
 }
 
+impl From<Progress> for Polled {
+    fn from(progress: Progress) -> Self {
+        match progress {
+            Progress::Drained => Polled::Drained,
+            Progress::Waiting => Polled::Waiting,
+        }
+    }
+}
+
 /// Why a queue is broken until the guest resets the device.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum QueueError {

@@ -129,10 +129,7 @@ impl VirtioDevice for Console {
         queue: &mut DeviceQueue,
         ram: &GuestMemoryMmap<()>,
     ) -> Result<Polled, QueueError> {
-        Ok(match self.process(queue_index, queue, ram)? {
-            Progress::Drained => Polled::Drained,
-            Progress::Waiting => Polled::Waiting,
-        })
+        self.process(queue_index, queue, ram).map(Polled::from)
     }
 
     fn host_event(&self) -> Option<Arc<EventFd>> {

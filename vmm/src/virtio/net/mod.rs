@@ -267,10 +267,7 @@ impl VirtioDevice for Net {
         queue: &mut DeviceQueue,
         ram: &GuestMemoryMmap<()>,
     ) -> Result<Polled, QueueError> {
-        Ok(match self.process(queue_index, queue, ram)? {
-            Progress::Drained => Polled::Drained,
-            Progress::Waiting => Polled::Waiting,
-        })
+        self.process(queue_index, queue, ram).map(Polled::from)
     }
 
     fn reset(&mut self) {

@@ -4,25 +4,17 @@
 //! queues is decided here. Requests that a dead back end has left unanswered are made again by the
 //! next: reading or writing the same sectors twice does no harm while the guest waits for the answer.
 
-use std::sync::Arc;
-
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
-use vmm_sys_util::eventfd::EventFd;
 
 use super::connection::Needs;
+use super::device::{Personality, Served};
 use super::keeper::Search;
 use super::open::{find, VhostUserError};
 use super::relay::{Kind, Relay};
 use super::request::Request;
 use crate::config::VhostUserBlkConfig;
-use crate::virtio::device::{
-    read_config, Progress, QueueError, VirtioDevice, Watched, QUEUE_SIZE_MAX,
-};
-use crate::virtio::queue::DeviceQueue;
+use crate::virtio::device::QUEUE_SIZE_MAX;
 use crate::virtio::GuestRam;
-
-const TYPE_BLOCK: u16 = 2;
-const CLASS_STORAGE_OTHER: u32 = 0x01_80_00;
 
 /// Features that need nothing of this process: limits, geometry, read-only, block size, flush,
 /// topology, queues, discard, write-zeroes (virtio 1.2, 5.2.3).
@@ -46,8 +38,10 @@ const MAX_SEGMENTS: u32 = QUEUE_SIZE_MAX as u32 - 2;
 const STATUS_IOERR: u8 = 1;
 
 /// A disk that a back end serves.
-pub struct VhostUserBlk {
-    relay: Relay,
+pub type VhostUserBlk = Served<Disk>;
+
+/// What is special about disks.
+pub struct Disk {
     features: u64,
 }
 
@@ -79,7 +73,8 @@ impl VhostUserBlk {
             fail,
         };
         let relay = Relay::new(kind, search, connection, nr_queues, ram)?;
-        Ok(Self { relay, features })
+        let personality = Disk { features };
+        Ok(Self { relay, personality })
     }
 }
 
@@ -95,81 +90,24 @@ pub(super) fn fail(request: &Request, ram: &GuestMemoryMmap<()>) -> u32 {
     u32::from(matches!(written, Some(Ok(()))))
 }
 
-impl VirtioDevice for VhostUserBlk {
-    fn device_type(&self) -> u16 {
-        TYPE_BLOCK
-    }
-    fn name(&self) -> &str {
-        "virtio-blk"
-    }
-    fn pci_class(&self) -> u32 {
-        CLASS_STORAGE_OTHER
-    }
+impl Personality for Disk {
+    const TYPE: u16 = 2;
+    const NAME: &'static str = "virtio-blk";
+    const IS_TIMED: bool = true;
+
     fn features(&self) -> u64 {
         self.features
     }
-    fn queue_sizes(&self) -> Vec<u16> {
-        vec![QUEUE_SIZE_MAX; usize::from(self.relay.nr_queues())]
-    }
 
-    fn config_read(&self, offset: u64, data: &mut [u8]) {
-        let mut config = [0; CONFIG_BYTES as usize];
-        let offered = &self.relay.offer().config;
+    fn config(&self, offered: &[u8], nr_queues: u16) -> Vec<u8> {
+        let mut config = vec![0; CONFIG_BYTES as usize];
         let len = offered.len().min(config.len());
         config[..len].copy_from_slice(&offered[..len]);
         let mut segments = [0; 4];
         segments.copy_from_slice(&config[SEG_MAX]);
         let segments = u32::from_le_bytes(segments).min(MAX_SEGMENTS);
         config[SEG_MAX].copy_from_slice(&segments.to_le_bytes());
-        config[NUM_QUEUES].copy_from_slice(&self.relay.nr_queues().to_le_bytes());
-        read_config(&config, offset, data);
+        config[NUM_QUEUES].copy_from_slice(&nr_queues.to_le_bytes());
+        config
     }
-
-    fn is_timed(&self, _queue_index: usize) -> bool {
-        true
-    }
-
-    fn activate(&mut self, features: u64) {
-        self.relay.activate(features);
-    }
-
-    fn process(
-        &mut self,
-        queue_index: usize,
-        queue: &mut DeviceQueue,
-        ram: &GuestMemoryMmap<()>,
-    ) -> Result<Progress, QueueError> {
-        self.relay.turn(queue_index, queue, ram)
-    }
-
-    fn reset(&mut self) {
-        self.relay.reset();
-    }
-
-    fn host_event(&self) -> Option<Arc<EventFd>> {
-        Some(self.relay.has_news())
-    }
-
-    fn host_event_came(&mut self) {
-        self.relay.news_came();
-    }
-
-    fn watched(&self) -> Vec<Watched> {
-        watched(&self.relay)
-    }
-
-    fn take_config_change(&mut self) -> bool {
-        self.relay.take_config_change()
-    }
-}
-
-/// The answers of each ring concern its queue.
-pub(super) fn watched(relay: &Relay) -> Vec<Watched> {
-    let files = relay.calls().into_iter().enumerate();
-    files
-        .map(|(index, file)| Watched {
-            file,
-            queues: vec![index],
-        })
-        .collect()
 }

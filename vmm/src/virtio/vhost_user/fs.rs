@@ -4,27 +4,19 @@
 //! the next one, so requests are not made again: all fail with ENOTCONN until the guest's driver begins
 //! anew (unmount, and unbind and bind the device).
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
-use vmm_sys_util::eventfd::EventFd;
 
-use super::blk::watched;
 use super::connection::{ConnectionError, Needs};
+use super::device::{Personality, Served};
 use super::keeper::Search;
 use super::open::{find, VhostUserError};
 use super::relay::{Kind, Relay};
 use super::request::{Piece, Request};
 use crate::config::{FsConfig, MAX_TAG_BYTES};
-use crate::virtio::device::{
-    read_config, Progress, QueueError, VirtioDevice, Watched, QUEUE_SIZE_MAX,
-};
-use crate::virtio::queue::DeviceQueue;
 use crate::virtio::GuestRam;
 
-const TYPE_FS: u16 = 26;
-const CLASS_STORAGE_OTHER: u32 = 0x01_80_00;
 /// The queue of requests that overtake others comes before those of all others.
 const URGENT_QUEUES: u16 = 1;
 /// Tag and number of request queues (virtio 1.2, 5.11.4).
@@ -36,8 +28,10 @@ const IN_HEADER_BYTES: u32 = 40;
 const OUT_HEADER_BYTES: u8 = 16;
 
 /// A folder that a back end serves.
-pub struct VhostUserFs {
-    relay: Relay,
+pub type VhostUserFs = Served<Folder>;
+
+/// What is special about folders.
+pub struct Folder {
     config: [u8; CONFIG_BYTES],
 }
 
@@ -75,10 +69,8 @@ impl VhostUserFs {
         let len = config.tag.len().min(tag.len());
         tag[..len].copy_from_slice(&config.tag.as_bytes()[..len]);
         count.copy_from_slice(&u32::from(requests).to_le_bytes());
-        Ok(Self {
-            relay,
-            config: bytes,
-        })
+        let personality = Folder { config: bytes };
+        Ok(Self { relay, personality })
     }
 }
 
@@ -114,48 +106,17 @@ pub(super) fn fail(request: &Request, ram: &GuestMemoryMmap<()>) -> u32 {
     }
 }
 
-impl VirtioDevice for VhostUserFs {
-    fn device_type(&self) -> u16 {
-        TYPE_FS
-    }
-    fn name(&self) -> &str {
-        "virtio-fs"
-    }
-    fn pci_class(&self) -> u32 {
-        CLASS_STORAGE_OTHER
-    }
+impl Personality for Folder {
+    const TYPE: u16 = 26;
+    const NAME: &'static str = "virtio-fs";
+    // Some messages wait for what may never come, such as a lock.
+    const IS_TIMED: bool = false;
+
     fn features(&self) -> u64 {
         0
     }
-    fn queue_sizes(&self) -> Vec<u16> {
-        vec![QUEUE_SIZE_MAX; usize::from(self.relay.nr_queues())]
-    }
-    fn config_read(&self, offset: u64, data: &mut [u8]) {
-        read_config(&self.config, offset, data);
-    }
-    fn activate(&mut self, features: u64) {
-        self.relay.activate(features);
-    }
 
-    fn process(
-        &mut self,
-        queue_index: usize,
-        queue: &mut DeviceQueue,
-        ram: &GuestMemoryMmap<()>,
-    ) -> Result<Progress, QueueError> {
-        self.relay.turn(queue_index, queue, ram)
-    }
-
-    fn reset(&mut self) {
-        self.relay.reset();
-    }
-    fn host_event(&self) -> Option<Arc<EventFd>> {
-        Some(self.relay.has_news())
-    }
-    fn host_event_came(&mut self) {
-        self.relay.news_came();
-    }
-    fn watched(&self) -> Vec<Watched> {
-        watched(&self.relay)
+    fn config(&self, _offered: &[u8], _nr_queues: u16) -> Vec<u8> {
+        self.config.to_vec()
     }
 }

@@ -5,7 +5,7 @@
 //!   its own, and looks for the next one.
 //! - `ring` is a ring of ours that a back end serves; `request` is what goes through it.
 //! - `relay` moves requests between the guest's queues and such rings, also past the end of a back end;
-//!   `blk` and `fs` are what is special about the two devices.
+//!   `device` is what the transport sees of that; `blk` and `fs` are what is special about the two.
 //!
 //! Two parties are not trusted. The guest's chains are checked like those of any other device before a
 //! back end hears of them, and its rings are never a back end's. A back end can read and write all of
@@ -21,6 +21,7 @@
 
 mod blk;
 mod connection;
+mod device;
 mod fs;
 mod keeper;
 mod open;
