@@ -14,16 +14,19 @@ use crate::mem::{Defect, Load, SharedMem, Store};
 use crate::page::at;
 
 /// Bit of the accept word: the guest will look.
-const ACCEPTS: u64 = 1;
+const ACCEPTS: u32 = 1;
 /// Between two values of the session in the accept word.
 const SESSION_STEP: u32 = 2;
 
 const fn number(word: u64) -> u32 {
-    (word >> 32) as u32
+    let [.., b0, b1, b2, b3] = word.to_le_bytes();
+    u32::from_le_bytes([b0, b1, b2, b3])
 }
 
+/// The session, and whether it accepts.
 const fn session(word: u64) -> u32 {
-    word as u32
+    let [b0, b1, b2, b3, ..] = word.to_le_bytes();
+    u32::from_le_bytes([b0, b1, b2, b3])
 }
 
 const fn word(number: u32, low: u32) -> u64 {
@@ -53,7 +56,7 @@ impl HostPost {
         // Acquire: the posting is not visible to a look that precedes the acceptance seen here.
         let before = mem.load_u64(at::ACCEPT, Load::Acquire);
         let is_taken = number(before) == self.number;
-        if before & ACCEPTS == 0 || (self.is_owed && !is_taken) {
+        if session(before) & ACCEPTS == 0 || (self.is_owed && !is_taken) {
             return false;
         }
         self.number = self.number.wrapping_add(1);
@@ -100,12 +103,12 @@ impl GuestPost {
         // Whatever is there was not accepted, so it was raised. The release store keeps this load
         // before it: what is posted because of it is not passed over.
         self.seen = number(mem.load_u64(at::POSTED, Load::Acquire));
-        self.say(mem, ACCEPTS as u32);
+        self.say(mem, ACCEPTS);
     }
 
     /// One look: the vector of a new interrupt, whose handler is to be called (`[POST-2]`).
     pub fn look<M: SharedMem>(&mut self, mem: &M) -> Option<u8> {
-        self.take(mem, ACCEPTS as u32)
+        self.take(mem, ACCEPTS)
     }
 
     /// Accepts no more. What this returns is to be handled as well (`[POST-3]`).
@@ -126,7 +129,8 @@ impl GuestPost {
         }
         (self.seen, self.taken) = (number(posting), number(posting));
         self.say(mem, accepts);
-        Some(posting as u8)
+        let [vector, ..] = posting.to_le_bytes();
+        Some(vector)
     }
 
     fn say<M: SharedMem>(&self, mem: &M, accepts: u32) {
