@@ -21,8 +21,9 @@ impl<C: Cpu> Session<C> {
 
     /// An interrupt that was posted since the last look.
     pub fn posted(&mut self) -> Option<u8> {
-        if !self.is_accepting {
-            return None;
+        let left_over = self.left_over.take();
+        if left_over.is_some() || !self.is_accepting {
+            return left_over;
         }
         let vector = self.posts.look(self.cpu.area())?;
         self.count(GuestCounter::Taken, 1);
@@ -32,11 +33,18 @@ impl<C: Cpu> Session<C> {
     /// From now on interrupts come as ever; gives the one that was posted last, if it is new.
     #[must_use = "an interrupt would be lost"]
     pub fn refuse_posts(&mut self) -> Option<u8> {
-        if !core::mem::take(&mut self.is_accepting) {
-            return None;
+        self.end_posts();
+        self.left_over.take()
+    }
+
+    /// The area goes: the host must not post to it any more (`[LIFE-2]`). The loop that accepted, in
+    /// the middle of which this may be, finds the last one at its next look.
+    pub(crate) fn end_posts(&mut self) {
+        if core::mem::take(&mut self.is_accepting) {
+            if let Some(vector) = self.posts.end(self.cpu.area()) {
+                self.count(GuestCounter::Taken, 1);
+                self.left_over = Some(vector);
+            }
         }
-        let vector = self.posts.end(self.cpu.area())?;
-        self.count(GuestCounter::Taken, 1);
-        Some(vector)
     }
 }

@@ -112,8 +112,9 @@ pub struct Session<C> {
     pub(crate) next_tag: u64,
     pub(crate) asking: Asking,
     pub(crate) posts: GuestPost,
-    /// Whether interrupts may be posted now.
+    /// Whether interrupts may be posted now, and one that was taken and not handed out.
     pub(crate) is_accepting: bool,
+    pub(crate) left_over: Option<u8>,
 }
 
 impl<C: Cpu> Session<C> {
@@ -130,6 +131,7 @@ impl<C: Cpu> Session<C> {
             asking: Asking::new(),
             posts: GuestPost::new(),
             is_accepting: false,
+            left_over: None,
         }
     }
 
@@ -169,7 +171,7 @@ impl<C: Cpu> Session<C> {
         self.set_up(&offer, AREA_OFFSET, 0)?;
         self.set_up(&offer, FEATURES_OFFSET, features.0)?;
         self.clear(needed_bytes);
-        (self.posts, self.is_accepting) = (GuestPost::new(), false);
+        self.posts = GuestPost::new();
         let request = AreaRequest::Register {
             gpa: self.cpu.area_gpa(),
         };
@@ -195,6 +197,7 @@ impl<C: Cpu> Session<C> {
     ///
     /// Completions that were not taken are lost: drain before, if they matter.
     pub fn close(&mut self) {
+        self.end_posts();
         let Some(mut active) = self.active.take() else {
             return;
         };
