@@ -55,6 +55,7 @@ fn write_params(to: &mut Show) -> fmt::Result {
     for (name, is_on) in [
         ("idle", params.idle),
         ("tick", params.tick),
+        ("post", params.post),
         ("timer", params.timer),
         ("ipi", params.ipi),
         ("populate", params.populate),

@@ -63,6 +63,9 @@ pub(crate) fn options(params: &RawParams) -> Options {
             wanted = wanted | feature;
         }
     }
+    if params.post && Hook::Idle.is_wanted(params) {
+        wanted = wanted | Features::POLL_DELIVERY;
+    }
     if params.level >= LEVEL_SIDECORE {
         wanted = wanted | Features::SIDECORE;
     }

@@ -39,6 +39,8 @@ pub(crate) struct IdleCpu {
     tick: TickPolicy,
     tick_tsc: u64,
     tickless: u64,
+    /// Whether handlers can be called for interrupts that are posted.
+    can_handle: bool,
 }
 
 impl IdleCpu {
@@ -49,6 +51,7 @@ impl IdleCpu {
             tick: TickPolicy::new(),
             tick_tsc: 0,
             tickless: 0,
+            can_handle: false,
         }
     }
 
@@ -63,6 +66,7 @@ impl IdleCpu {
             return;
         }
         self.policy.guess(fastest_exit_tsc());
+        self.can_handle = platform::params().post && IdleTask::prepare_handling();
         self.host_polls = has_poll_control().then_some(true);
         self.let_host_poll(cpu, false);
     }
@@ -94,7 +98,7 @@ pub(crate) fn wait(mut task: IdleTask, until_timer_ns: i64, tick_ns: u32) -> boo
     let plan = cpus::with_this(|cpu| plan(cpu, until_timer_ns, tick_ns));
     let wants_no_tick = match plan {
         Some(Plan::Poll { until_tsc }) => {
-            let has_work = task.poll(goes_on_until(until_tsc));
+            let has_work = task.poll(goes_on_until(until_tsc), take_last);
             cpus::with_this(|cpu| polled(cpu, has_work))
         }
         Some(Plan::Halt) => {
@@ -120,7 +124,12 @@ fn plan(cpu: &mut ThisCpu, until_timer_ns: i64, tick_ns: u32) -> Plan {
     let hints = cpu.session.hints();
     let plan = cpu.idle.policy.enter(now, due, hints);
     match plan {
-        Plan::Poll { .. } => cpu.session.say_idle(Word::Polls),
+        Plan::Poll { .. } => {
+            cpu.session.say_idle(Word::Polls);
+            if cpu.idle.can_handle {
+                cpu.session.accept_posts();
+            }
+        }
         Plan::Halt => {
             cpu.session.say_idle(Word::Halts);
             cpu.session.count_halted();
@@ -163,13 +172,23 @@ fn wants_no_tick(cpu: &mut ThisCpu, now_tsc: u64, has_work: bool) -> bool {
 }
 
 /// The condition of the polling loop: the time is not over, and nobody else wants the CPU.
-fn goes_on_until(until_tsc: u64) -> impl FnMut() -> bool {
+fn goes_on_until(until_tsc: u64) -> impl FnMut(&mut IdleTask) -> bool {
     let mut turns = 0_u32;
-    move || {
+    move |task| {
         turns = turns.wrapping_add(1);
+        if let Some(vector) = cpus::with_this(|cpu| cpu.session.posted()).flatten() {
+            task.handle(vector);
+        }
         let is_contended = turns % TURNS_PER_LOOK == 0
             && cpus::with_this(|cpu| cpu.session.hints().is_contended()) == Some(true);
         !is_contended && read_tsc() < until_tsc
+    }
+}
+
+/// No interrupt is posted from here on; the one that came last has its handler called.
+fn take_last(task: &mut IdleTask) {
+    if let Some(vector) = cpus::with_this(|cpu| cpu.session.refuse_posts()).flatten() {
+        task.handle(vector);
     }
 }
 

@@ -117,6 +117,22 @@ fn deadlines_by_a_word() {
     assert_eq!(run.counter("timer_lost"), 0);
 }
 
+/// A CPU that polls takes its disk's interrupts from a word ([POST-2]), unless the parameter says no. Every read ends all
+/// the same, and has read what is on the disk. How many interrupts that spares is left to `coopvirt compare`.
+#[test]
+fn interrupts_are_posted_to_a_cpu_that_polls() {
+    let folder = Folder::new();
+    let disk = format!("{},ro", folder.disk("disk", 1_024).display());
+    let read = |switches| run(switches, "read1,read32", "always", "", &["--disk", &disk]);
+    let [on, off] = ["idle=1,post=1", "idle=1,post=0"].map(read);
+    let posted = |run: &Run| run.report.coop.as_ref().expect("coop mode").events["posted"];
+    eprintln!("posted: {} with it, {} without", posted(&on), posted(&off));
+    // The module was asked before it went.
+    let taken = on.counter("posted_taken");
+    assert!(0 < taken && taken <= posted(&on), "{taken} taken");
+    assert_eq!((posted(&off), off.counter("posted_taken")), (0, 0));
+}
+
 /// A CPU that sleeps for a quarter of its tick's period idles without it, unless the parameter says no. How many halts
 /// that spares is left to `coopvirt compare`.
 #[test]

@@ -24,6 +24,7 @@ struct coopvirt_params {
 	u32 level;
 	bool idle;
 	bool tick;
+	bool post;
 	bool timer;
 	bool ipi;
 	bool populate;
@@ -72,6 +73,10 @@ bool coopvirt_glue_halt(void);
  * stopped, whose period is given.
  */
 bool coopvirt_rs_idle(s64 until_timer_ns, u32 tick_ns);
+
+/* post.c. On the CPU itself; the second in its idle task, interrupts on or off. */
+bool coopvirt_glue_post_prepare(void);
+void coopvirt_glue_post_handle(u8 vector);
 
 /* hotplug.c, timer.c: on each CPU, after its session is open and before it is closed. */
 int coopvirt_glue_timer_register(void);

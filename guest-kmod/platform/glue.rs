@@ -13,6 +13,7 @@ pub(crate) struct RawParams {
     pub(crate) level: u32,
     pub(crate) idle: bool,
     pub(crate) tick: bool,
+    pub(crate) post: bool,
     pub(crate) timer: bool,
     pub(crate) ipi: bool,
     pub(crate) populate: bool,
@@ -64,6 +65,8 @@ unsafe extern "C" {
     pub(super) safe fn coopvirt_glue_poll_goes_on() -> bool;
     pub(super) fn coopvirt_glue_poll_end() -> bool;
     pub(super) fn coopvirt_glue_halt() -> bool;
+    pub(super) safe fn coopvirt_glue_post_prepare() -> bool;
+    pub(super) fn coopvirt_glue_post_handle(vector: u8);
     pub(super) fn coopvirt_glue_timer_register() -> c_int;
     pub(super) fn coopvirt_glue_timer_unregister();
     pub(super) safe fn coopvirt_glue_timer_is_pending() -> bool;

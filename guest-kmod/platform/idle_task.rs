@@ -29,15 +29,32 @@ impl IdleTask {
         Self(core::marker::PhantomData)
     }
 
-    /// Waits for a task with interrupts on, without halting, as long as `f` says so.
+    /// Waits for a task with interrupts on, without halting, as long as `f` says so, then calls `last`.
     /// Whether there is a task; interrupts are off again.
-    pub(crate) fn poll(&mut self, mut f: impl FnMut() -> bool) -> bool {
+    pub(crate) fn poll(
+        &mut self,
+        mut f: impl FnMut(&mut Self) -> bool,
+        last: impl FnOnce(&mut Self),
+    ) -> bool {
         // SAFETY: in the idle task, interrupts off.
         if unsafe { coopvirt_glue_poll_begin() } {
-            while coopvirt_glue_poll_goes_on() && f() {}
+            while coopvirt_glue_poll_goes_on() && f(self) {}
         }
+        last(self);
         // SAFETY: after coopvirt_glue_poll_begin().
         unsafe { coopvirt_glue_poll_end() }
+    }
+
+    /// Makes this CPU one for which [`IdleTask::handle`] works; false if it cannot be. On the CPU; an exit.
+    pub(crate) fn prepare_handling() -> bool {
+        coopvirt_glue_post_prepare()
+    }
+
+    /// Calls the handler of an interrupt as if it had come now.
+    pub(crate) fn handle(&mut self, vector: u8) {
+        // SAFETY: in the idle task, which holds no lock and has no interrupt in service; whatever
+        // vector this is, a device could have raised it here.
+        unsafe { coopvirt_glue_post_handle(vector) };
     }
 
     /// Halts until an interrupt has been handled. Whether there is a task; interrupts are off.

@@ -8,6 +8,7 @@
 //! - [`timer`], [`ipi`]: what is elided, and the stock path when it cannot be;
 //! - [`memory`]: which free memory the host backs; [`lateness`]: how late timers come;
 //! - [`idle`]: whether to poll before a halt; [`tick`]: whether a halt is for longer than a tick;
+//! - `delivery`: interrupts posted while this vCPU polls;
 //! - [`counters`]: what was done and what was saved, in the area for the host's report.
 //!
 //! One rule holds everywhere (`[LEVEL-1]`): whatever the host does or is not, the guest ends up with
@@ -18,6 +19,7 @@
 mod asking;
 pub mod batch;
 pub mod counters;
+mod delivery;
 pub mod idle;
 pub mod ipi;
 pub mod lateness;

@@ -7,6 +7,7 @@ use core::fmt;
 
 use coopvirt_spec::code::SetupStatus;
 use coopvirt_spec::counter::GuestCounter;
+use coopvirt_spec::delivery::GuestPost;
 use coopvirt_spec::discover::Offer;
 use coopvirt_spec::mem::{SharedMem, Store};
 use coopvirt_spec::page;
@@ -110,6 +111,10 @@ pub struct Session<C> {
     pub(crate) stock_row: StockRow,
     pub(crate) next_tag: u64,
     pub(crate) asking: Asking,
+    pub(crate) posts: GuestPost,
+    /// Whether interrupts may be posted now, and one that was taken and not handed out.
+    pub(crate) is_accepting: bool,
+    pub(crate) left_over: Option<u8>,
 }
 
 impl<C: Cpu> Session<C> {
@@ -124,6 +129,9 @@ impl<C: Cpu> Session<C> {
             stock_row: StockRow::new(),
             next_tag: 1,
             asking: Asking::new(),
+            posts: GuestPost::new(),
+            is_accepting: false,
+            left_over: None,
         }
     }
 
@@ -163,6 +171,7 @@ impl<C: Cpu> Session<C> {
         self.set_up(&offer, AREA_OFFSET, 0)?;
         self.set_up(&offer, FEATURES_OFFSET, features.0)?;
         self.clear(needed_bytes);
+        self.posts = GuestPost::new();
         let request = AreaRequest::Register {
             gpa: self.cpu.area_gpa(),
         };
@@ -188,6 +197,7 @@ impl<C: Cpu> Session<C> {
     ///
     /// Completions that were not taken are lost: drain before, if they matter.
     pub fn close(&mut self) {
+        self.end_posts();
         let Some(mut active) = self.active.take() else {
             return;
         };

@@ -75,7 +75,7 @@
 #define COOPVIRT_FEATURE_MARK 0x400U /* Measurement marks through the ring. */
 #define COOPVIRT_FEATURE_HINTS 0x800U /* The contention and I/O hints of the host line are kept up to date. */
 #define COOPVIRT_FEATURE_IDLE 0x1000U /* The host reads the idle word. */
-#define COOPVIRT_FEATURE_POLL_DELIVERY 0x2000U /* Interrupts handed to a polling idle loop. Reserved. */
+#define COOPVIRT_FEATURE_POLL_DELIVERY 0x2000U /* Interrupts posted to a polling idle loop. */
 #define COOPVIRT_FEATURE_EXPERIMENTAL 0x8000000000000000ULL /* Opcodes of the experimental range. */
 
 /* How an operation ended. */
@@ -167,6 +167,7 @@
 #define COOPVIRT_GUEST_COUNTER_BROKEN 0xbU
 #define COOPVIRT_GUEST_COUNTER_IDLE_POLLED 0xcU
 #define COOPVIRT_GUEST_COUNTER_IDLE_HALTED 0xdU
+#define COOPVIRT_GUEST_COUNTER_POSTED_TAKEN 0xeU
 #define COOPVIRT_HOST_COUNTER_TIMER_RAISED 0x0U
 #define COOPVIRT_HOST_COUNTER_TIMER_REARMED 0x1U
 #define COOPVIRT_HOST_COUNTER_TIMER_LATE 0x2U
@@ -245,23 +246,27 @@ COOPVIRT_ASSERT(offsetof(struct coopvirt_guest_control, reserved) == 32, "coopvi
 struct coopvirt_host_progress {
 	uint32_t submission_head; /* Submission head, a free-running index. */
 	uint32_t completion_tail; /* Completion tail, a free-running index. */
-	uint64_t reserved[7]; /* Zero. */
+	uint64_t posted; /* The interrupt posted last: number in bits 63-32, vector in bits 7-0; 0 before the first. */
+	uint64_t reserved[6]; /* Zero. */
 };
 COOPVIRT_ASSERT(sizeof(struct coopvirt_host_progress) == 64, "size of coopvirt_host_progress");
 COOPVIRT_ASSERT(offsetof(struct coopvirt_host_progress, submission_head) == 0, "coopvirt_host_progress.submission_head");
 COOPVIRT_ASSERT(offsetof(struct coopvirt_host_progress, completion_tail) == 4, "coopvirt_host_progress.completion_tail");
-COOPVIRT_ASSERT(offsetof(struct coopvirt_host_progress, reserved) == 8, "coopvirt_host_progress.reserved");
+COOPVIRT_ASSERT(offsetof(struct coopvirt_host_progress, posted) == 8, "coopvirt_host_progress.posted");
+COOPVIRT_ASSERT(offsetof(struct coopvirt_host_progress, reserved) == 16, "coopvirt_host_progress.reserved");
 
-/* Guest, at any time: how far it has taken completions. */
+/* Guest, at any time: how far it has taken completions and interrupts. */
 struct coopvirt_guest_progress {
 	uint32_t completion_head; /* Completion head, a free-running index. */
 	uint32_t reserved0; /* Zero. */
-	uint64_t reserved[7]; /* Zero. */
+	uint64_t accept; /* Number of the last posting taken in bits 63-32, session in bits 31-1, whether it accepts in bit 0. */
+	uint64_t reserved[6]; /* Zero. */
 };
 COOPVIRT_ASSERT(sizeof(struct coopvirt_guest_progress) == 64, "size of coopvirt_guest_progress");
 COOPVIRT_ASSERT(offsetof(struct coopvirt_guest_progress, completion_head) == 0, "coopvirt_guest_progress.completion_head");
 COOPVIRT_ASSERT(offsetof(struct coopvirt_guest_progress, reserved0) == 4, "coopvirt_guest_progress.reserved0");
-COOPVIRT_ASSERT(offsetof(struct coopvirt_guest_progress, reserved) == 8, "coopvirt_guest_progress.reserved");
+COOPVIRT_ASSERT(offsetof(struct coopvirt_guest_progress, accept) == 8, "coopvirt_guest_progress.accept");
+COOPVIRT_ASSERT(offsetof(struct coopvirt_guest_progress, reserved) == 16, "coopvirt_guest_progress.reserved");
 
 /* Guest, at any time: its counters, for the host's report only. */
 struct coopvirt_guest_counters {

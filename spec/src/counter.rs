@@ -55,6 +55,8 @@ counters! {
     IdlePolled = 12 "idle_polled",
     /// Halts.
     IdleHalted = 13 "idle_halted",
+    /// Posted interrupts taken.
+    Taken = 14 "posted_taken",
 }
 
 counters! {

@@ -8,13 +8,14 @@
 //! - finding and setting up: [`version`], [`discover`], [`setup`], [`doorbell`];
 //! - what is shared: [`page`], [`entry`], [`range`], [`code`], [`counter`];
 //! - what can be asked: [`op`];
-//! - how it is shared: [`mem`], [`ring`], [`lease`], [`timer`];
+//! - how it is shared: [`mem`], [`ring`], [`lease`], [`timer`], [`delivery`];
 //! - what describes all this to tools: [`describe`].
 #![no_std]
 #![forbid(unsafe_code)]
 
 pub mod code;
 pub mod counter;
+pub mod delivery;
 pub mod describe;
 pub mod discover;
 pub mod doorbell;

@@ -201,4 +201,10 @@ pub enum Defect {
     TimerNoFence,
     /// The guest does not look whether the host takes this deadline for served.
     TimerIgnoresServed,
+    /// The host does not fence between a posting and its second look at the accept word.
+    PostNoFence,
+    /// The host does not look at the accept word a second time.
+    PostLoadsOnce,
+    /// The guest does not fence between the end of accepting and its last look.
+    EndNoFence,
 }

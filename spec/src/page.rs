@@ -103,20 +103,24 @@ shared_struct! {
         0 => submission_head: u32,
         /// Completion tail, a free-running index.
         4 => completion_tail: u32,
+        /// The interrupt posted last: number in bits 63-32, vector in bits 7-0; 0 before the first.
+        8 => posted: u64,
         /// Zero.
-        8 => _reserved: [u64; 7],
+        16 => _reserved: [u64; 6],
     }
 }
 
 shared_struct! {
-    /// Guest, at any time: how far it has taken completions.
+    /// Guest, at any time: how far it has taken completions and interrupts.
     pub struct GuestProgress: 64 {
         /// Completion head, a free-running index.
         0 => completion_head: u32,
         /// Zero.
         4 => _reserved0: u32,
+        /// Number of the last posting taken in bits 63-32, session in bits 31-1, whether it accepts in bit 0.
+        8 => accept: u64,
         /// Zero.
-        8 => _reserved: [u64; 7],
+        16 => _reserved: [u64; 6],
     }
 }
 
@@ -211,6 +215,10 @@ pub mod at {
         SUBMISSION_HEAD = host_progress.HostProgress.submission_head;
         /// Host: the completion tail.
         COMPLETION_TAIL = host_progress.HostProgress.completion_tail;
+        /// Host: the interrupt posted last.
+        POSTED = host_progress.HostProgress.posted;
+        /// Guest: whether it accepts interrupts, and which it has taken.
+        ACCEPT = guest_progress.GuestProgress.accept;
         /// Guest: the completion head.
         COMPLETION_HEAD = guest_progress.GuestProgress.completion_head;
         /// Guest: the counters.

@@ -43,7 +43,9 @@ tripwires! {
     page::at::STOCK_DEADLINE => 152;
     page::at::SUBMISSION_HEAD => 192;
     page::at::COMPLETION_TAIL => 196;
+    page::at::POSTED => 200;
     page::at::COMPLETION_HEAD => 256;
+    page::at::ACCEPT => 264;
     page::at::GUEST_COUNTERS => 320;
     page::at::HOST_COUNTERS => 448;
     page::CONTROL_BYTES => 1024;

@@ -92,7 +92,7 @@ features! {
     HINTS = 11,
     /// The host reads the idle word.
     IDLE = 12,
-    /// Interrupts handed to a polling idle loop. Reserved.
+    /// Interrupts posted to a polling idle loop.
     POLL_DELIVERY = 13,
     /// Opcodes of the experimental range.
     EXPERIMENTAL = 63,

@@ -11,7 +11,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use kvm_bindings::{
     kvm_irq_routing_entry, kvm_irq_routing_entry__bindgen_ty_1, kvm_irq_routing_irqchip,
@@ -20,6 +20,8 @@ use kvm_bindings::{
 };
 use kvm_ioctls::VmFd;
 use vmm_sys_util::eventfd::EventFd;
+
+use crate::mem::layout::LOCAL_APIC;
 
 /// Lines of the IOAPIC: GSIs below this are wired to chips, MSIs start here.
 const NR_IOAPIC_PINS: u32 = 24;
@@ -35,6 +37,22 @@ pub struct MsiMessage {
     pub address: u64,
     /// Data of the write; holds the vector.
     pub data: u32,
+}
+
+impl MsiMessage {
+    /// APIC id and vector of a fixed, edge-triggered interrupt to one CPU by its physical id; `None`
+    /// for every other message (AMD APM volume 2, 16.5; Intel SDM volume 3, 12.11).
+    fn fixed_target(self) -> Option<(u32, u8)> {
+        const DESTINATION: u64 = 0xff << 12;
+        const DELIVERY_AND_TRIGGER: u32 = 0x8700;
+        let destination = (self.address & DESTINATION) >> 12;
+        let is_physical = self.address & !DESTINATION == u64::from(LOCAL_APIC);
+        let is_fixed = self.data & DELIVERY_AND_TRIGGER == 0;
+        let [vector, ..] = self.data.to_le_bytes();
+        // Everybody, and what no interrupt may have.
+        let is_one = destination != 0xff && vector >= 16;
+        (is_physical && is_fixed && is_one).then_some((u32::try_from(destination).ok()?, vector))
+    }
 }
 
 /// Why an interrupt could not be set up.
@@ -78,12 +96,23 @@ pub trait InterruptSink: Send + Sync {
     fn register_irqfd(&self, fd: &EventFd, gsi: u32) -> Result<(), IrqError>;
     /// Undoes [`InterruptSink::register_irqfd`].
     fn unregister_irqfd(&self, fd: &EventFd, gsi: u32) -> Result<(), IrqError>;
+    /// Has the guest take a message without its line, if it can; else the line has to be raised.
+    fn post(&self, _message: MsiMessage) -> bool {
+        false
+    }
+}
+
+/// Posts an interrupt to the vCPU with an APIC id, if that one accepts it now.
+pub trait Poster: Send + Sync {
+    /// Whether it is posted; if not, it has to be raised.
+    fn post(&self, apic_id: u32, vector: u8) -> bool;
 }
 
 /// The GSI routing table of one VM.
 pub struct MsiRouter {
     vm: Arc<VmFd>,
     table: Mutex<Table>,
+    poster: OnceLock<Weak<dyn Poster>>,
 }
 
 struct Table {
@@ -101,7 +130,15 @@ impl MsiRouter {
         Self {
             vm,
             table: Mutex::new(table),
+            poster: OnceLock::new(),
         }
+    }
+
+    /// From now on asks this one first, whether the guest takes a message without its line. Weak,
+    /// because it may know devices, which know this.
+    pub fn post_by(&self, poster: Weak<dyn Poster>) {
+        // A machine has one; the first one stays.
+        let _ = self.poster.set(poster);
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
@@ -153,6 +190,13 @@ impl InterruptSink for MsiRouter {
             data,
             source,
         })
+    }
+
+    fn post(&self, message: MsiMessage) -> bool {
+        let target = message.fixed_target();
+        target
+            .zip(self.poster.get().and_then(Weak::upgrade))
+            .is_some_and(|((apic_id, vector), poster)| poster.post(apic_id, vector))
     }
 
     fn register_irqfd(&self, fd: &EventFd, gsi: u32) -> Result<(), IrqError> {
@@ -240,6 +284,24 @@ mod tests {
         for gsi in 0..24 {
             let nr = entries.iter().filter(|entry| entry.gsi == gsi).count();
             assert_eq!(nr, if gsi < 16 { 2 } else { 1 }, "gsi {gsi}");
+        }
+    }
+
+    #[test]
+    fn post_6_only_a_fixed_edge_to_one_cpu_can_be_posted() {
+        let message = |address, data| MsiMessage { address, data }.fixed_target();
+        assert_eq!(message(0xfee0_3000, 0x41), Some((3, 0x41)));
+        for (address, data) in [
+            (0xfee0_3000, 0x0f),   // no vector
+            (0xfee0_3000, 0x8041), // level
+            (0xfee0_3000, 0x0441), // NMI
+            (0xfee0_3000, 0x0141), // lowest priority
+            (0xfee0_3004, 0x41),   // logical destination
+            (0xfeef_f000, 0x41),   // everybody
+            (0x1_fee0_3000, 0x41), // further destination bits
+            (0x3000, 0x41),        // no message at all
+        ] {
+            assert_eq!(message(address, data), None, "{address:#x} {data:#x}");
         }
     }
 

@@ -13,7 +13,7 @@ pub(crate) struct Model<const D: usize> {
 }
 
 /// The defects by number.
-pub(crate) const DEFECTS: [Defect; 15] = [
+pub(crate) const DEFECTS: [Defect; 18] = [
     Defect::None,
     Defect::TailBeforeEntry,
     Defect::TailRelaxed,
@@ -29,6 +29,9 @@ pub(crate) const DEFECTS: [Defect; 15] = [
     Defect::TimerKeepsArmed,
     Defect::TimerNoFence,
     Defect::TimerIgnoresServed,
+    Defect::PostNoFence,
+    Defect::PostLoadsOnce,
+    Defect::EndNoFence,
 ];
 
 /// The number of a defect, for a type.

@@ -69,6 +69,8 @@ events! {
     IdlePolls = "idle_polls",
     /// The same for a vCPU about to halt.
     IdleHalts = "idle_halts",
+    /// Interrupts posted to vCPUs that polled.
+    Posted = "posted",
     /// Bytes populated.
     PopulatedBytes = "populated_bytes",
     /// Bytes whose second-stage mapping KVM has made ahead.

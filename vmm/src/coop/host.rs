@@ -17,10 +17,12 @@ use super::budget::Budget;
 use super::counters::{CoopCounts, Event, Totals};
 use super::effects::Effects;
 use super::pages;
+use super::postbox::PostBox;
 use super::seat::{Found, Seat, Served, Timing};
 use super::serve::{Prefault, Server, Shared};
 use super::sidecore::{own_task, Message, Queues};
 use super::CoopOptions;
+use crate::irq::Poster;
 use crate::kvm::tsc::MSR_TSC;
 use crate::mem::GuestRam;
 use crate::virtio::PolledDevice;
@@ -79,6 +81,7 @@ impl Coop {
                 areas: Areas::default(),
                 totals: Totals::default(),
                 io_in_flight: AtomicU32::new(0),
+                post_boxes: (0..nr_vcpus).map(|_| PostBox::default()).collect(),
                 effects,
             },
             stations: (0..nr_vcpus).map(station).collect(),
@@ -241,9 +244,16 @@ impl Coop {
         own: &dyn OwnVcpu,
     ) -> Result<(), SetupStatus> {
         let len_bytes = AreaLayout::DEFAULT.area_bytes();
-        let area = Area::new(&self.shared.ram, gpa, len_bytes).ok_or(SetupStatus::BAD_ADDRESS)?;
+        let area = || Area::new(&self.shared.ram, gpa, len_bytes).ok_or(SetupStatus::BAD_ADDRESS);
+        let (area, posts_to) = (area()?, area()?);
         if !self.shared.areas.enter(vcpu, gpa, len_bytes as u64) {
             return Err(SetupStatus::SHARED);
+        }
+        if let (true, Some(post_box)) = (
+            features.contains(Features::POLL_DELIVERY),
+            self.shared.post_boxes.get(usize::from(vcpu)),
+        ) {
+            post_box.open(posts_to);
         }
         let timing = self.timing(own);
         *station.seat.lock() = Some(Served::new(vcpu, area, features, timing));
@@ -264,6 +274,9 @@ impl Coop {
     fn unregister(&self, vcpu: u8, station: &Station) {
         let served = station.seat.lock().take();
         drop(lock(&station.in_hand));
+        if let Some(post_box) = self.shared.post_boxes.get(usize::from(vcpu)) {
+            post_box.close();
+        }
         if let Some(served) = served {
             served.collect(&self.shared);
             self.shared.totals.event(Event::Unregistered, 1);
@@ -304,6 +317,12 @@ impl Coop {
 
     fn note_no_timing(&self, reason: String) {
         self.no_timing.get_or_init(|| reason);
+    }
+}
+
+impl Poster for Coop {
+    fn post(&self, apic_id: u32, vector: u8) -> bool {
+        self.shared.post(apic_id, vector)
     }
 }
 

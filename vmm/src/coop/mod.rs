@@ -10,7 +10,8 @@
 //! its addresses are checked against RAM and registered areas, and all work is bounded by a
 //! [`budget`].
 //!
-//! Lock order: a device's backend (`virtio`), then `in_hand`, then set-up, then a seat, then [`areas`].
+//! Lock order: a device's backend (`virtio`), then `in_hand`, then set-up, then a seat, then [`areas`]
+//! and [`postbox`].
 //! The polling thread only tries, also for backends; under one a seat is only tried.
 
 pub mod area;
@@ -25,6 +26,7 @@ mod host;
 pub mod log;
 mod options;
 pub mod pages;
+pub mod postbox;
 mod predict;
 pub mod ranges;
 pub mod seat;

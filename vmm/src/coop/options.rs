@@ -66,7 +66,8 @@ const SERVED: Features = Features(
         | Features::LOG.0
         | Features::MARK.0
         | Features::HINTS.0
-        | Features::IDLE.0,
+        | Features::IDLE.0
+        | Features::POLL_DELIVERY.0,
 );
 
 /// Why an option is not understood.

@@ -451,8 +451,14 @@ impl Served {
 
     /// Raises what the guest has named, if that can be a vector (`[TIMER-1]`); says whether it did.
     fn raise_vector(&self, shared: &Shared) -> bool {
-        timer::vector(&self.area)
-            .is_some_and(|vector| shared.effects.raise(self.vcpu.into(), vector))
+        let Some(vector) = timer::vector(&self.area) else {
+            return false;
+        };
+        match self.broken() {
+            None => shared.raise(self.vcpu.into(), vector),
+            // Its guest need not look at anything in it any more.
+            Some(_) => shared.effects.raise(self.vcpu.into(), vector),
+        }
     }
 
     fn raise_timer(&mut self, shared: &Shared, timing: Timing, seen: Seen) {

@@ -25,6 +25,7 @@ use super::counters::{Event, Totals};
 use super::effects::Effects;
 use super::log::{self, LogLimit, MAX_TEXT_BYTES};
 use super::pages::{self, Pages};
+use super::postbox::PostBox;
 use super::ranges;
 use crate::mem::GuestRam;
 
@@ -46,8 +47,28 @@ pub struct Shared {
     pub totals: Totals,
     /// Requests that devices have in hand.
     pub io_in_flight: AtomicU32,
+    /// Where interrupts are posted, by x2APIC id.
+    pub post_boxes: Vec<PostBox>,
     /// The ways out.
     pub effects: Box<dyn Effects>,
+}
+
+impl Shared {
+    /// Interrupts a vCPU: by its post box if it accepts that, else by its local APIC. False if KVM
+    /// refuses.
+    pub fn raise(&self, apic_id: u32, vector: u8) -> bool {
+        self.post(apic_id, vector) || self.effects.raise(apic_id, vector)
+    }
+
+    /// Posts an interrupt, if the vCPU accepts that now.
+    #[must_use = "what is not posted has to be raised"]
+    pub fn post(&self, apic_id: u32, vector: u8) -> bool {
+        let index = usize::try_from(apic_id).ok();
+        let post_box = index.and_then(|index| self.post_boxes.get(index));
+        let is_posted = post_box.is_some_and(|post_box| post_box.post(vector));
+        self.totals.event(Event::Posted, is_posted.into());
+        is_posted
+    }
 }
 
 /// What one call is carried out with.
@@ -126,7 +147,7 @@ impl Serve for Context<'_> {
         }
         let mut sent = 0;
         for apic_id in args.targets() {
-            if !shared.effects.raise(apic_id, args.vector) {
+            if !shared.raise(apic_id, args.vector) {
                 return Err(Status::HOST_FAILED);
             }
             sent += 1;

@@ -38,6 +38,7 @@ pub(super) struct Devices {
     pub(super) pci: Arc<PciRoot>,
     pub(super) power: Arc<Mutex<Power>>,
     host: Host,
+    pub(super) router: Arc<MsiRouter>,
     pub(super) subscribers: Vec<Subscriber>,
     pub(super) console_output: Option<ConsoleOutput>,
     /// Names and counters, in the order of the bus.
@@ -67,9 +68,10 @@ impl Devices {
             mmio_len_bytes: layout::PCI_WINDOW_BYTES,
         })
         .map_err(|error| device("make the PCI root")(error.into()))?;
+        let router = Arc::new(MsiRouter::new(Arc::clone(vm)));
         let host = Host {
             ram: Arc::clone(ram),
-            interrupts: Arc::new(MsiRouter::new(Arc::clone(vm))),
+            interrupts: router.clone(),
             doorbells: Arc::new(KvmDoorbells::new(Arc::clone(vm))),
         };
         let buses = Buses {
@@ -87,6 +89,7 @@ impl Devices {
             power: Arc::new(Mutex::new(power)),
             pci: Arc::new(pci),
             host,
+            router,
             subscribers: Vec::new(),
             console_output: None,
             counters: Vec::new(),

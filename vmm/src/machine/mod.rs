@@ -192,6 +192,7 @@ impl Machine {
             polled,
             balloon,
             power,
+            router,
             ..
         } = parts;
         let buses = Arc::new(buses);
@@ -215,6 +216,8 @@ impl Machine {
         let coop = coop::create(config, &vm, &ram, &observer)?;
         if let Some(coop) = &coop {
             disk_hints.connect(coop);
+            let poster = Arc::downgrade(coop);
+            router.post_by(poster);
         }
         let others: Vec<usize> = config
             .pin

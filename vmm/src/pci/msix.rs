@@ -135,7 +135,10 @@ impl Msix {
         };
         if blocked || vector.is_masked() {
             vector.pending = true;
-        } else if vector.routed.is_some() {
+        } else if vector
+            .routed
+            .is_some_and(|message| !self.sink.post(message))
+        {
             raise(&vector.irqfd);
         }
     }

@@ -12,6 +12,8 @@ const PARAMETERS: &str = "coopvirt.module=";
 pub(super) const FEATURES: [&str; 5] = ["idle", "timer", "ipi", "populate", "release"];
 /// The feature that brings an idle driver of the module's own.
 const IDLE: &str = "idle";
+/// What that driver does besides, by the names of its parameters: nothing without it.
+const PARTS_OF_IDLE: [&str; 2] = ["tick", "post"];
 /// That driver's name.
 const IDLE_DRIVER: &str = "coopvirt";
 
@@ -93,6 +95,16 @@ pub(super) fn arms() -> Vec<Arm> {
                 ..arm(sidecore(policy), &others)
             });
         }
+        for part in PARTS_OF_IDLE {
+            let cmdline = vec![format!("{PARAMETERS}{}", parameters(&FEATURES, Some(part)))];
+            arms.push(Arm {
+                name: format!("{base}/no-{part}"),
+                description: format!("as {base}, without {part}"),
+                group,
+                cmdline,
+                ..arm(sidecore(policy), &FEATURES)
+            });
+        }
     }
     arms
 }
@@ -117,7 +129,7 @@ fn arm(sidecore: Sidecore, features: &[&str]) -> Arm {
         group: Group::Coop,
         vmm: Vmm::Ours(["--mode", "coop"].map(String::from).into()),
         sidecore: Some(sidecore),
-        cmdline: vec![format!("{PARAMETERS}{}", parameters(features))],
+        cmdline: vec![format!("{PARAMETERS}{}", parameters(features, None))],
         needs_tsc_khz: false,
         module: Module::Loaded,
         has_log_boots: false,
@@ -152,11 +164,17 @@ pub(super) fn policy(name: &str) -> Option<Sidecore> {
     known.map(|(_, policy, ..)| sidecore(policy))
 }
 
-/// The module's parameters: each feature by name, so that no default decides.
-fn parameters(features: &[&str]) -> String {
-    FEATURES
-        .map(|name| format!("{name}={}", u8::from(features.contains(&name))))
-        .join(",")
+/// The module's parameters: each feature by name, so that no default decides, and what the idle
+/// driver does besides, but for one part of it.
+fn parameters(features: &[&str], without: Option<&str>) -> String {
+    let of_feature = FEATURES.map(|name| (name, features.contains(&name)));
+    let has_idle = features.contains(&IDLE);
+    let of_part = PARTS_OF_IDLE.map(|name| (name, has_idle && without != Some(name)));
+    let all = of_feature.into_iter().chain(of_part);
+    let words: Vec<_> = all
+        .map(|(name, is_on)| format!("{name}={}", u8::from(is_on)))
+        .collect();
+    words.join(",")
 }
 
 #[cfg(test)]
@@ -168,23 +186,33 @@ mod tests {
         let arms = arms();
         let of = |group| arms.iter().filter(|arm| arm.group == group).count();
         assert_eq!(of(Group::Coop), 3);
-        assert_eq!(of(Group::Ablation), 2 * 2 * FEATURES.len());
-        assert_eq!(of(Group::Single), 3 + 2 * FEATURES.len());
+        assert_eq!(
+            of(Group::Ablation),
+            2 * (2 * FEATURES.len() + PARTS_OF_IDLE.len())
+        );
+        assert_eq!(
+            of(Group::Single),
+            3 + 2 * FEATURES.len() + PARTS_OF_IDLE.len()
+        );
         let words = |name: &str| {
             let arm = arms.iter().find(|arm| arm.name == name).unwrap();
             arm.cmdline.join(" ")
         };
         assert_eq!(
             words("coop"),
-            "coopvirt.module=idle=1,timer=1,ipi=1,populate=1,release=1"
+            "coopvirt.module=idle=1,timer=1,ipi=1,populate=1,release=1,tick=1,post=1"
         );
         assert_eq!(
             words("coop+sidecore/only-timer"),
-            "coopvirt.module=idle=0,timer=1,ipi=0,populate=0,release=0"
+            "coopvirt.module=idle=0,timer=1,ipi=0,populate=0,release=0,tick=0,post=0"
         );
         assert_eq!(
             words("coop/no-release"),
-            "coopvirt.module=idle=1,timer=1,ipi=1,populate=1,release=0"
+            "coopvirt.module=idle=1,timer=1,ipi=1,populate=1,release=0,tick=1,post=1"
+        );
+        assert_eq!(
+            words("coop/no-post"),
+            "coopvirt.module=idle=1,timer=1,ipi=1,populate=1,release=1,tick=1,post=0"
         );
     }
 

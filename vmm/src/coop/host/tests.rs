@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use coopvirt_spec::code::{BrokenReason, SetupStatus, Status};
+use coopvirt_spec::delivery::GuestPost;
 use coopvirt_spec::entry::Submission;
 use coopvirt_spec::mem::{Load, SharedMem, Store};
 use coopvirt_spec::op::{EchoArgs, NopArgs, Opcode};
@@ -13,6 +14,7 @@ use vm_memory::{Bytes, GuestAddress};
 
 use crate::coop::counters::Event;
 use crate::coop::testing::{area_gpa, host, status, write, Done, FakeVcpu, Guest, TIMER_VECTOR};
+use crate::irq::Poster;
 
 const ALL: Features = Features(0x73f);
 
@@ -67,6 +69,57 @@ fn trust_1_areas_that_cannot_be_are_refused() {
         SetupStatus::ALREADY_REGISTERED
     );
     assert_eq!(write(&coop, 0, FEATURES_MSR, 3), SetupStatus::BUSY);
+}
+
+#[test]
+fn post_4_only_what_a_guest_accepts_is_posted() {
+    let (coop, ram, _) = host();
+    let guest = Guest::register(&coop, &ram, 1, ALL | Features::POLL_DELIVERY);
+    let mut posts = GuestPost::new();
+    assert!(!coop.post(1, 0x41), "it does not accept yet");
+    posts.begin(&guest.area);
+    assert!(coop.post(1, 0x41));
+    assert!(!coop.post(1, 0x42), "it owes one");
+    assert!(!coop.post(0, 0x41) && !coop.post(7, 0x41), "nobody else");
+    assert_eq!(posts.look(&guest.area), Some(0x41));
+    assert!(coop.post(1, 0x43));
+    assert_eq!(posts.end(&guest.area), Some(0x43));
+    assert!(!coop.post(1, 0x44));
+    assert_eq!(coop.counts().events["posted"], 2);
+}
+
+#[test]
+fn post_4_whatever_the_accept_word_says_it_is_posted_once_or_not() {
+    let (coop, ram, _) = host();
+    let guest = Guest::register(&coop, &ram, 0, ALL | Features::POLL_DELIVERY);
+    let mut posted = 0_u64;
+    for word in [
+        1,
+        u64::MAX,
+        1 << 32 | 1,
+        2 << 32 | 3,
+        !1,
+        3 << 32 | 1,
+        1 << 63,
+    ] {
+        guest.area.store_u64(at::ACCEPT, word, Store::Relaxed);
+        for vector in 16..=255 {
+            posted += u64::from(coop.post(0, vector));
+        }
+    }
+    assert_eq!(coop.counts().events["posted"], posted);
+    assert!(
+        posted < 8,
+        "at most one for each word, and it had none to take"
+    );
+}
+
+#[test]
+fn post_6_without_the_feature_nothing_is_posted() {
+    let (coop, ram, _) = host();
+    let guest = Guest::register(&coop, &ram, 0, ALL);
+    GuestPost::new().begin(&guest.area);
+    assert!(!coop.post(0, 0x41));
 }
 
 #[test]

@@ -69,7 +69,7 @@ fn negotiation() -> Ran {
     cpus::on_each(&|_| {
         assert_status(set_up.negotiate(Features::RING), SetupStatus::OK, false);
         for refused in [
-            Features::RING | Features::POLL_DELIVERY,
+            Features::RING | Features::COLD,
             Features(u64::MAX),
             offer.features.without(Features::RING),
             Features(1 << 40) | Features::RING,
