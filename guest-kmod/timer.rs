@@ -9,7 +9,6 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use coopvirt_spec::discover::Offer;
 use coopvirt_spec::version::Features;
 use guest_shim::lateness::Lateness;
-use guest_shim::Cpu;
 
 use crate::cpus::{self, ThisCpu};
 use crate::flavour::{pr_info, pr_warn, Result, EINVAL, ENODEV};
@@ -70,7 +69,7 @@ pub(crate) fn rescue(cpu: &mut ThisCpu) {
         .lateness
         .is_lost(now_tsc, platform::is_timer_pending)
     {
-        cpu.session.cpu().write_stock_deadline(now_tsc);
+        cpu.session.write_stock_deadline(now_tsc);
     }
 }
 

@@ -69,8 +69,8 @@ bool coopvirt_glue_poll_goes_on(void);
 bool coopvirt_glue_poll_end(void);
 bool coopvirt_glue_halt(void);
 /*
- * Interrupts off, polling flag off, RCU watching; returns likewise. Whether the next wait is to begin with the tick
- * stopped, whose period is given.
+ * Interrupts off, polling flag on, RCU watching; returns likewise, the flag off. Whether the next wait is to begin with
+ * the tick stopped, whose period is given.
  */
 bool coopvirt_rs_idle(s64 until_timer_ns, u32 tick_ns);
 

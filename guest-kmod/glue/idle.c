@@ -25,12 +25,19 @@ static void limit(struct cpuidle_device *dev, u64 limit_ns)
 		dev->forced_idle_latency_limit_ns = limit_ns;
 }
 
-/* Reason: a callback. The core has looked for a task to run, and has taken the polling flag off. */
+/*
+ * Reason: a callback. The core has looked for a task to run, and has taken the polling flag off. It is put on again
+ * before anything else: a CPU that works out how to wait is as good as one that polls, and whoever has a task for it
+ * meanwhile sends no interrupt. Both ways to wait take it off and look once more before they go on.
+ */
 static int enter(struct cpuidle_device *dev, struct cpuidle_driver *drv, int index)
 {
 	ktime_t next = READ_ONCE(dev->next_hrtimer);
-	s64 until = next == KTIME_MAX ? S64_MAX : ktime_to_ns(ktime_sub(next, ktime_get()));
+	s64 until;
 
+	this_cpu_write(coopvirt_idle_task, current);
+	__current_set_polling();
+	until = next == KTIME_MAX ? S64_MAX : ktime_to_ns(ktime_sub(next, ktime_get()));
 	this_cpu_write(used, dev);
 	limit(dev, coopvirt_rs_idle(until, TICK_NSEC) ? U64_MAX : 0);
 	return index;
@@ -65,22 +72,26 @@ static void __cpuidle halt_rcu_off(void)
 	ct_cpuidle_exit();
 }
 
-/* Reason: calls the above. Whether there is a task to run after it. */
+/*
+ * Reason: calls the above. The flag is off before the look, so that a later task interrupts the halt. Whether there is
+ * a task to run after it; if there is one before, there is no halt.
+ */
 bool coopvirt_glue_halt(void)
 {
+	if (current_clr_polling_and_test())
+		return true;
 	halt_rcu_off();
 	return need_resched();
 }
 
 /*
- * Reason: inline. From here to coopvirt_glue_poll_end() whoever has a task for this CPU sets need_resched and sends
+ * Reason: inline. From enter() to coopvirt_glue_poll_end() whoever has a task for this CPU sets need_resched and sends
  * no interrupt. Interrupts are on. False if there is a task already.
  */
 bool coopvirt_glue_poll_begin(void)
 {
-	this_cpu_write(coopvirt_idle_task, current);
 	local_irq_enable();
-	return !current_set_polling_and_test();
+	return !need_resched();
 }
 
 /* Reason: inline. One turn of the loop: false if there is a task. */

@@ -16,7 +16,8 @@ pub(crate) fn idle_owner() -> Option<&'static str> {
     Some(name.to_str().unwrap_or("without a name"))
 }
 
-/// The idle task's way to wait, inside the idle driver's callback: interrupts off, RCU watching.
+/// The idle task's way to wait, inside the idle driver's callback: interrupts off, polling flag on,
+/// RCU watching. One wait: each way takes the flag off.
 ///
 /// # Invariants
 /// Only made by [`IdleTask::from_callback`], so it exists only there.
@@ -57,9 +58,10 @@ impl IdleTask {
         unsafe { coopvirt_glue_post_handle(vector) };
     }
 
-    /// Halts until an interrupt has been handled. Whether there is a task; interrupts are off.
+    /// Halts until an interrupt has been handled, or not at all if there is a task already. Whether there
+    /// is one; interrupts are off.
     pub(crate) fn halt(&mut self) -> bool {
-        // SAFETY: in the idle task, interrupts off, polling flag off, RCU watching.
+        // SAFETY: in the idle task, interrupts off, RCU watching.
         unsafe { coopvirt_glue_halt() }
     }
 }

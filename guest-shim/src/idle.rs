@@ -38,7 +38,8 @@ const EXITS_PER_HALT: u64 = 4;
 const EXITS_TO_SLEEP: u64 = 2;
 /// So many halts ended by a timer give the first measured cost: the least of them.
 const FIRST_SAMPLES: u32 = 8;
-/// So many halts without polling give the polling back to the host. Each change is an exit.
+/// So many halts without polling give the polling back to the host. Each change is an exit, so it is
+/// taken away again only where both would poll for the same work.
 const HALTS_UNTIL_HOST_POLLS: u32 = 64;
 
 /// What the host says that has to do with waiting.
@@ -106,7 +107,9 @@ pub struct IdlePolicy {
     spent: u64,
     /// When the round under way began, and when its timer is due.
     round: (u64, u64),
+    /// Halts since this vCPU polled last, and whether the host is to poll after them.
     halts_in_a_row: u32,
+    host_polls: bool,
     counters: IdleCounters,
 }
 
@@ -130,6 +133,7 @@ impl IdlePolicy {
             spent: 0,
             round: (0, NO_TIMER),
             halts_in_a_row: 0,
+            host_polls: false,
             counters: IdleCounters {
                 polls: 0,
                 hits: 0,
@@ -164,9 +168,10 @@ impl IdlePolicy {
         self.window.min(self.savings)
     }
 
-    /// Whether the host should poll in this vCPU's place: it has not done so for long.
+    /// Whether the host should poll after a halt: this vCPU has not done so for long, and has not
+    /// polled in vain since.
     pub const fn wants_host_polling(&self) -> bool {
-        self.halts_in_a_row >= HALTS_UNTIL_HOST_POLLS
+        self.host_polls
     }
 
     /// There is nothing to do, and the next timer is due at `due_tsc`.
@@ -215,6 +220,8 @@ impl IdlePolicy {
             return;
         }
         self.counters.vain_tsc = self.counters.vain_tsc.saturating_add(spent);
+        // The halt comes next.
+        self.host_polls = false;
         // It may take more than there is: the end of a window is noticed a little late.
         self.spent = spent.min(self.savings);
         self.savings -= self.spent;
@@ -239,6 +246,9 @@ impl IdlePolicy {
     fn halt(&mut self) -> Plan {
         self.counters.halts += 1;
         self.halts_in_a_row = self.halts_in_a_row.saturating_add(1);
+        if self.halts_in_a_row >= HALTS_UNTIL_HOST_POLLS {
+            self.host_polls = true;
+        }
         Plan::Halt
     }
 

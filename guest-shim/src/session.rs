@@ -18,7 +18,7 @@ use coopvirt_spec::version::Features;
 use crate::asking::Asking;
 use crate::counters::Counters;
 use crate::platform::Cpu;
-use crate::timer::StockRow;
+use crate::timer::{StockRow, StockTimer};
 
 /// What a guest wants.
 #[derive(Clone, Copy, Debug)]
@@ -109,6 +109,7 @@ pub struct Session<C> {
     /// The deadline that is wanted, zero if none.
     pub(crate) deadline_tsc: u64,
     pub(crate) stock_row: StockRow,
+    pub(crate) stock_timer: StockTimer,
     pub(crate) next_tag: u64,
     pub(crate) asking: Asking,
     pub(crate) posts: GuestPost,
@@ -127,6 +128,7 @@ impl<C: Cpu> Session<C> {
             counters: Counters::new(),
             deadline_tsc: 0,
             stock_row: StockRow::new(),
+            stock_timer: StockTimer::new(),
             next_tag: 1,
             asking: Asking::new(),
             posts: GuestPost::new(),
@@ -157,6 +159,8 @@ impl<C: Cpu> Session<C> {
     /// Says why there is no area. The session then works by the stock path.
     pub fn open(&mut self) -> Result<Features, OpenError> {
         self.close();
+        // The kernel may have set it by itself since this vCPU was here before.
+        self.stock_timer = StockTimer::new();
         let offer = Offer::find(|leaf| self.cpu.cpuid(leaf)).ok_or(OpenError::NotFound)?;
         let wanted = self.options.wanted.intersection(Features::KNOWN);
         let features = offer.features.intersection(wanted);
@@ -214,7 +218,7 @@ impl<C: Cpu> Session<C> {
         }
         // The stock deadline first: between the two an interrupt too many may come, but none is lost.
         if active.features.contains(Features::TIMER) && self.deadline_tsc != 0 {
-            self.cpu.write_stock_deadline(self.deadline_tsc);
+            self.write_stock_deadline(self.deadline_tsc);
         }
         let _ = self.set_up(&active.offer, AREA_OFFSET, 0);
     }

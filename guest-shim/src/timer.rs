@@ -45,12 +45,56 @@ impl StockRow {
     }
 }
 
+/// Stock writes after which it is known what one takes: the first may have been disturbed.
+const FIRST_WRITES: u32 = 4;
+
+/// What the local APIC's own timer was set to by the last stock write, and what one takes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct StockTimer {
+    set_tsc: u64,
+    /// The least that a write took, and how many there were.
+    write_tsc: u64,
+    writes: u32,
+}
+
+impl StockTimer {
+    pub(crate) const fn new() -> Self {
+        Self {
+            set_tsc: 0,
+            write_tsc: u64::MAX,
+            writes: 0,
+        }
+    }
+
+    /// Whether it will interrupt as near to this deadline as matters: a kernel that sets one and the
+    /// same timer twice finds a slightly different deadline each time, and a write would take longer
+    /// than what lies between the two. An interrupt that is early by less has not reached its handler
+    /// before the deadline.
+    const fn has(&self, deadline_tsc: u64, now_tsc: u64) -> bool {
+        self.writes >= FIRST_WRITES
+            && self.set_tsc > now_tsc
+            && self.set_tsc.abs_diff(deadline_tsc) <= self.write_tsc
+    }
+}
+
 impl<C: Cpu> Session<C> {
+    /// Sets the local APIC's own timer, an exit. All such writes have to come here: the session
+    /// remembers what it is set to.
+    pub fn write_stock_deadline(&mut self, deadline_tsc: u64) {
+        let before = self.cpu.read_tsc();
+        self.cpu.write_stock_deadline(deadline_tsc);
+        let took = self.cpu.read_tsc().saturating_sub(before);
+        let timer = &mut self.stock_timer;
+        timer.set_tsc = deadline_tsc;
+        timer.write_tsc = timer.write_tsc.min(took);
+        timer.writes = timer.writes.saturating_add(1);
+    }
+
     /// Sets the deadline, zero for none; by the word if the host keeps it, else by the stock write.
     pub fn set_deadline(&mut self, deadline_tsc: u64) {
         self.deadline_tsc = deadline_tsc;
         if self.with_feature(Features::TIMER).is_none() {
-            self.cpu.write_stock_deadline(deadline_tsc);
+            self.write_stock_deadline(deadline_tsc);
             return;
         }
         let cpu = &self.cpu;
@@ -65,10 +109,17 @@ impl<C: Cpu> Session<C> {
                 self.count(GuestCounter::DeadlinePublished, 1);
                 self.count(GuestCounter::DeadlineElided, 1);
             }
-            Published::Fallback => {
-                cpu.write_stock_deadline(deadline_tsc);
-                // The local APIC keeps this deadline; the host need not raise it again.
+            Published::Fallback if self.stock_timer.has(deadline_tsc, cpu.read_tsc()) => {
+                // As after a write; but the row of writes gets no longer.
                 timer::note_stock(cpu.area(), deadline_tsc);
+                self.stock_row.last_tsc = deadline_tsc;
+                self.count(GuestCounter::DeadlinePublished, 1);
+                self.count(GuestCounter::DeadlineElided, 1);
+            }
+            Published::Fallback => {
+                self.write_stock_deadline(deadline_tsc);
+                // The local APIC keeps this deadline; the host need not raise it again.
+                timer::note_stock(self.cpu.area(), deadline_tsc);
                 self.count(GuestCounter::DeadlinePublished, 1);
                 self.count(GuestCounter::DeadlineFallback, 1);
                 if self.stock_row.is_one_to_ring(deadline_tsc) {

@@ -172,6 +172,48 @@ fn timer_10_a_stock_deadline_that_is_replaced_before_it_is_due_is_none_to_learn_
     }
 }
 
+/// A tick that is stopped and set going again before it was due is still in the local APIC.
+#[test]
+fn timer_2_a_deadline_that_the_stock_timer_still_has_is_not_written_again() {
+    let mut session = session(OFFERED);
+    session.cpu().stock_write_tsc.set(10);
+    let mut written = Vec::new();
+    let mut set = |session: &mut Session<Mock>, deadline: u64, is_written: bool| {
+        session.set_deadline(deadline);
+        written.extend(is_written.then_some(deadline));
+        assert_eq!(stock_deadlines(session), written, "{deadline}");
+        // Either way the local APIC keeps it, and the host knows.
+        assert_eq!(word(session, at::DEADLINE), 0);
+        assert_eq!(word(session, at::STOCK_DEADLINE), deadline);
+    };
+    // What a write takes is not known before the fourth.
+    for deadline in [8_000, 8_001, 8_000] {
+        set(&mut session, deadline, true);
+    }
+    set(&mut session, 9_000, true);
+    // It also rang.
+    host(&session, Act::Sleep);
+    for deadline in [9_000, 9_010, 8_990] {
+        session.set_deadline(0);
+        set(&mut session, deadline, false);
+    }
+    // Further away than a write takes.
+    for deadline in [9_011, 9_000, 8_989] {
+        set(&mut session, deadline, true);
+    }
+    assert_eq!(session.counters().get(GuestCounter::DeadlineFallback), 7);
+    assert_eq!(session.counters().get(GuestCounter::DeadlineElided), 3);
+    // Once it was due, it is there no more.
+    advance(&session, 9_000);
+    set(&mut session, 8_989, true);
+    // A write that others asked for is known, too.
+    set(&mut session, 20_000, true);
+    session.write_stock_deadline(15_000);
+    session.set_deadline(20_000);
+    assert_eq!(stock_deadlines(&session).last(), Some(&20_000));
+    assert_eq!(stock_deadlines(&session).len(), 11);
+}
+
 #[test]
 fn life_3_closing_writes_the_deadline_to_the_stock_timer() {
     let mut session = session(OFFERED);

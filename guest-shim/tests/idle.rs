@@ -186,8 +186,22 @@ fn a_wait_with_interrupts_in_between_polls_once() {
 fn the_host_polls_again_when_this_vcpu_has_given_up() {
     let mut vcpu = Vcpu::new(10_000);
     assert!(!vcpu.policy.wants_host_polling());
-    vcpu.waits(100, 10_000_000);
-    assert!(vcpu.policy.wants_host_polling());
-    vcpu.waits(3, 10_000);
+    vcpu.waits(63, 10_000_000);
     assert!(!vcpu.policy.wants_host_polling());
+    vcpu.waits(1, 10_000_000);
+    assert!(vcpu.policy.wants_host_polling());
+    // Polling that finds work takes nothing from the host, and a change is an exit.
+    assert!(vcpu.waits(100, 10_000) < 100);
+    assert!(vcpu.policy.wants_host_polling());
+    // Where it finds none, both would poll.
+    vcpu.waits(1, 10_000_000);
+    assert!(!vcpu.policy.wants_host_polling());
+    // And not again before as many halts without.
+    while vcpu.policy.window_tsc() > 0 {
+        vcpu.waits(1, 10_000_000);
+    }
+    vcpu.waits(62, 10_000_000);
+    assert!(!vcpu.policy.wants_host_polling());
+    vcpu.waits(2, 10_000_000);
+    assert!(vcpu.policy.wants_host_polling());
 }

@@ -115,6 +115,8 @@ pub(crate) struct Mock {
     pub(crate) faults: bool,
     /// Stock writes of the deadline.
     pub(crate) stock_deadlines: RefCell<Vec<u64>>,
+    /// What such a write takes.
+    pub(crate) stock_write_tsc: Cell<u64>,
     /// Target and vector of what was sent by the stock path.
     pub(crate) stock_ipis: RefCell<Vec<(u32, u8)>>,
     /// Exits to the host that the shim made.
@@ -140,6 +142,7 @@ impl Mock {
             has_host: true,
             faults: false,
             stock_deadlines: RefCell::default(),
+            stock_write_tsc: Cell::new(0),
             stock_ipis: RefCell::default(),
             bells: Cell::new(0),
         }
@@ -197,6 +200,8 @@ impl Cpu for Mock {
     }
     fn write_stock_deadline(&self, deadline_tsc: u64) {
         self.stock_deadlines.borrow_mut().push(deadline_tsc);
+        let mut machine = self.world.machine.borrow_mut();
+        machine.advance(self.stock_write_tsc.get());
     }
     fn send_stock_ipi(&self, ipi: &IpiArgs) {
         let mut sent = self.stock_ipis.borrow_mut();

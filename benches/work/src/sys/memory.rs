@@ -81,6 +81,15 @@ impl Pages {
         unsafe { AtomicU64::from_ptr(self.start.as_ptr().add(page * PAGE_BYTES).cast()) }
     }
 
+    /// The last eight bytes of a page.
+    #[inline]
+    pub(crate) fn last_word(&self, page: usize) -> &AtomicU64 {
+        assert!(page < self.nr_pages, "page {page} lies behind the mapping");
+        let at = (page + 1) * PAGE_BYTES - size_of::<AtomicU64>();
+        // SAFETY: as in `word`.
+        unsafe { AtomicU64::from_ptr(self.start.as_ptr().add(at).cast()) }
+    }
+
     /// A page as bytes.
     pub(crate) fn bytes_mut(&mut self, page: usize) -> &mut [u8] {
         assert!(page < self.nr_pages, "page {page} lies behind the mapping");
@@ -155,6 +164,17 @@ mod tests {
             .map(|page| pages.word(page).load(Ordering::Relaxed))
             .collect();
         assert_eq!(words, [1, 0, 1]);
+    }
+
+    #[test]
+    fn the_last_word_of_a_page_is_another_than_its_first_and_the_next_ones() {
+        let pages = Pages::map_touched(2).unwrap();
+        pages.last_word(0).store(7, Ordering::Relaxed);
+        pages.last_word(1).store(8, Ordering::Relaxed);
+        let words = |page: usize| {
+            [pages.word(page), pages.last_word(page)].map(|word| word.load(Ordering::Relaxed))
+        };
+        assert_eq!((words(0), words(1)), ([1, 7], [1, 8]));
     }
 
     #[test]
