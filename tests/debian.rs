@@ -1,18 +1,20 @@
 //! A whole Debian as a guest: systemd, network and ssh, a file carried over and summed there, an orderly end, and a
-//! file system in which `e2fsck` finds nothing. In `kvm` and, with the guest's module loaded, in `coop`.
+//! file system in which `e2fsck` finds nothing. In `kvm` and, with the guest's module loaded, in `coop`; and behind
+//! a NAT, with a package that `apt` fetches from a server beyond this host.
 //!
 //! Needs root, as the lab has it, and the disk of `scripts/guest-image`; takes minutes where hardware is emulated.
 
 use std::fs;
 use std::io::Write;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use coopvirt_tests::beyond::{self, Beyond};
 use coopvirt_tests::files::{set_mode, Folder};
 use coopvirt_tests::lab::{self, Lab, MODULE_KERNEL};
-use coopvirt_tests::{Guest, Running};
+use coopvirt_tests::{tap, Guest, Running};
 
 const TAP: &str = "cvdebian";
 const ADDRESS: &str = "192.168.77.2";
@@ -23,21 +25,12 @@ const LOGIN_LIMIT: Duration = Duration::from_secs(900);
 /// Bytes of the file that is carried over.
 const FILE_BYTES: usize = 4 << 20;
 
-fn tap(words: &[&str]) -> Output {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/tap");
-    let mut command = Command::new(path);
-    command
-        .args(words)
-        .output()
-        .expect("scripts/tap can be run")
-}
-
 /// The host's end of the guest's network.
 struct Tap;
 
 impl Tap {
-    fn up() -> Self {
-        let output = tap(&["up", TAP]);
+    fn up(words: &[&str]) -> Self {
+        let output = tap::script(&[&["up", TAP], words].concat());
         assert!(output.status.success(), "{output:?}");
         Self
     }
@@ -45,7 +38,7 @@ impl Tap {
 
 impl Drop for Tap {
     fn drop(&mut self) {
-        tap(&["down", TAP]);
+        tap::script(&["down", TAP]);
     }
 }
 
@@ -163,7 +156,12 @@ fn sum_of(folder: &Folder, bytes: &[u8]) -> String {
 /// Boots it, works in it by ssh, lets it power off and looks at its disk.
 #[track_caller]
 fn whole_life(mode: &str, words: &str, look: impl Fn(&Disk)) {
-    let _tap = Tap::up();
+    whole_life_behind(&Tap::up(&[]), mode, words, look);
+}
+
+/// The same on a tap that is there.
+#[track_caller]
+fn whole_life_behind(_tap: &Tap, mode: &str, words: &str, look: impl Fn(&Disk)) {
     let disk = Disk::copy();
     let lab = Lab::find();
     let mut running = Guest::with_file(&lab.kernel_file(MODULE_KERNEL, "vmlinux"))
@@ -231,5 +229,30 @@ fn debian_with_the_module() {
         assert_eq!(loaded, "live");
         let driver = disk.run("cat /sys/devices/system/cpu/cpuidle/current_driver");
         assert_eq!(driver, "coopvirt");
+    });
+}
+
+#[test]
+fn debian_behind_nat_installs_a_package() {
+    let server = Beyond::start();
+    let tap = Tap::up(&["--nat"]);
+    whole_life_behind(&tap, "kvm", "", |disk| {
+        // Instead of all other sources, which no lab reaches.
+        let apt = "apt-get -o Dir::Etc::sourcelist=/etc/apt/beyond.list -o Dir::Etc::sourceparts=- -o Acquire::Retries=3";
+        let line = server.source();
+        disk.run(&format!("echo '{line}' >/etc/apt/beyond.list"));
+        eprintln!("{}", disk.run(&format!("{apt} update")));
+        let install = format!("{apt} -q -y install {}", beyond::PACKAGE);
+        eprintln!("{}", disk.run(&install));
+        assert_eq!(
+            disk.run(&format!("cat {}", beyond::INSTALLED)),
+            beyond::WORD
+        );
+        // The server has seen this host and nobody else.
+        let (log, host) = (server.log(), server.host());
+        let asked: Vec<&str> = log.lines().filter(|line| line.contains("url:")).collect();
+        assert!(asked.iter().any(|line| line.contains(".deb")), "{log}");
+        assert!(asked.iter().all(|line| line.contains(host)), "{log}");
+        assert!(!log.contains(ADDRESS), "{log}");
     });
 }

@@ -4,9 +4,10 @@
 //! is what came of it (and keeps the evidence if a test fails), `pty` runs it on a terminal,
 //! `files` makes files for it, `daemon` serves them from another process. `micro` runs the bare-metal
 //! guest and reads its records, `exits` its exit report, `tools` runs guests with Debian's programs,
-//! `tap` is their network.
+//! `tap` is their network, `beyond` a server behind it.
 //! Tests panic; nothing here is for other uses.
 
+pub mod beyond;
 pub mod ctl;
 pub mod daemon;
 pub mod exits;

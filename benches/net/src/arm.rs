@@ -1,18 +1,22 @@
 //! The arms: a VMM and who serves the queues of its network.
 
 use std::ffi::OsString;
+use std::fs;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use coopvirt_tests::files::Folder;
 use coopvirt_tests::guest::{Collector, Running};
-use coopvirt_tests::lab::{Lab, MODULE_KERNEL};
+use coopvirt_tests::lab::{self, Lab, MODULE_KERNEL};
 use coopvirt_tests::tap::Tap;
 use coopvirt_tests::tools;
 
 /// vCPUs, and queue pairs.
 const CPUS: u32 = 2;
 const MEMORY_MIB: u32 = 512;
+const SECTOR_BYTES: usize = 512;
 
 /// Who moves packets between guest and tap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,8 +32,10 @@ pub(crate) enum Server {
 pub(crate) enum Vmm {
     /// Ours with nothing but what stock KVM offers.
     Kvm,
-    /// Ours with its polling thread.
+    /// Ours with its polling thread, for a guest that knows nothing of it.
     Coop,
+    /// The same, and the guest loads our module.
+    Module,
     /// QEMU's microvm with virtio-pci.
     Qemu,
 }
@@ -46,10 +52,11 @@ const fn arm(vmm: Vmm, server: Server) -> Arm {
 }
 
 /// In the order of the table.
-pub(crate) const ARMS: [Arm; 5] = [
+pub(crate) const ARMS: [Arm; 6] = [
     arm(Vmm::Kvm, Server::Vhost),
     arm(Vmm::Kvm, Server::Process),
     arm(Vmm::Coop, Server::Process),
+    arm(Vmm::Module, Server::Process),
     arm(Vmm::Qemu, Server::Vhost),
     arm(Vmm::Qemu, Server::Process),
 ];
@@ -61,28 +68,44 @@ impl Arm {
             (Vmm::Kvm, Server::Process) => "coopvirt kvm, in-process",
             (Vmm::Coop, Server::Vhost) => "coopvirt coop, vhost-net",
             (Vmm::Coop, Server::Process) => "coopvirt coop, in-process",
+            (Vmm::Module, Server::Vhost) => "coopvirt coop with module, vhost-net",
+            (Vmm::Module, Server::Process) => "coopvirt coop with module, in-process",
             (Vmm::Qemu, Server::Vhost) => "QEMU microvm, vhost-net",
             (Vmm::Qemu, Server::Process) => "QEMU microvm, in-process",
         }
     }
 
     /// Starts the guest; its console comes to `Running`.
-    pub(crate) fn start(self, tap: &Tap, limit: Duration) -> Result<Running> {
+    pub(crate) fn start(self, tap: &Tap, folder: &Folder, limit: Duration) -> Result<Running> {
         let vhost = match self.server {
             Server::Vhost => "on",
             Server::Process => "off",
         };
-        let script = format!("iperf {}/24", tap.guest());
-        let mode = match self.vmm {
-            Vmm::Kvm => "kvm",
-            Vmm::Coop => "coop",
+        let mut script = format!("iperf {}/24", tap.guest());
+        let (mut disks, mut mode) = (Vec::new(), "coop");
+        match self.vmm {
+            Vmm::Kvm => mode = "kvm",
+            Vmm::Coop => {}
+            Vmm::Module => {
+                let disk = module_disk(folder)?;
+                disks = vec!["--disk".to_owned(), format!("{},ro", disk.display())];
+                script.push_str(" /dev/vdb");
+            }
             Vmm::Qemu => return qemu(tap, vhost, &script, limit),
-        };
+        }
         let guest = tools::guest(&script).cpus(CPUS).limit(limit);
-        let guest = guest.memory(&format!("{MEMORY_MIB}M"));
+        let guest = guest.memory(&format!("{MEMORY_MIB}M")).arguments(disks);
         let net = format!("tap={},vhost={vhost},queues={CPUS}", tap.name);
         Ok(guest.arguments(["--mode", mode, "--net", &net]).start())
     }
+}
+
+/// The module that `COOPVIRT_MODULE` names, filled up to whole sectors.
+fn module_disk(folder: &Folder) -> Result<PathBuf> {
+    let path = lab::path_from("COOPVIRT_MODULE");
+    let mut bytes = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    bytes.resize(bytes.len().next_multiple_of(SECTOR_BYTES), 0);
+    Ok(folder.file("module", &bytes))
 }
 
 /// The same guest under QEMU, as lean as `coopvirt compare` runs it (`vmm/src/compare/qemu.rs`).

@@ -11,6 +11,7 @@
 //! Needs root, a true /dev/kvm and debugfs; `scripts/net-table` runs it, in the lab where it must.
 
 mod arm;
+mod causes;
 mod counts;
 mod table;
 
@@ -19,11 +20,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{ensure, Context, Result};
 use clap::Parser;
+use coopvirt_tests::files::Folder;
 use coopvirt_tests::tap::Tap;
 use coopvirt_tests::tools;
 use rustix::process::Signal;
 
 use self::arm::{Arm, ARMS};
+use self::causes::Causes;
 use self::counts::Counts;
 use self::table::{Sample, Way};
 
@@ -39,6 +42,9 @@ struct Args {
     /// Only arms whose names contain this
     #[arg(long, default_value = "")]
     arms: String,
+    /// Say which exits there were, too, per MiB; that costs time, so the table's figures are others than without
+    #[arg(long)]
+    causes: bool,
 }
 
 /// The taps' network: 10.213.N.0/24.
@@ -64,7 +70,7 @@ fn run(args: &Args) -> Result<()> {
     for round in 1..=args.rounds {
         for &arm in &arms {
             eprintln!("[{round}/{}] {}", args.rounds, arm.name());
-            match measure(arm, args.seconds) {
+            match measure(arm, args) {
                 Ok(both) => samples.extend(both),
                 Err(error) => eprintln!("left out, n is less by one: {error:#}"),
             }
@@ -75,15 +81,17 @@ fn run(args: &Args) -> Result<()> {
 }
 
 /// Both ways in one guest.
-fn measure(arm: Arm, seconds: u64) -> Result<[Sample; 2]> {
-    let tap = Tap::up(NETWORK, &[]);
+fn measure(arm: Arm, args: &Args) -> Result<[Sample; 2]> {
+    let seconds = args.seconds;
+    let (tap, folder) = (Tap::up(NETWORK, &[]), Folder::new());
     // A transfer may take longer than it should, a guest to start too.
     let limit = Duration::from_secs(300 + 4 * seconds);
-    let mut running = arm.start(&tap, limit)?;
+    let mut running = arm.start(&tap, &folder, limit)?;
     running.wait_for("\"ready\"");
     running.wait_for("Server listening");
     let counts = Counts::of(running.id())?;
     let transfer = |way: Way| -> Result<Sample> {
+        let causes = args.causes.then(Causes::start).transpose()?;
         let (before, started) = (counts.read()?, Instant::now());
         let report = tools::iperf3(&tap.guest(), seconds, way == Way::FromGuest);
         let (after, elapsed) = (counts.read()?, started.elapsed());
@@ -91,7 +99,12 @@ fn measure(arm: Arm, seconds: u64) -> Result<[Sample; 2]> {
         let bytes = received
             .as_u64()
             .with_context(|| format!("iperf3 says no bytes, but: {report}"))?;
-        Sample::new(arm, way, bytes, after - before, elapsed)
+        let sample = Sample::new(arm, way, bytes, after - before, elapsed)?;
+        eprintln!("  {sample}");
+        if let Some(causes) = causes {
+            table::print_causes(&causes.read()?, bytes);
+        }
+        Ok(sample)
     };
     let samples = [transfer(Way::ToGuest)?, transfer(Way::FromGuest)?];
     running.signal(Signal::TERM);

@@ -1,5 +1,6 @@
 //! Samples and what is said of them.
 
+use std::fmt;
 use std::time::Duration;
 
 use anyhow::{ensure, Result};
@@ -19,6 +20,15 @@ const STYLE: TableStyle =
 pub(crate) enum Way {
     ToGuest,
     FromGuest,
+}
+
+impl Way {
+    fn name(self) -> &'static str {
+        match self {
+            Way::ToGuest => "to the guest",
+            Way::FromGuest => "from it",
+        }
+    }
 }
 
 /// One transfer.
@@ -58,6 +68,28 @@ impl Sample {
     }
 }
 
+impl fmt::Display for Sample {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (way, exits) = (self.way.name(), self.exits);
+        let (cpu, speed) = (self.cpu_ms, self.speed);
+        write!(
+            f,
+            "{way}: {exits:.2} exits and {cpu:.2} ms of CPU time per MiB, {speed:.2} MiB/s"
+        )
+    }
+}
+
+/// Says what exits there were, those that are at least a fiftieth of one per MiB.
+pub(crate) fn print_causes(causes: &[(String, u64)], bytes: u64) {
+    let mib = bytes as f64 / f64::from(1 << 20);
+    for (name, count) in causes {
+        let each = *count as f64 / mib;
+        if each >= 0.02 {
+            eprintln!("    {each:8.2}  {name}");
+        }
+    }
+}
+
 pub(crate) fn print(arms: &[Arm], samples: &[Sample], seconds: u64) {
     let backend = Backend::probe();
     println!(
@@ -75,7 +107,7 @@ pub(crate) fn print(arms: &[Arm], samples: &[Sample], seconds: u64) {
         "CPU ms per MiB (range)",
         "MiB/s",
     ]);
-    for (way, name) in [(Way::ToGuest, "to the guest"), (Way::FromGuest, "from it")] {
+    for way in [Way::ToGuest, Way::FromGuest] {
         for &arm in arms {
             let of = |figure: fn(&Sample) -> f64| -> Vec<f64> {
                 let these = samples
@@ -86,7 +118,7 @@ pub(crate) fn print(arms: &[Arm], samples: &[Sample], seconds: u64) {
             let exits = of(|sample| sample.exits);
             table.add_row([
                 arm.name().to_owned(),
-                name.to_owned(),
+                way.name().to_owned(),
                 exits.len().to_string(),
                 with_range(&exits),
                 one(&of(|sample| sample.all_exits)),
