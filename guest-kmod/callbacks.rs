@@ -75,6 +75,18 @@ extern "C" fn coopvirt_rs_send_ipi(
     })
 }
 
+/// The kernel is about to interrupt a CPU that does not poll.
+#[no_mangle]
+extern "C" fn coopvirt_rs_patience() -> u64 {
+    ipi::patience()
+}
+
+/// It has waited for that CPU.
+#[no_mangle]
+extern "C" fn coopvirt_rs_waited(spent_tsc: u64, is_spared: bool) {
+    ipi::waited(spent_tsc, is_spared);
+}
+
 /// The kernel offers a free block.
 #[no_mangle]
 extern "C" fn coopvirt_rs_block_free(block: u64) -> u32 {

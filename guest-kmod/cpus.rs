@@ -8,6 +8,7 @@ use core::sync::atomic::{AtomicBool, Ordering};
 
 use coopvirt_spec::discover::Offer;
 use coopvirt_spec::version::Features;
+use guest_shim::patience::Patience;
 use guest_shim::{OpenError, Options, Session};
 
 use crate::flavour::{pr_warn, Result};
@@ -25,6 +26,8 @@ pub(crate) struct ThisCpu {
     pub(crate) idle: IdleCpu,
     /// What the timer hook knows.
     pub(crate) timer: TimerCpu,
+    /// How long its interrupts wait for their targets.
+    pub(crate) patience: Patience,
 }
 
 static CPUS: PerCpu<ThisCpu> = PerCpu::new();
@@ -97,6 +100,7 @@ impl Cpus {
                 opened: None,
                 idle: IdleCpu::new(),
                 timer: TimerCpu::new(),
+                patience: Patience::new(),
             })
         })?;
         cpus.hotplug = Some(Registration::hotplug()?);

@@ -7,7 +7,7 @@
 use coopvirt_spec::op::IpiArgs;
 use guest_shim::VectorSet;
 
-use crate::cpus;
+use crate::cpus::{self, ThisCpu};
 use crate::flavour::Result;
 use crate::platform::Registration;
 
@@ -25,6 +25,26 @@ pub(crate) const ELIDABLE: VectorSet = VectorSet::new()
 /// Whether the host takes this interrupt; the caller has to send it if not.
 pub(crate) fn send(ipi: &IpiArgs) -> bool {
     cpus::with_this(|cpu| cpu.session.try_send_ipi(ipi)).unwrap_or(false)
+}
+
+/// How long to look first whether the target of an interrupt comes to poll, in steps of the TSC. Not
+/// at all while others want this CPU: they may have the target's, too.
+pub(crate) fn patience() -> u64 {
+    let before = |cpu: &mut ThisCpu| {
+        if cpu.session.hints().is_contended() {
+            return 0;
+        }
+        cpu.patience.before(cpu.idle.policy.exit_tsc())
+    };
+    cpus::with_this(before).unwrap_or(0)
+}
+
+/// It was waited for so long; whether it came.
+pub(crate) fn waited(spent_tsc: u64, is_spared: bool) {
+    let _ = cpus::with_this(|cpu| {
+        let exit_tsc = cpu.idle.policy.exit_tsc();
+        cpu.patience.waited(spent_tsc, exit_tsc, is_spared);
+    });
 }
 
 /// The hooks, while they are in.

@@ -90,9 +90,13 @@ void coopvirt_rs_timer_interrupt(void);
 
 /* ipi.c */
 DECLARE_PER_CPU(struct task_struct *, coopvirt_idle_task);
+DECLARE_PER_CPU(bool, coopvirt_answers);
 int coopvirt_glue_ipi_hook(void);
 void coopvirt_glue_ipi_unhook(void);
 u64 coopvirt_glue_ipi_skipped(u32 cpu);
+/* How long to wait for a CPU to poll before it is interrupted, in steps of the TSC; how it went. Any context. */
+u64 coopvirt_rs_patience(void);
+void coopvirt_rs_waited(u64 spent_tsc, bool is_spared);
 /* Whether the host takes it; any context. */
 bool coopvirt_rs_send_ipi(u32 first_apic_id, u64 mask_low, u64 mask_high, u8 vector);
 

@@ -14,6 +14,8 @@
 
 /* The devices of the CPUs that have been in enter(): the core's own pointers to them are not exported. */
 static DEFINE_PER_CPU(struct cpuidle_device *, used);
+/* Whether a CPU's last wait ended with work that came while it polled, so that it will poll in the next one, too. */
+DEFINE_PER_CPU(bool, coopvirt_answers);
 
 /*
  * Reason: a field of a structure without bindings, in the two values that it has here. With a limit, do_idle() stops
@@ -26,9 +28,8 @@ static void limit(struct cpuidle_device *dev, u64 limit_ns)
 }
 
 /*
- * Reason: a callback. The core has looked for a task to run, and has taken the polling flag off. It is put on again
- * before anything else: a CPU that works out how to wait is as good as one that polls, and whoever has a task for it
- * meanwhile sends no interrupt. Both ways to wait take it off and look once more before they go on.
+ * Reason: a callback. The core has looked for a task, and has taken the polling flag off. It is put on again first: a
+ * CPU that works out how to wait needs no interrupt either. Both ways to wait take it off and look once more.
  */
 static int enter(struct cpuidle_device *dev, struct cpuidle_driver *drv, int index)
 {
@@ -45,10 +46,7 @@ static int enter(struct cpuidle_device *dev, struct cpuidle_driver *drv, int ind
 
 static struct cpuidle_driver driver = {
 	.name = "coopvirt",
-	/*
-	 * No .owner: it would pin the module while the driver is registered, which is all the time. Unregistering
-	 * waits for every CPU instead.
-	 */
+	/* No .owner: it would pin the module all the time. Unregistering waits for every CPU instead. */
 	.state_count = 1,
 	.states = { {
 		.enter = enter,
@@ -72,14 +70,12 @@ static void __cpuidle halt_rcu_off(void)
 	ct_cpuidle_exit();
 }
 
-/*
- * Reason: calls the above. The flag is off before the look, so that a later task interrupts the halt. Whether there is
- * a task to run after it; if there is one before, there is no halt.
- */
+/* Reason: calls the above, unless there is a task already: a later one interrupts. Whether there is one after it. */
 bool coopvirt_glue_halt(void)
 {
 	if (current_clr_polling_and_test())
 		return true;
+	this_cpu_write(coopvirt_answers, false);
 	halt_rcu_off();
 	return need_resched();
 }
@@ -106,8 +102,12 @@ bool coopvirt_glue_poll_goes_on(void)
 /* Reason: inline. Whether there is a task; the flag is off before the look, so that a later one interrupts. */
 bool coopvirt_glue_poll_end(void)
 {
+	bool has_work;
+
 	local_irq_disable();
-	return current_clr_polling_and_test();
+	has_work = current_clr_polling_and_test();
+	this_cpu_write(coopvirt_answers, has_work);
+	return has_work;
 }
 
 /* Reason: structure with callbacks. -EBUSY if there is a driver, -ENODEV if idle drivers are switched off. */

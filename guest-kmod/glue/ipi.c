@@ -14,14 +14,12 @@
 
 #include "coopvirt.h"
 
-/* One operation reaches this many APIC ids [IPI-1]. */
-#define WINDOW 128
+#define WINDOW 128	/* APIC ids that one operation reaches [IPI-1] */
 
 static struct smp_ops saved;
 /* The idle task of each CPU, as our idle driver has seen it; NULL before. */
 DEFINE_PER_CPU(struct task_struct *, coopvirt_idle_task);
-/* Those of a mask that have to be interrupted; used with interrupts off. */
-static DEFINE_PER_CPU(struct cpumask, rest);
+static DEFINE_PER_CPU(struct cpumask, rest);	/* of a mask, who has to be interrupted; used with interrupts off */
 static DEFINE_PER_CPU(unsigned long, skipped);
 
 /* Reason: a per-CPU variable. */
@@ -35,13 +33,6 @@ static void reschedule(int cpu)
 {
 	if (!coopvirt_rs_send_ipi(per_cpu(x86_cpu_to_apicid, cpu), 1, 0, RESCHEDULE_VECTOR))
 		(saved.smp_send_reschedule)(cpu);	/* a macro of this name stands in the way */
-}
-
-/* Reason: a callback. */
-static void call_single(int cpu)
-{
-	if (!coopvirt_rs_send_ipi(per_cpu(x86_cpu_to_apicid, cpu), 1, 0, CALL_FUNCTION_SINGLE_VECTOR))
-		saved.send_call_func_single_ipi(cpu);
 }
 
 /*
@@ -63,6 +54,32 @@ static bool is_woken(int cpu)
 			return true;
 	} while (!try_cmpxchg(&task_thread_info(idle)->flags, &flags, flags | _TIF_NEED_RESCHED));
 	return true;
+}
+
+/* Reason: the above in a loop. The kernel has looked once; a CPU in an exchange with this one comes to poll soon. */
+static bool comes_to_poll(int cpu)
+{
+	u64 patience = per_cpu(coopvirt_answers, cpu) ? coopvirt_rs_patience() : 0, start = rdtsc(), spent;
+	bool is_there;
+
+	if (patience == 0)
+		return false;
+	do {
+		cpu_relax();
+		is_there = is_woken(cpu);
+		spent = rdtsc() - start;
+	} while (!is_there && spent < patience);
+	coopvirt_rs_waited(spent, is_there);
+	this_cpu_add(skipped, is_there ? 1 : 0);
+	return is_there;
+}
+
+/* Reason: a callback. */
+static void call_single(int cpu)
+{
+	if (!comes_to_poll(cpu) &&
+	    !coopvirt_rs_send_ipi(per_cpu(x86_cpu_to_apicid, cpu), 1, 0, CALL_FUNCTION_SINGLE_VECTOR))
+		saved.send_call_func_single_ipi(cpu);
 }
 
 /* Reason: cpumasks and per-CPU data. A window of ids at a time. */

@@ -110,6 +110,10 @@ pub struct IdlePolicy {
     /// Halts since this vCPU polled last, and whether the host is to poll after them.
     halts_in_a_row: u32,
     host_polls: bool,
+    /// Whether somebody else's work has just ended a long wait, and whether that is taken for the
+    /// beginning of an exchange: until it was none, and then until there was one.
+    is_fresh: bool,
+    trusts_fresh: bool,
     counters: IdleCounters,
 }
 
@@ -134,6 +138,8 @@ impl IdlePolicy {
             round: (0, NO_TIMER),
             halts_in_a_row: 0,
             host_polls: false,
+            is_fresh: false,
+            trusts_fresh: true,
             counters: IdleCounters {
                 polls: 0,
                 hits: 0,
@@ -161,6 +167,11 @@ impl IdlePolicy {
     /// What a halt is taken to cost.
     pub const fn halt_cost_tsc(&self) -> u64 {
         self.halt_cost
+    }
+
+    /// What an exit takes that the host answers at once; zero: unknown.
+    pub const fn exit_tsc(&self) -> u64 {
+        self.sleep_cost / EXITS_TO_SLEEP
     }
 
     /// How long the next wait may poll, if nothing speaks against it.
@@ -192,6 +203,11 @@ impl IdlePolicy {
             return self.halt();
         }
         let mut length = self.window_tsc();
+        if length == 0 && self.is_fresh && self.trusts_fresh {
+            // Who gave us work now may answer soon. Paid for by exchanges of before, if there were any.
+            self.trusts_fresh = false;
+            length = self.halt_cost.min(self.savings);
+        }
         if hints.io_in_flight > 0 {
             // Something will come, and a device takes about as long as we do.
             length = length.max(self.halt_cost);
@@ -277,6 +293,7 @@ impl IdlePolicy {
         let Some(since) = self.since.take() else {
             return;
         };
+        self.is_fresh = false;
         if now_tsc >= self.round.1 {
             // The timer's doing: it was known to come, polling longer would not have been wiser.
             return;
@@ -284,8 +301,10 @@ impl IdlePolicy {
         let length = now_tsc.saturating_sub(since);
         let reach = self.halt_cost.saturating_mul(REACH);
         if length > reach {
+            self.is_fresh = true;
             return;
         }
+        self.trusts_fresh = true;
         let gain = self.halt_cost.saturating_mul(GAIN);
         let most = self.halt_cost.saturating_mul(SAVINGS);
         // What was too short a poll for this wait was a good try: it is not charged.

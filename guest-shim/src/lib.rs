@@ -6,6 +6,7 @@
 //! - [`session`]: finds the host, negotiates, registers and unregisters one vCPU's area;
 //! - [`batch`]: calls in batches, synchronous and asynchronous, and lists of ranges;
 //! - [`timer`], [`ipi`]: what is elided, and the stock path when it cannot be;
+//! - [`patience`]: whether an interrupt can wait for its target to poll;
 //! - [`memory`]: which free memory the host backs; [`lateness`]: how late timers come;
 //! - [`idle`]: whether to poll before a halt; [`tick`]: whether a halt is for longer than a tick;
 //! - `delivery`: interrupts posted while this vCPU polls;
@@ -25,6 +26,7 @@ pub mod ipi;
 pub mod lateness;
 mod marker;
 pub mod memory;
+pub mod patience;
 mod platform;
 pub mod session;
 pub mod tick;

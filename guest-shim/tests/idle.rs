@@ -1,6 +1,6 @@
 //! The idle policy on a vCPU without hardware: what it learns, and what it may cost.
 
-use guest_shim::idle::{Hints, IdlePolicy, Plan, NO_TIMER};
+use guest_shim::idle::{Hints, IdleCounters, IdlePolicy, Plan, NO_TIMER};
 
 /// A vCPU whose halts cost a certain time.
 struct Vcpu {
@@ -84,6 +84,50 @@ fn a_change_from_short_to_long_waits_costs_a_bounded_time() {
         // And back again.
         assert!(vcpu.waits(100, cost) <= 5);
     }
+}
+
+#[test]
+fn an_exchange_after_a_pause_is_polled_for_from_its_second_wait_on() {
+    let mut vcpu = Vcpu::new(10_000);
+    // Nothing is known of exchanges: the wait after a long one halts.
+    assert_eq!((vcpu.waits(1, 1_000_000), vcpu.waits(1, 5_000)), (1, 1));
+    vcpu.waits(100, 5_000);
+    vcpu.waits(20, 1_000_000);
+    assert_eq!(vcpu.policy.window_tsc(), 0);
+    // One guess too many in the pause, of one halt's cost, and no other.
+    let before = vcpu.policy.counters();
+    vcpu.waits(20, 1_000_000);
+    assert_eq!(
+        vcpu.policy.counters(),
+        IdleCounters {
+            halts: before.halts + 20,
+            ..before
+        }
+    );
+    // The first short wait is not known to be one; after it there are more.
+    vcpu.waits(1, 5_000);
+    assert_eq!(vcpu.waits(50, 5_000), 0);
+    while vcpu.policy.window_tsc() > 0 {
+        vcpu.waits(1, 1_000_000);
+    }
+    assert_eq!(vcpu.waits(50, 5_000), 0);
+}
+
+/// A timer's work is no beginning of an exchange.
+#[test]
+fn the_wait_after_a_timer_is_not_polled_for_an_answer() {
+    let mut vcpu = Vcpu::new(10_000);
+    vcpu.waits(100, 5_000);
+    vcpu.waits(20, 1_000_000);
+    vcpu.waits(1, 5_000);
+    while vcpu.policy.window_tsc() > 0 {
+        vcpu.wait(1_000_000, true);
+    }
+    let polls = vcpu.policy.counters().polls;
+    for _ in 0..20 {
+        assert!(vcpu.wait(1_000_000, true));
+    }
+    assert_eq!(vcpu.policy.counters().polls, polls);
 }
 
 /// Polling in vain never costs more than a few halts for each short wait, in whatever order.
