@@ -390,6 +390,39 @@ fn guest_reaches_who_listens_and_nobody_else() {
     assert_eq!((set.counts().opened_by_guest, set.counts().refused), (2, 1));
 }
 
+/// `rig.run` panics if the I/O thread never gets idle.
+#[test]
+fn guest_shuts_one_direction_and_the_other_goes_on() {
+    let mut set = Set::new(8);
+    let listener = set.listen();
+    for (guest, flags) in [(7, 2), (8, 1)] {
+        let mut stream = set.guest_opens(&listener, guest, 1 << 20);
+        let shutdown = Packet {
+            flags,
+            ..Packet::new(guest, 5, SHUTDOWN)
+        };
+        set.send(&shutdown);
+        set.send(&shutdown);
+        if flags == 2 {
+            assert!(is_at_end(&stream));
+            stream.write_all(b"answer").unwrap();
+            assert_eq!(set.expect(RW).data, b"answer");
+        } else {
+            assert!(stream.write_all(b"answer").is_err());
+            set.send(&Packet::new(guest, 5, RW).with(b"more"));
+            assert_eq!(read_exact(&stream, 4), b"more");
+        }
+        drop(stream);
+        let ended = Packet {
+            flags: 3,
+            ..Packet::new(guest, 5, SHUTDOWN)
+        };
+        set.send(&ended);
+        while set.wait().op != RST {}
+    }
+    assert_eq!(set.counts().connections, 0);
+}
+
 #[test]
 fn strangers_are_reset_and_a_reset_never_is() {
     let mut set = Set::new(8);

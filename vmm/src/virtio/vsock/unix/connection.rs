@@ -83,6 +83,8 @@ pub(super) struct Connection {
     // What was shut: by the guest, and what it was told.
     guest_shut: u32,
     told_shut: u32,
+    // The socket knows what the guest has shut.
+    has_shut_socket: bool,
     // What the guest has to be told.
     owes_response: bool,
     owes_room: bool,
@@ -108,6 +110,7 @@ impl Connection {
             is_at_end: false,
             guest_shut: 0,
             told_shut: 0,
+            has_shut_socket: false,
             owes_response: false,
             owes_room: false,
             owes_shut: 0,
@@ -256,7 +259,9 @@ impl Connection {
         if self.state == State::Draining {
             return Verdict::Over;
         }
-        if self.guest_shut & SHUT_SEND != 0 {
+        if self.guest_shut & SHUT_SEND != 0 && !self.has_shut_socket {
+            // Once: the kernel makes news of it, which would bring us here again without end.
+            self.has_shut_socket = true;
             // Fails only where the other end has gone.
             let _ = self.stream.shutdown(Shutdown::Write);
         }
