@@ -43,7 +43,7 @@ fn machine(code: &[u8]) -> Machine {
         },
         disks: Vec::new(),
         nets: Vec::new(),
-        vsock_cid: None,
+        vsock: None,
         vhost_user_disks: Vec::new(),
         shares: Vec::new(),
         mode: Mode::Kvm,

@@ -160,7 +160,7 @@ pub fn machine(
         },
         disks: Vec::new(),
         nets: Vec::new(),
-        vsock_cid: None,
+        vsock: None,
         vhost_user_disks: Vec::new(),
         shares: Vec::new(),
         mode: Mode::Kvm,

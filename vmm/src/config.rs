@@ -5,6 +5,7 @@
 
 mod net;
 mod vhost_user;
+mod vsock;
 
 use std::num::NonZeroU8;
 use std::path::PathBuf;
@@ -17,6 +18,7 @@ pub use net::{net, NetConfig, NetServer, MAX_QUEUE_PAIRS};
 pub use vhost_user::{
     fs, vhost_user_blk, FsConfig, VhostUserBlkConfig, DEFAULT_RECONNECT, MAX_TAG_BYTES,
 };
+pub use vsock::{vsock, VsockConfig};
 
 /// Most vCPUs a machine can have: what the interrupt and ACPI tables here are tested with.
 pub const MAX_VCPUS: u8 = 64;
@@ -88,8 +90,8 @@ pub struct MachineConfig {
     pub shares: Vec<FsConfig>,
     /// Network interfaces, `eth0` first.
     pub nets: Vec<NetConfig>,
-    /// The context identifier of its socket device, if there is one.
-    pub vsock_cid: Option<u32>,
+    /// Its socket device, if there is one.
+    pub vsock: Option<VsockConfig>,
     /// What the guest may know of the hypervisor.
     pub mode: Mode,
     /// What of the cooperative interface is offered in `coop` mode.
@@ -144,6 +146,8 @@ pub enum ConfigError {
         "CID {0:?}: expected a number from 3 to 4294967294 (0, 1, 2 and 4294967295 are reserved)"
     )]
     Cid(String),
+    #[error("sockets {text:?}: {reason}; expected CID or cid=N[,socket=PATH]")]
+    Vsock { text: String, reason: String },
     #[error("CPU list {0:?}: expected numbers and ranges such as 1,2 or 1-2")]
     CpuList(String),
     #[error(
@@ -198,14 +202,6 @@ pub fn size(text: &str) -> Result<u64, ConfigError> {
         shift
     };
     number.checked_mul(1 << shift).ok_or_else(bad)
-}
-
-/// Reads a CID that a guest can have: 0, 1 and 2 are hypervisor, local and host, the last is anybody.
-pub fn cid(text: &str) -> Result<u32, ConfigError> {
-    let number = text.parse().ok();
-    number
-        .filter(|cid| (3..u32::MAX).contains(cid))
-        .ok_or_else(|| ConfigError::Cid(text.to_owned()))
 }
 
 /// Reads a CPU list such as `1,3-4`.

@@ -31,6 +31,7 @@ pub mod machine;
 pub mod mark_log;
 pub mod mem;
 pub mod pci;
+mod socket_file;
 pub mod stop;
 pub mod top;
 pub mod validate;

@@ -318,6 +318,26 @@ fn a_cid_that_no_guest_can_have() {
     }
 }
 
+#[test]
+fn a_socket_for_sockets_that_cannot_be_made() {
+    let folder = Folder::new("vsock-sockets");
+    let wrong = |path: &str, parts: &[&str]| {
+        let option = format!("cid=3,socket={path}");
+        let line = refused_with(&folder, &["--vsock", &option]);
+        assert_names(&line, parts);
+        assert_names(&line, &["--vsock socket="]);
+    };
+    let file = folder.file("taken", b"x");
+    wrong(&file, &["taken", "is no socket"]);
+    wrong(
+        "/nowhere/at/all.sock",
+        &["/nowhere/at/all.sock", "check the path"],
+    );
+    wrong(&"x".repeat(97), &["too long", "96 bytes"]);
+    let line = refused(&["run", "--kernel", "k", "--vsock", "socket=a"]);
+    assert_names(&line, &["cid=N is missing"]);
+}
+
 // --- disks ---
 
 #[test]

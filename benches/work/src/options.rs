@@ -155,17 +155,30 @@ pub(crate) struct VsockPlan {
     pub(crate) connections: u64,
     /// Before so many of the first the driver is taken from its device and given back.
     pub(crate) rebinds: u64,
+    /// Bytes of a connection each way; if given, a port without a listener and a peer that dies follow.
+    pub(crate) bytes: Option<usize>,
 }
 
 impl VsockPlan {
     fn parse(text: &str) -> Option<VsockPlan> {
-        let [port, connections, rebinds] = *text.split(',').collect::<Vec<_>>() else {
-            return None;
+        let (port, connections, rebinds, bytes) = match *text.split(',').collect::<Vec<_>>() {
+            [port, connections, rebinds] => (port, connections, rebinds, None),
+            [port, connections, rebinds, bytes] => (port, connections, rebinds, Some(bytes)),
+            _ => return None,
+        };
+        let bytes = match bytes {
+            Some(text) => Some(
+                text.parse()
+                    .ok()
+                    .filter(|n: &usize| *n > 0 && n.is_multiple_of(8))?,
+            ),
+            None => None,
         };
         Some(VsockPlan {
             port: port.parse().ok()?,
             connections: connections.parse().ok().filter(|&n| n > 0)?,
             rebinds: rebinds.parse().ok()?,
+            bytes,
         })
     }
 }
@@ -397,7 +410,7 @@ impl Options {
             }
             "vsock" => {
                 let plan = VsockPlan::parse(value);
-                self.vsock = Some(plan.ok_or_else(|| bad("PORT,CONNECTIONS,REBINDS"))?);
+                self.vsock = Some(plan.ok_or_else(|| bad("PORT,CONNECTIONS,REBINDS[,BYTES]"))?);
             }
             "share" => {
                 let plan = SharePlan::parse(value);

@@ -149,9 +149,24 @@ fn connections_over_sockets_need_all_three_numbers() {
         port: 5000,
         connections: 100,
         rebinds: 2,
+        bytes: None,
     };
     assert_eq!(VsockPlan::parse("5000,100,2"), Some(plan));
-    for text in ["", "5000", "5000,100", "5000,0,0", "5000,100,2,3", "a,1,0"] {
+    let plan = VsockPlan {
+        bytes: Some(64),
+        ..plan
+    };
+    assert_eq!(VsockPlan::parse("5000,100,2,64"), Some(plan));
+    for text in [
+        "",
+        "5000",
+        "5000,100",
+        "5000,0,0",
+        "5000,100,2,3",
+        "5000,100,2,0",
+        "5000,100,2,8,8",
+        "a,1,0",
+    ] {
         assert_eq!(VsockPlan::parse(text), None, "{text}");
     }
 }

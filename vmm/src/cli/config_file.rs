@@ -25,6 +25,8 @@ struct Subcommand {
     name: &'static str,
     /// Options whose values begin with a path: relative ones are relative to the file.
     paths: &'static [&'static str],
+    /// Options whose values may end with a path, and the word before it.
+    paths_behind: &'static [(&'static str, &'static str)],
     /// Options that a file cannot hold: they say what to do with it, or where results go.
     not_in_file: &'static [&'static str],
     /// The argument that names the file.
@@ -42,6 +44,7 @@ const RUN: Subcommand = Subcommand {
         "exits",
         "control",
     ],
+    paths_behind: &[("vsock", ",socket=")],
     not_in_file: &["config", "print-config", "help", "version"],
     file: "config",
 };
@@ -49,6 +52,7 @@ const RUN: Subcommand = Subcommand {
 const COMPARE: Subcommand = Subcommand {
     name: "compare",
     paths: &["kernel", "initrd", "disk", "budget"],
+    paths_behind: &[],
     not_in_file: &[
         "list",
         "print-experiment",
@@ -360,10 +364,12 @@ fn words(
     };
     let word = |text: String| {
         let mut word = OsString::from(format!("--{key}="));
-        if of.paths.contains(&key) {
-            word.push(folder.join(text));
-        } else {
-            word.push(text);
+        match split_path(of, key, &text) {
+            Some((front, path)) => {
+                word.push(front);
+                word.push(folder.join(path));
+            }
+            None => word.push(text),
         }
         word
     };
@@ -383,16 +389,27 @@ fn scalar(value: &DeValue<'_>) -> Result<String, String> {
     }
 }
 
+/// The path in a value, if there is one, and what stands before it.
+fn split_path<'t>(of: &Subcommand, key: &str, value: &'t str) -> Option<(&'t str, &'t str)> {
+    if of.paths.contains(&key) {
+        return Some(("", value));
+    }
+    let (_, word) = of.paths_behind.iter().find(|(option, _)| *option == key)?;
+    let start = value.find(word)? + word.len();
+    // An empty one is for the option to refuse.
+    Some(value.split_at(start)).filter(|(_, path)| !path.is_empty())
+}
+
 /// A value as the file's reader takes it from any folder.
 fn absolute(of: &Subcommand, key: &str, value: &str) -> String {
-    if !of.paths.contains(&key) {
+    let Some((front, path)) = split_path(of, key, value) else {
         return value.to_owned();
-    }
+    };
     // Only fails for an empty path or without a current folder; then it stays as it was given.
-    std::path::absolute(value)
+    std::path::absolute(path)
         .ok()
         .and_then(|path| path.into_os_string().into_string().ok())
-        .unwrap_or_else(|| value.to_owned())
+        .map_or_else(|| value.to_owned(), |path| format!("{front}{path}"))
 }
 
 /// A TOML value: a number where the text is one.

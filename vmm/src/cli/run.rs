@@ -14,7 +14,7 @@ use coopvirt_spec::version::Features;
 use crate::accounting::Accounting;
 use crate::config::{
     self, ConfigError, ConsoleKind, DiskConfig, FsConfig, Kernel, MachineConfig, Mode, NetConfig,
-    VhostUserBlkConfig,
+    VhostUserBlkConfig, VsockConfig,
 };
 use crate::console::output::Stdout;
 use crate::console::terminal::RawMode;
@@ -47,6 +47,13 @@ the tables of qcow2 do not die with the process; a raw image needs none of that.
 A folder (virtiofsd serves one guest and ends with it; if it ends before, the folder fails with ENOTCONN):
   /usr/lib/qemu/virtiofsd --socket-path=share.sock -o source=/srv/share
   coopvirt run --fs share.sock,tag=share ...
+
+Sockets without vhost_vsock (--vsock cid=42,socket=vm.sock): a program of the host that connects to vm.sock and
+writes the line CONNECT 52 is joined to who listens on port 52 in the guest, after the answering line OK with
+a number; if nobody does, the socket is closed. A program that listens on the UNIX socket vm.sock_53 gets what
+the guest connects to CID 2, port 53:
+  socat - UNIX-CONNECT:vm.sock          then CONNECT 52
+  socat UNIX-LISTEN:vm.sock_53,fork -   in the guest: socat - VSOCK-CONNECT:2:53
 
 Example: coopvirt run --kernel vmlinuz --initrd initrd.img --cpus 2 --memory 1G")]
 pub(super) struct Args {
@@ -84,9 +91,11 @@ pub(super) struct Args {
     /// long vhost polls a queue before it asks for a notify; default: not at all). May be repeated
     #[arg(long = "net", value_name = "tap=NAME[,...]", value_parser = config::net)]
     nets: Vec<NetConfig>,
-    /// Sockets between guest and host (AF_VSOCK): the guest's CID, 3 and up, no other machine's
-    #[arg(long = "vsock", value_name = "CID", value_parser = config::cid)]
-    vsock_cid: Option<u32>,
+    /// Sockets between guest and host (AF_VSOCK): the guest's CID, 3 and up, no other machine's. The
+    /// host's kernel moves the data (vhost_vsock); with cid=N,socket=PATH this program does, to and from
+    /// UNIX sockets (see below)
+    #[arg(long, value_name = "CID|cid=N[,socket=PATH]", value_parser = config::vsock)]
+    vsock: Option<VsockConfig>,
     /// What the guest may know of the hypervisor
     #[arg(long, value_enum, default_value_t = ModeArg::Kvm)]
     mode: ModeArg,
@@ -230,7 +239,7 @@ impl Args {
             vhost_user_disks: self.vhost_user_blk.clone(),
             shares: self.shares.clone(),
             nets: self.nets.clone(),
-            vsock_cid: self.vsock_cid,
+            vsock: self.vsock.clone(),
             mode,
             coop: CoopOptions {
                 features: self.coop_features,

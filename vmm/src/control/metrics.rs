@@ -13,7 +13,7 @@ use crate::coop::{Coop, CoopGauges};
 use crate::machine::{Gauges, RunState};
 use crate::mark_log::sum_returns;
 use crate::vcpu::tally::{Kind, Tally};
-use crate::virtio::{BalloonState, DeviceCounts, Latency};
+use crate::virtio::{BalloonState, DeviceCounts, Latency, VsockCounts};
 
 /// The answer of `GET /metrics.json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,6 +36,9 @@ pub struct Metrics {
     /// The balloon, if there is one; the guest is not asked for its statistics.
     #[serde(default)]
     pub balloon: Option<BalloonState>,
+    /// The sockets that the VMM serves itself, if it does.
+    #[serde(default)]
+    pub vsock: Option<VsockCounts>,
 }
 
 /// Exits of all vCPUs by cause.
@@ -156,6 +159,7 @@ impl Metrics {
             thread_cpu_ns: threads::cpu_ns(),
             coop: sources.coop.map(Coop::gauges),
             balloon: gauges.balloon.as_ref().map(|balloon| balloon.state()),
+            vsock: gauges.vsock.as_ref().map(|vsock| vsock.counts()),
         }
     }
 }

@@ -21,8 +21,9 @@ use tokio::sync::{oneshot, Semaphore};
 use tokio::time::{sleep, timeout};
 
 use super::routes::{self, Answer};
-use super::socket::{ControlSocket, SocketError, SocketFile};
+use super::socket::{ControlSocket, SocketError};
 use super::Controls;
+use crate::socket_file::SocketFile;
 
 /// Connections that are served at the same time.
 pub(super) const MAX_CONNECTIONS: usize = 8;

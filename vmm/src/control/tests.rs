@@ -18,7 +18,7 @@ use super::{ControlServer, ControlSocket, Controls, ShutDownHow, SocketError, St
 use crate::coop::counters::CoopCounts;
 use crate::coop::{AreaCounts, CoopGauges, PollingState};
 use crate::machine::{RemoteError, RunState};
-use crate::virtio::{BalloonError, BalloonState, DeviceCounts, Latency};
+use crate::virtio::{BalloonError, BalloonState, DeviceCounts, Latency, VsockCounts};
 
 /// A machine that only remembers what it was told.
 struct Recorder {
@@ -87,6 +87,10 @@ impl Controls for Recorder {
             }),
             balloon: Some(BalloonState {
                 target_bytes: 1 << 20,
+                ..Default::default()
+            }),
+            vsock: Some(VsockCounts {
+                connections: 3,
                 ..Default::default()
             }),
         }
@@ -246,6 +250,7 @@ fn metrics_say_the_same_in_both_forms() {
         "coopvirt_sidecore_polling 1",
         "coopvirt_coop_guest_total{vcpu=\"1\",counter=\"ipi_elided\"} 8",
         "coopvirt_balloon_target_bytes 1048576",
+        "coopvirt_vsock_connections 3",
         "coopvirt_device_notifies_total{device=\"virtio-blk\",index=\"0\",what=\"suppressed\"} 5",
     ] {
         assert!(text.lines().any(|found| found == line), "{line}\n{text}");

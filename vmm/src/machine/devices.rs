@@ -28,8 +28,8 @@ use crate::pci::{
 use crate::vcpu::dispatch::Buses;
 use crate::virtio::{
     attach, Balloon, BalloonControl, Blk, BlkAccess, BlkError, Console, ConsoleOutput,
-    DeviceCounters, Host, KvmDoorbells, Net, PolledDevice, Rng, VhostUserBlk, VhostUserFs,
-    VirtioDevice, Vsock,
+    DeviceCounters, Host, KvmDoorbells, Net, PolledDevice, Rng, UnixVsock, VhostUserBlk,
+    VhostUserFs, VirtioDevice, Vsock, VsockGauges,
 };
 
 /// The devices while they are being put together.
@@ -46,6 +46,7 @@ pub(super) struct Devices {
     /// What a polling thread may look at.
     pub(super) polled: Vec<PolledDevice>,
     pub(super) balloon: Option<Arc<BalloonControl>>,
+    pub(super) vsock: Option<Arc<VsockGauges>>,
 }
 
 fn device(what: &'static str) -> impl Fn(anyhow::Error) -> BuildError {
@@ -95,6 +96,7 @@ impl Devices {
             counters: Vec::new(),
             polled: Vec::new(),
             balloon: None,
+            vsock: None,
         };
         devices.add_ports(config, events)?;
         devices.add_pci_windows(config, events)?;
@@ -214,8 +216,15 @@ impl Devices {
         nets.into_iter().try_for_each(|net| self.add(Box::new(net)))
     }
 
-    pub(super) fn add_vsock(&mut self, vsock: Option<Vsock>) -> Result<(), BuildError> {
-        vsock.map_or(Ok(()), |vsock| self.add(Box::new(vsock)))
+    pub(super) fn add_vsock(&mut self, vsock: Option<OpenVsock>) -> Result<(), BuildError> {
+        match vsock {
+            None => Ok(()),
+            Some(OpenVsock::Kernel(vsock)) => self.add(Box::new(vsock)),
+            Some(OpenVsock::Unix(vsock)) => {
+                self.vsock = Some(vsock.gauges());
+                self.add(vsock)
+            }
+        }
     }
 
     fn add(&mut self, virtio: Box<dyn VirtioDevice>) -> Result<(), BuildError> {
@@ -296,10 +305,21 @@ fn open_disk(disk: &DiskConfig, nr_vcpus: u16) -> Result<Blk, BlkError> {
     Ok(blk)
 }
 
+/// A socket device, and who moves its data.
+pub(super) enum OpenVsock {
+    Kernel(Vsock),
+    Unix(Box<UnixVsock>),
+}
+
 pub(super) fn open_vsock(
     config: &MachineConfig,
     ram: &GuestRam,
-) -> Result<Option<Vsock>, BuildError> {
-    let vsock = config.vsock_cid.map(|cid| Vsock::open(cid, ram));
-    Ok(vsock.transpose()?)
+) -> Result<Option<OpenVsock>, BuildError> {
+    let Some(vsock) = &config.vsock else {
+        return Ok(None);
+    };
+    Ok(Some(match &vsock.socket {
+        None => OpenVsock::Kernel(Vsock::open(vsock.cid, ram)?),
+        Some(path) => OpenVsock::Unix(Box::new(UnixVsock::open(vsock.cid, path)?)),
+    }))
 }

@@ -36,7 +36,7 @@ use crate::vcpu::dispatch::Buses;
 use crate::vcpu::tally::Tally;
 use crate::vcpu::thread::VcpuParts;
 use crate::vcpu::{VcpuEvent, VcpuHandle};
-use crate::virtio::{BalloonControl, ConsoleOutput, DeviceCounters, DeviceCounts};
+use crate::virtio::{BalloonControl, ConsoleOutput, DeviceCounters, DeviceCounts, VsockGauges};
 
 /// Why a machine could not be built.
 #[derive(Debug, thiserror::Error)]
@@ -60,6 +60,8 @@ pub enum BuildError {
     Net(#[from] crate::virtio::NetError),
     #[error(transparent)]
     Vsock(#[from] crate::virtio::VsockError),
+    #[error(transparent)]
+    UnixVsock(#[from] crate::virtio::UnixVsockError),
     #[error(transparent)]
     VhostUser(#[from] crate::virtio::VhostUserError),
     #[error("could not {what}")]
@@ -106,6 +108,8 @@ pub struct Gauges {
     pub devices: Arc<Vec<(String, Arc<DeviceCounters>)>>,
     /// The balloon, if there is one.
     pub balloon: Option<Arc<BalloonControl>>,
+    /// The sockets that this process serves, if it does.
+    pub vsock: Option<Arc<VsockGauges>>,
 }
 
 impl Gauges {
@@ -191,6 +195,7 @@ impl Machine {
             counters,
             polled,
             balloon,
+            vsock: vsock_gauges,
             power,
             router,
             ..
@@ -211,6 +216,7 @@ impl Machine {
             pci,
             devices: Arc::new(counters),
             balloon,
+            vsock: vsock_gauges,
         };
         let observer = observer(&gauges);
         let coop = coop::create(config, &vm, &ram, &observer)?;

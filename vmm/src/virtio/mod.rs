@@ -1,7 +1,7 @@
 //! Virtio 1.x devices over PCI: block, file system, network, sockets, console, entropy, balloon.
 //!
 //! - [`VirtioDevice`] is what a device implements: features, configuration, and what to do with the
-//!   chains of a queue. [`Blk`], [`Net`], [`Vsock`], [`Console`], [`Rng`] and [`Balloon`] are the
+//!   chains of a queue. [`Blk`], [`Net`], [`Vsock`], [`UnixVsock`], [`Console`], [`Rng`] and [`Balloon`] are the
 //!   devices; [`VhostUserBlk`] and [`VhostUserFs`] pass theirs on to another process.
 //! - [`attach`] puts one on a [`PciRoot`] and returns its [`QueueWorker`], which the machine builder
 //!   registers with the I/O thread's event manager. All queue processing happens there, but for
@@ -107,7 +107,7 @@ pub use poll::{Kicked, PolledDevice, Wanted};
 pub use queue::DeviceQueue;
 pub use rng::Rng;
 pub use vhost_user::{ConnectionError, RingError, VhostUserBlk, VhostUserError, VhostUserFs};
-pub use vsock::{Vsock, VsockError};
+pub use vsock::{UnixVsock, UnixVsockError, Vsock, VsockCounts, VsockError, VsockGauges};
 
 /// The guest's memory, as all devices share it.
 pub type GuestRam = Arc<vm_memory::GuestMemoryMmap<()>>;

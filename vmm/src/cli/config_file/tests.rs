@@ -26,7 +26,7 @@ const SAMPLES: &[(&str, &[&str])] = &[
             "tap=tap1,busy-poll=50",
         ],
     ),
-    ("vsock", &["42"]),
+    ("vsock", &["cid=42,socket=/run/vm.vsock"]),
     ("mode", &["coop"]),
     ("x2apic", &[]),
     ("kvm-features", &["all,-pv-eoi"]),
@@ -165,14 +165,15 @@ fn numbers_lists_and_switches_have_their_toml_forms() {
 
 #[test]
 fn relative_paths_are_relative_to_the_file() {
-    let file = File::new("kernel = 'k'\ndisk = 'sub/d.img,ro'\n");
+    let file = File::new("kernel = 'k'\ndisk = 'sub/d.img,ro'\nvsock = 'cid=3,socket=s.sock'\n");
     let folder = Path::new(file.path()).parent().unwrap().display();
     let (_, args) = parsed(&["--config".into(), file.path().into()]).unwrap();
     let (kernel, disk) = (
         format!("--kernel={folder}/k"),
         format!("--disk={folder}/sub/d.img,ro"),
     );
-    assert_eq!(args, from_words(&[&kernel, &disk]));
+    let vsock = format!("--vsock=cid=3,socket={folder}/s.sock");
+    assert_eq!(args, from_words(&[&kernel, &disk, &vsock]));
 }
 
 #[test]

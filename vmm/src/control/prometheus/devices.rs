@@ -3,15 +3,10 @@
 use super::page::{seconds, Page};
 use super::Labelled;
 use crate::control::metrics::DeviceMetrics;
-use crate::virtio::{bound_us, BalloonState, NR_BOUNDS};
+use crate::virtio::{bound_us, BalloonState, VsockCounts, NR_BOUNDS};
 
 type Row = (&'static str, fn(&DeviceMetrics) -> u64);
-type Gauge = (
-    &'static str,
-    &'static str,
-    &'static str,
-    fn(&BalloonState) -> u64,
-);
+type Gauge<S> = (&'static str, &'static str, &'static str, fn(&S) -> u64);
 
 const COUNTERS: [(&str, &str, &str, &[Row]); 5] = [
     (
@@ -59,7 +54,7 @@ const COUNTERS: [(&str, &str, &str, &[Row]); 5] = [
     ),
 ];
 
-const BALLOON: [Gauge; 5] = [
+const BALLOON: [Gauge<BalloonState>; 5] = [
     (
         "balloon_target_bytes",
         "gauge",
@@ -89,6 +84,39 @@ const BALLOON: [Gauge; 5] = [
         "counter",
         "Pages that the guest put in which are no memory of its.",
         |balloon| balloon.refused_pages,
+    ),
+];
+
+const VSOCK: [Gauge<VsockCounts>; 5] = [
+    (
+        "vsock_connections",
+        "gauge",
+        "Connections that the VMM serves now, half-open ones included.",
+        |vsock| vsock.connections,
+    ),
+    (
+        "vsock_opened_by_guest_total",
+        "counter",
+        "Connections that the guest has opened to the host.",
+        |vsock| vsock.opened_by_guest,
+    ),
+    (
+        "vsock_opened_by_host_total",
+        "counter",
+        "Connections that the host has opened to the guest.",
+        |vsock| vsock.opened_by_host,
+    ),
+    (
+        "vsock_refused_total",
+        "counter",
+        "Connections that were asked for and not made.",
+        |vsock| vsock.refused,
+    ),
+    (
+        "vsock_cut_total",
+        "counter",
+        "Connections that the VMM has reset before their end.",
+        |vsock| vsock.cut,
     ),
 ];
 
@@ -125,6 +153,14 @@ pub(super) fn families(page: &mut Page, machines: &[Labelled<'_>]) {
         }
     }
     latencies(page, machines);
+    for (name, kind, help, read) in VSOCK {
+        page.head(name, kind, help);
+        for (pid, metrics) in machines {
+            if let Some(vsock) = &metrics.vsock {
+                page.line(&[("pid", pid)], read(vsock));
+            }
+        }
+    }
     for (name, kind, help, read) in BALLOON {
         page.head(name, kind, help);
         for (pid, metrics) in machines {

@@ -183,7 +183,7 @@ fn ring_bell(machine: &mut Machine, queue: usize) {
     rig.run();
 }
 
-/// What happens on the host's side: somebody types, a packet comes or is taken.
+/// What happens on the host's side: somebody types, a packet comes or is taken, a program connects or ends.
 fn outside(machine: &mut Machine, script: &mut Script) {
     if let Some(input) = &machine.input {
         input.push(&script.word::<32>());
@@ -194,6 +194,9 @@ fn outside(machine: &mut Machine, script: &mut Script) {
         // Full or empty: then nothing happens.
         let _ = peer.send(&packet[..len]);
         let _ = peer.recv(&mut [0; 256]);
+    }
+    if let Some(sockets) = &mut machine.sockets {
+        sockets.stir(script.byte());
     }
     machine.rig.run();
 }
@@ -279,6 +282,11 @@ fn fuzz_vsock() {
     fuzz_device(Kind::Vsock, "vsock");
 }
 
+#[test]
+fn fuzz_vsock_unix() {
+    fuzz_device(Kind::VsockUnix, "vsock-unix");
+}
+
 /// The kept inputs do reach the devices' own work: without this, a fuzzer of refused chains would pass too.
 #[test]
 fn kept_inputs_are_served() {
@@ -290,6 +298,7 @@ fn kept_inputs_are_served() {
         (Kind::Rng, "rng"),
         (Kind::Net, "net"),
         (Kind::Balloon, "balloon"),
+        (Kind::VsockUnix, "vsock-unix"),
     ] {
         let (_, input) = read_kept(&corpus(name)).swap_remove(0);
         let mut machine = Machine::new(kind);

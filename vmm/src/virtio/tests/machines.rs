@@ -9,6 +9,7 @@ use super::blk_rig::{open, Engine};
 use super::net::net_with_packets;
 use super::rig::{Rig, BUFFERS, MMIO_BASE};
 use super::vsock::vsock_with_server;
+use super::vsock_unix::Sockets;
 use crate::virtio::vhost_user::tests::scripted;
 use crate::virtio::{Balloon, BlkAccess, Console, ConsoleInput, Rng};
 
@@ -28,9 +29,11 @@ pub(super) enum Kind {
     Net,
     Balloon,
     Vsock,
+    /// The one of this process.
+    VsockUnix,
 }
 
-pub(super) const KINDS: [Kind; 9] = [
+pub(super) const KINDS: [Kind; 10] = [
     Kind::BlkSync,
     Kind::BlkUring,
     Kind::BlkServed,
@@ -40,6 +43,7 @@ pub(super) const KINDS: [Kind; 9] = [
     Kind::Net,
     Kind::Balloon,
     Kind::Vsock,
+    Kind::VsockUnix,
 ];
 
 /// A machine with such a device, and what has to live as long.
@@ -49,6 +53,7 @@ pub(super) struct Machine {
     pub(super) image: Option<TempFile>,
     pub(super) input: Option<ConsoleInput>,
     pub(super) peer: Option<UnixDatagram>,
+    pub(super) sockets: Option<Sockets>,
 }
 
 impl Machine {
@@ -59,6 +64,7 @@ impl Machine {
             image: None,
             input: None,
             peer: None,
+            sockets: None,
         };
         match kind {
             Kind::BlkSync => Self::disk(kind, Engine::Sync),
@@ -91,6 +97,13 @@ impl Machine {
             }
             Kind::Balloon => with(Rig::new(Balloon::new().unwrap())),
             Kind::Vsock => with(Rig::new(vsock_with_server())),
+            Kind::VsockUnix => {
+                let (sockets, device) = Sockets::with_device();
+                Self {
+                    sockets: Some(sockets),
+                    ..with(Rig::new(device))
+                }
+            }
         }
     }
 
@@ -103,14 +116,15 @@ impl Machine {
             image: Some(image),
             input: None,
             peer: None,
+            sockets: None,
         }
     }
 
-    /// Whether chains are taken and given back by this process: a socket's are the server's, and no event
-    /// is ever said. What is wrong in its rings is for the server to find; where they lie is checked here
+    /// Whether chains of any queue are taken and given back by this process: a socket's are the server's, and
+    /// no event is ever said; where this process is the server, buffers wait for packets (`vsock_unix`). What is wrong in its rings is for the server to find; where they lie is checked here
     /// (`vsock`). Chains of a disk that is served are taken, and given back when its back end answers.
     pub(super) fn serves(&self) -> bool {
-        !matches!(self.kind, Kind::Vsock | Kind::BlkServed)
+        !matches!(self.kind, Kind::Vsock | Kind::VsockUnix | Kind::BlkServed)
     }
 
     /// Puts the function where it was at the start, whatever was written to it.

@@ -26,3 +26,4 @@ mod rig;
 mod rng;
 mod transport;
 mod vsock;
+mod vsock_unix;

@@ -1,13 +1,15 @@
 //! virtio-vsock: sockets between the guest and programs of the host.
 //!
-//! The host's kernel moves the data (vhost-vsock, `kernel.rs`): a connection of the guest to CID 2
-//! reaches what listens on the host's AF_VSOCK sockets, and the other way round. The machine
-//! builder opens the device before the guest starts. The queues for receiving and sending are the
-//! kernel's while a driver is there; no byte of them is looked at here. The event queue is ours: its
-//! buffers wait for a transport reset, which only a machine that moves to another host needs.
+//! Two ways for the data. [`Vsock`] leaves it to the host's kernel (vhost-vsock, `kernel.rs`): a
+//! connection of the guest to CID 2 reaches what listens on the host's AF_VSOCK sockets, and the other
+//! way round. The queues for receiving and sending are the kernel's while a driver is there; no byte of
+//! them is looked at here. The event queue is ours: its buffers wait for a transport reset, which only a
+//! machine that moves to another host needs. [`UnixVsock`] moves the data itself, between the rings and
+//! UNIX sockets (`unix/`). The machine builder opens one of them before the guest starts.
 
 mod kernel;
 mod open;
+mod unix;
 
 use std::sync::Arc;
 
@@ -15,6 +17,7 @@ use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::EventFd;
 
 pub use self::open::VsockError;
+pub use self::unix::{UnixVsock, UnixVsockError, VsockCounts, VsockGauges};
 use super::device::{read_config, HandedQueue, Progress, QueueError, VirtioDevice, QUEUE_SIZE_MAX};
 use super::queue::DeviceQueue;
 

@@ -13,13 +13,18 @@ const VHOST_PATH: &str = "/dev/vhost-vsock";
 #[allow(missing_docs, reason = "the messages say it")]
 pub enum VsockError {
     #[error(
-        "{VHOST_PATH} is not there; load the module (modprobe vhost_vsock) or leave --vsock out"
+        "{VHOST_PATH} is not there; load the module (modprobe vhost_vsock) or do without it: \
+         --vsock cid=N,socket=PATH"
     )]
     Missing,
-    #[error("no permission to open {VHOST_PATH}; run as root or as a member of its group")]
+    #[error(
+        "no permission to open {VHOST_PATH}; run as root or as a member of its group, or do without \
+         it: --vsock cid=N,socket=PATH"
+    )]
     Permission,
     #[error(
-        "{VHOST_PATH} cannot be used; load the module (modprobe vhost_vsock) or leave --vsock out"
+        "{VHOST_PATH} cannot be used; load the module (modprobe vhost_vsock) or do without it: \
+         --vsock cid=N,socket=PATH"
     )]
     Unusable(#[source] io::Error),
     #[error("CID {0} is in use by another virtual machine; give each its own: --vsock CID")]
