@@ -102,7 +102,7 @@ impl Served {
             timer: HostTimer::new(),
             features,
             timing,
-            prediction: Prediction::default(),
+            prediction: prediction(features),
             is_leased: false,
             has_missed: false,
             owed_tsc: None,
@@ -350,7 +350,7 @@ impl Served {
     pub fn reclock(&mut self, shared: &Shared, timing: Option<Timing>) -> Found {
         self.raise_owed(shared);
         self.timing = timing;
-        self.prediction = Prediction::default();
+        self.prediction = prediction(self.features);
         self.is_leased = false;
         lease::revoke(&self.area).take(|| {
             let mut found = self.look_at_ring(shared);
@@ -512,6 +512,14 @@ impl Served {
         HOST_COUNTERS
             .iter()
             .filter_map(|(place, _)| Some((*place, *self.counts.get(*place)?)))
+    }
+}
+
+/// What is expected of a guest of which nothing is known yet.
+fn prediction(features: Features) -> Prediction {
+    match features.contains(Features::SIDECORE) {
+        true => Prediction::default(),
+        false => Prediction::thrifty(),
     }
 }
 

@@ -253,13 +253,13 @@ impl<'a> Poller<'a> {
         last.has_calls || has_polled && last.is_work || last.has_missed && self.window.missed(slept)
     }
 
-    /// Waits for a deadline that is nearer than falling asleep and waking up would take; false if there
-    /// is none.
+    /// Waits for a deadline that is nearer than falling asleep and waking up would take, which costs as
+    /// much CPU time as waiting awake; false if there is none.
     fn wait_awake(&self, next_host_tsc: Option<u64>) -> bool {
         let Some(next_host_tsc) = next_host_tsc else {
             return false;
         };
-        let reach = clock::cycles(self.sleeper.tsc_khz, self.window.wake_up() / 2);
+        let reach = clock::cycles(self.sleeper.tsc_khz, self.window.wake_up());
         if next_host_tsc > tsc::read().saturating_add(reach) {
             return false;
         }
