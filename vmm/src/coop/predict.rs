@@ -7,6 +7,10 @@
 //! much earlier than the mean the promise lies follows from them and from how long a wake-up takes.
 //! No time is fixed, all are the guest's TSC.
 //!
+//! A wake-up of this thread costs as much CPU time as several stock writes. So what comes steadily is
+//! looked for once, just before it is due; and a host that does not poll leaves a look right after the
+//! deadline before to what can be foreseen in no other way ([`Prediction::thrifty`]).
+//!
 //! A tick that hides among other deadlines is found by its phase ([`tick`]). Guesses that have not been
 //! worth their wake-up lately are left out ([`worth`]).
 //!
@@ -37,6 +41,8 @@ const FRESH: u8 = 6;
 const EAGER: u8 = 8;
 /// The longest row of stock writes that is believed.
 const LONGEST_ROW: u64 = 1 << 16;
+/// What comes steadily deviates by no more than one part of so many of a wake-up.
+const STEADY: u64 = 2;
 /// Promises without any deadline after which the next look is not in haste any more.
 const HASTY: u32 = 8;
 
@@ -88,9 +94,19 @@ pub(super) struct Prediction {
     tick: Tick,
     /// Promises for a tick since the deadline before.
     ticks: u32,
+    /// Whether a stock write more is better than a look more.
+    is_thrifty: bool,
 }
 
 impl Prediction {
+    /// For a host that does not poll: it prefers a few stock writes to a wake-up for each deadline more.
+    pub(super) fn thrifty() -> Self {
+        Self {
+            is_thrifty: true,
+            ..Self::default()
+        }
+    }
+
     /// Whether nothing was promised since the last deadline, so that a new promise may lie earlier.
     pub(super) fn is_new(&self) -> bool {
         self.promises == 0
@@ -106,6 +122,7 @@ impl Prediction {
         if stock_tsc == 0 && new > 0 {
             // Replaced before it was due: no interval, but it would have been spared.
             self.eager = (self.eager + EAGER).min(2 * EAGER);
+            self.tick.replaced(self.last_tsc, now_tsc);
         }
         if stock_tsc == 0 || stock_tsc == self.stock_tsc {
             return None;
@@ -184,7 +201,10 @@ impl Prediction {
             let tick_tsc = self.tick.next(now_tsc.saturating_add(wake_up));
             let earlier_tsc =
                 tick_tsc.filter(|tick_tsc| self.ticks < TICKS && *tick_tsc < guess_tsc);
-            self.ticks += u32::from(earlier_tsc.is_some());
+            if earlier_tsc.is_some() {
+                self.ticks += 1;
+                self.tick.promised();
+            }
             return earlier_tsc.or(Some(guess_tsc));
         };
         if self.promises >= GUESSES {
@@ -206,7 +226,7 @@ impl Prediction {
             let guess_tsc = self.expected(0, now_tsc, wake_up);
             let else_tsc = self.expected(1, now_tsc, wake_up);
             // The first one of what comes like clockwork is the later one.
-            if self.eager > 0
+            if self.is_eager(wake_up)
                 || else_tsc <= guess_tsc
                 || self.worth.tries(Kind::First, guess_tsc, else_tsc)
             {
@@ -234,29 +254,47 @@ impl Prediction {
             0 => wake_up / 4,
             _ => wake_up.saturating_mul(2),
         });
-        // What comes like clockwork is looked for in one wake-up, which ends when it is due; what does
-        // not, so much earlier that the thread is awake by then. The rest of a wake-up is for what
-        // the mean has followed the last interval.
         let spread = self.deviation.saturating_mul(4);
-        let early = match promises == 0 && self.mean > 0 && spread < wake_up / 2 {
-            true => wake_up / 4,
-            false => wake_up.saturating_mul(2),
-        };
+        let early = wake_up.saturating_mul(2);
         let from_last = |cycles: u64| {
             let early = cycles.saturating_sub(early);
             self.last_tsc.saturating_add(early).max(soonest_tsc)
         };
         let usual = self.mean.max(wake_up.saturating_mul(4));
         match promises {
-            0 if self.eager > 0 => self
+            0 if self.is_eager(wake_up) => self
                 .last_tsc
                 .saturating_add(wake_up.saturating_mul(4))
                 .max(soonest_tsc),
+            0 if self.is_steady(wake_up) => {
+                // What comes like clockwork may as well be served a little late: nobody waits awake then.
+                let early = spread.saturating_mul(4).max(wake_up / 4).min(wake_up);
+                self.last_tsc
+                    .saturating_add(self.mean.saturating_sub(early))
+                    .max(soonest_tsc)
+            }
             0 => from_last(self.mean.saturating_sub(spread)),
             1 => from_last(self.mean.saturating_sub(self.deviation)),
             2 => from_last(self.mean.saturating_add(self.deviation.saturating_mul(2))),
             more => soonest_tsc.saturating_add(usual.saturating_mul(1 << (more - 3).min(16))),
         }
+    }
+
+    /// Whether what comes is looked for in one wake-up, which ends when it is due: the promise lies no
+    /// more than the wake-up itself before it, and for what is left then the thread waits awake. Some of
+    /// these promises come too late, and a stock write is made; it costs less than a second wake-up for
+    /// each deadline would. For what comes less regularly the thread wakes up earlier, and sleeps again
+    /// until it is due.
+    fn is_steady(&self, wake_up: u64) -> bool {
+        self.mean > 0 && self.deviation.saturating_mul(STEADY) <= wake_up
+    }
+
+    /// Whether the first look follows the deadline before at once. That is two wake-ups for each deadline,
+    /// which a thrifty host makes only for what neither a promise just before it nor one for the tick
+    /// would spare.
+    fn is_eager(&self, wake_up: u64) -> bool {
+        let is_foreseen = self.is_steady(wake_up) || self.tick.is_known();
+        self.eager > 0 && !(self.is_thrifty && is_foreseen)
     }
 
     /// A guest that moves its deadline again and again, always a little ahead, must not keep a

@@ -53,6 +53,8 @@ pub struct Served {
     /// Whether a lease was given and not ended.
     is_leased: bool,
     has_missed: bool,
+    /// A deadline that is served but for its interrupt.
+    owed_tsc: Option<u64>,
     /// What the guest was told last of requests in flight, and what it said last of its vCPU.
     io_told: u32,
     idle_seen: u32,
@@ -100,9 +102,10 @@ impl Served {
             timer: HostTimer::new(),
             features,
             timing,
-            prediction: Prediction::default(),
+            prediction: prediction(features),
             is_leased: false,
             has_missed: false,
+            owed_tsc: None,
             io_told: 0,
             idle_seen: 0,
             wake_up: Duration::ZERO,
@@ -257,9 +260,18 @@ impl Served {
         found
     }
 
-    /// One look of a thread that is going to sleep. Ends the lease, if there is one, and looks once
-    /// more (`[LEASE-4]`); promises the next look (`[TIMER-6]`), which the caller has to make.
+    /// [`Served::settle`], and raises the interrupt at once.
     pub fn retire(&mut self, shared: &Shared) -> Found {
+        let found = self.settle(shared);
+        self.raise_owed(shared);
+        found
+    }
+
+    /// One look of a thread that is going to sleep. Ends the lease, if there is one, and looks once
+    /// more (`[LEASE-4]`); promises the next look (`[TIMER-6]`), which the caller has to make. What is
+    /// due then is raised by [`Served::raise_owed`], which the caller has to call before it sleeps or
+    /// waits.
+    pub fn settle(&mut self, shared: &Shared) -> Found {
         // Promised before the lease ends, so that no moment is without either.
         let mut found = Found::default();
         if self.is_leased {
@@ -336,8 +348,9 @@ impl Served {
 
     /// The guest's TSC was rewritten (`[TIMER-9]`): the lease is over, deadlines are read anew.
     pub fn reclock(&mut self, shared: &Shared, timing: Option<Timing>) -> Found {
+        self.raise_owed(shared);
         self.timing = timing;
-        self.prediction = Prediction::default();
+        self.prediction = prediction(self.features);
         self.is_leased = false;
         lease::revoke(&self.area).take(|| {
             let mut found = self.look_at_ring(shared);
@@ -364,7 +377,14 @@ impl Served {
         found
     }
 
-    /// Looks at the deadline, promises the next look, and only then raises the interrupt: its
+    /// Raises the interrupt of a deadline that a look has found due, if there is one.
+    pub fn raise_owed(&mut self, shared: &Shared) {
+        if let (Some(deadline_tsc), Some(timing)) = (self.owed_tsc.take(), self.timing) {
+            self.raise_timer(shared, timing, Seen::Served(deadline_tsc));
+        }
+    }
+
+    /// Looks at the deadline and promises the next look. The interrupt comes only after that: its
     /// handler may publish the next deadline at once.
     fn look_and_promise(&mut self, shared: &Shared) -> Found {
         let mut found = Found::default();
@@ -389,9 +409,10 @@ impl Served {
             self.timer.arm(&self.area, deadline_tsc);
         }
         found.has_missed = std::mem::take(&mut self.has_missed);
-        found.raised = matches!(seen, Seen::Served(_));
-        if found.raised {
-            self.raise_timer(shared, timing, seen);
+        if let Seen::Served(deadline_tsc) = seen {
+            found.raised = true;
+            self.raise_owed(shared);
+            self.owed_tsc = Some(deadline_tsc);
         }
         let armed_tsc = self.timer.armed_tsc();
         if armed_tsc != NONE {
@@ -497,6 +518,14 @@ impl Served {
         HOST_COUNTERS
             .iter()
             .filter_map(|(place, _)| Some((*place, *self.counts.get(*place)?)))
+    }
+}
+
+/// What is expected of a guest of which nothing is known yet.
+fn prediction(features: Features) -> Prediction {
+    match features.contains(Features::SIDECORE) {
+        true => Prediction::default(),
+        false => Prediction::thrifty(),
     }
 }
 

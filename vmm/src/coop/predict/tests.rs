@@ -10,6 +10,8 @@ struct Cost {
     served: u32,
     stock: u32,
     looks: u32,
+    /// How long a thread that was awake has waited.
+    awake: u64,
 }
 
 /// A guest that publishes a deadline, then perhaps another one, when one is over.
@@ -61,7 +63,7 @@ impl Guest {
         let mut steps = published.iter().copied().peekable();
         loop {
             let step = steps.peek().copied();
-            // What is nearer than half a wake-up is waited for awake, once.
+            // What is nearer than a wake-up is waited for awake, once.
             let late = if self.is_awake { 0 } else { self.late };
             let promised = self.armed.map_or(u64::MAX, |armed| armed + late);
             let next_look = promised.min(self.bell.unwrap_or(u64::MAX));
@@ -118,8 +120,12 @@ impl Guest {
                     self.armed = [self.armed, promise].into_iter().flatten().min();
                 }
                 self.armed = [self.armed, later].into_iter().flatten().min();
-                let near = self.now + WAKE_UP.max(self.late) / 2;
+                let near = self.now + WAKE_UP.max(self.late);
                 self.is_awake = !self.is_awake && self.armed.is_some_and(|armed| armed <= near);
+                if self.is_awake {
+                    let until = self.armed.unwrap_or(self.now);
+                    cost.awake += until.saturating_sub(self.now);
+                }
                 if is_due {
                     cost.served += 1;
                     return;
@@ -224,6 +230,31 @@ fn a_sleeper_without_a_tick_in_its_halts_is_found_soon() {
         assert!(cost.stock <= 150, "after {pause}: {cost:?}");
         assert!(cost.looks <= 2_050, "after {pause}: {cost:?}");
     }
+}
+
+#[test]
+fn a_thrifty_host_looks_once_for_a_sleeper_whose_tick_was_known() {
+    let (mut turn, mut far) = (0, 0);
+    let cost = run_late(30, 1_200, |guest| {
+        if turn == 0 {
+            guest.prediction.is_thrifty = true;
+        }
+        turn += 1;
+        let tick = (guest.now + 15).next_multiple_of(4_000);
+        if turn <= 200 {
+            return vec![(guest.now + 5, tick)];
+        }
+        if far <= guest.now + 1_200 {
+            far = guest.now + 84_000;
+        }
+        let task = guest.now + 30 + guest.below(5);
+        let sleep = task + 1_050 + guest.below(10);
+        vec![(guest.now + 5, far), (guest.now + 15, tick), (task, sleep)]
+    });
+    // One look for what it sleeps for, one for each tick, and no long waits awake.
+    assert!(cost.stock <= 220, "{cost:?}");
+    assert!(cost.looks <= 1_550, "{cost:?}");
+    assert!(cost.awake <= 10 * 1_000, "{cost:?}");
 }
 
 #[test]

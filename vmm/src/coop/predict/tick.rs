@@ -3,6 +3,10 @@
 //! Linux keeps its tick on a grid: deadlines at the same phase of the same period, for as long as it
 //! runs. A guest whose tasks sleep for less than a period publishes other deadlines in between, which
 //! hide the tick from a mean of intervals; one that is expected on the grid is met exactly.
+//!
+//! A guest may also stop its tick in each wait: then it is published whenever the CPU goes on, and replaced
+//! before it is due. No deadline shows it any more; but a grid that was established is remembered, and a
+//! replaced stock write at the time of such a tick brings it back.
 
 /// Deadlines that two equal intervals in a row stand for.
 const FIRST: u8 = 8;
@@ -12,15 +16,76 @@ const ON_GRID: u8 = 4;
 const MOST: u8 = 64;
 /// What is taken for equal, in parts of the period: a tick's deadline is computed from "now".
 const PRECISION: u64 = 1024;
+/// Deadlines on one grid after which it is remembered when it goes out of sight.
+const ESTABLISHED: u16 = 64;
+/// Over how many periods at least one is measured, and at most: a clock that is slewed changes it.
+const FEWEST: u64 = 16;
+const LONGEST: u64 = 4096;
 
-/// What is known of one vCPU's tick. All times are the guest's TSC.
+/// Deadlines at the same phase of the same period. All times are the guest's TSC.
+#[derive(Clone, Copy, Debug, Default)]
+struct Grid {
+    /// The last deadline on it.
+    at_tsc: u64,
+    /// Zero: there is none.
+    period: u64,
+    /// From where on the period is measured, and over how many so far.
+    from_tsc: u64,
+    periods: u64,
+}
+
+impl Grid {
+    /// Whether a deadline is on it; the grid then goes on from there.
+    fn meets(&mut self, deadline_tsc: u64) -> bool {
+        if self.period == 0 || deadline_tsc <= self.at_tsc {
+            return false;
+        }
+        let elapsed = deadline_tsc - self.at_tsc;
+        let (periods, phase) = (elapsed / self.period, elapsed % self.period);
+        let is_before = phase > self.period / 2;
+        let error = match is_before {
+            true => self.period - phase,
+            false => phase,
+        };
+        if error > self.period / PRECISION {
+            return false;
+        }
+        let periods = periods.saturating_add(u64::from(is_before));
+        self.periods = self.periods.saturating_add(periods);
+        if self.periods >= FEWEST {
+            let measured = deadline_tsc.saturating_sub(self.from_tsc) / self.periods;
+            self.period = measured.max(1);
+        }
+        if self.periods >= LONGEST {
+            (self.from_tsc, self.periods) = (deadline_tsc, 0);
+        }
+        self.at_tsc = deadline_tsc;
+        true
+    }
+
+    /// From when on its next deadline behind `now_tsc` may be due.
+    fn next(&self, now_tsc: u64) -> Option<u64> {
+        let elapsed = now_tsc.saturating_sub(self.at_tsc);
+        let periods = elapsed.checked_div(self.period)?;
+        let last_tsc = self
+            .at_tsc
+            .saturating_add(periods.saturating_mul(self.period));
+        Some(last_tsc.saturating_add(self.period - self.period / PRECISION))
+    }
+}
+
+/// What is known of one vCPU's tick.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Tick {
-    /// The last deadline on the grid.
-    at_tsc: u64,
-    period: u64,
+    grid: Grid,
     /// How well it has agreed with the deadlines; zero: there is none.
     agreed: u8,
+    /// How many deadlines were on it.
+    met: u16,
+    /// Whether it is expected although no deadline shows it.
+    is_hidden: bool,
+    /// The last grid that was established. Linux keeps its phase also while the tick is stopped.
+    established: Grid,
     /// The last deadline and the interval before it.
     last: (u64, u64),
 }
@@ -34,35 +99,62 @@ impl Tick {
             return;
         }
         self.last = (deadline_tsc, interval);
-        if self.is_on_grid(deadline_tsc) {
-            self.at_tsc = deadline_tsc;
+        self.established.meets(deadline_tsc);
+        if self.is_known() && self.grid.meets(deadline_tsc) {
             self.agreed = self.agreed.saturating_add(ON_GRID).min(MOST);
+            self.met = self.met.saturating_add(1);
+            self.is_hidden = false;
+            if self.met >= ESTABLISHED {
+                self.established = self.grid;
+            }
             return;
         }
-        self.agreed = self.agreed.saturating_sub(1);
+        if !self.is_hidden {
+            self.agreed = self.agreed.saturating_sub(1);
+        }
         if self.agreed == 0 && interval.abs_diff(last_interval) <= interval / PRECISION {
-            (self.at_tsc, self.period, self.agreed) = (deadline_tsc, interval, FIRST);
+            self.begin(Grid {
+                at_tsc: deadline_tsc,
+                period: interval,
+                from_tsc: deadline_tsc,
+                periods: 0,
+            });
         }
     }
 
-    fn is_on_grid(&self, deadline_tsc: u64) -> bool {
-        if self.agreed == 0 || self.period == 0 || deadline_tsc <= self.at_tsc {
-            return false;
+    /// The guest has made a stock write between these two times, for a deadline that it then replaced:
+    /// if an established tick lay there, it was that, and is there again for some promises.
+    pub(super) fn replaced(&mut self, since_tsc: u64, now_tsc: u64) {
+        let is_there = self.established.next(since_tsc);
+        if is_there.is_some_and(|at_tsc| at_tsc <= now_tsc) {
+            self.begin(self.established);
+            self.is_hidden = true;
         }
-        let phase = (deadline_tsc - self.at_tsc) % self.period;
-        phase.min(self.period - phase) <= self.period / PRECISION
+    }
+
+    /// A look is promised for it.
+    pub(super) fn promised(&mut self) {
+        if self.is_hidden {
+            self.agreed = self.agreed.saturating_sub(1);
+        }
+    }
+
+    fn begin(&mut self, grid: Grid) {
+        (self.grid, self.agreed, self.met) = (grid, FIRST, 0);
+        self.is_hidden = false;
+    }
+
+    /// Whether there is one.
+    pub(super) fn is_known(&self) -> bool {
+        self.agreed > 0
     }
 
     /// From when on the next tick behind `now_tsc` may be due, if there is a tick.
     pub(super) fn next(&self, now_tsc: u64) -> Option<u64> {
-        if self.agreed == 0 || self.period == 0 {
-            return None;
+        match self.is_known() {
+            true => self.grid.next(now_tsc),
+            false => None,
         }
-        let periods = now_tsc.saturating_sub(self.at_tsc) / self.period;
-        let last_tsc = self
-            .at_tsc
-            .saturating_add(periods.saturating_mul(self.period));
-        Some(last_tsc.saturating_add(self.period - self.period / PRECISION))
     }
 }
 
@@ -93,6 +185,22 @@ mod tests {
     }
 
     #[test]
+    fn a_tick_out_of_sight_is_found_again_by_one_stock_write() {
+        let ticks = (1..200u64).map(|n| n * 4_000_000 + n % 7);
+        let sleeps = (0..2_000u64).map(|n| 796_500_000 + n * 1_100_000 + n * n % 9_001);
+        let mut tick = after(ticks.chain(sleeps));
+        let now = 796_500_000 + 2_000 * 1_100_000;
+        // No tick lies between these two.
+        tick.replaced(now + 10_000, now + 20_000);
+        assert!(!tick.is_known() || tick.grid.period < 2_000_000);
+        let next = now.next_multiple_of(4_000_000);
+        tick.replaced(now, next + 50_000);
+        let found = tick.next(next + 50_000).expect("a tick");
+        let expected = next + 4_000_000;
+        assert!((expected - 12_000..expected).contains(&found), "{found}");
+    }
+
+    #[test]
     fn what_has_no_grid_has_no_tick() {
         let tick = after((1..100u64).map(|n| n * n * 10_000));
         assert_eq!(tick.next(1_000_000), None);
@@ -108,6 +216,10 @@ mod tests {
         let mut tick = Tick::default();
         for turn in 0..values.len().pow(4) {
             tick.learn(values[turn / 7 % values.len()]);
+            tick.replaced(
+                values[turn / 5 % values.len()],
+                values[turn / 3 % values.len()],
+            );
             let _ = tick.next(values[turn % values.len()]);
         }
     }

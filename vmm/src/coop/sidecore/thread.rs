@@ -3,6 +3,7 @@
 //! It never waits for anything but its own sleep: seats that others serve are left out while
 //! polling (their guest is in an exit then, or the worker looks), and slow calls go to the worker.
 
+use std::cell::Cell;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -129,12 +130,16 @@ struct Poller<'a> {
     fault: Fault,
     /// Whether the last sleep was ended by a doorbell.
     was_rung: bool,
+    /// Whether interrupts are still to be raised.
+    has_owed: Cell<bool>,
 }
 
 /// What one pass over all seats found.
 #[derive(Default)]
 struct Pass {
     is_work: bool,
+    /// Whether a deadline was due.
+    is_raised: bool,
     /// Whether some of it was calls.
     has_calls: bool,
     /// Whether a guest made a stock write for a deadline that polling would have served.
@@ -145,6 +150,7 @@ struct Pass {
 impl Pass {
     fn add(&mut self, found: Found) {
         self.is_work |= found.is_work();
+        self.is_raised |= found.raised;
         self.has_calls |= found.taken > 0;
         self.has_missed |= found.has_missed;
         self.next_host_tsc = match (self.next_host_tsc, found.next_host_tsc) {
@@ -172,6 +178,7 @@ impl<'a> Poller<'a> {
             share: Share::default(),
             fault,
             was_rung: false,
+            has_owed: Cell::new(false),
         }
     }
 
@@ -195,6 +202,7 @@ impl<'a> Poller<'a> {
             let rest = self.share.rest(Instant::now());
             // A rest does not leave calls behind either: one more look.
             if may_poll && (is_hit && rest.is_none() || last.has_calls) {
+                self.raise();
                 self.coop.shared.totals.event(Event::LastLookHits, 1);
                 (polls, slept) = (is_hit, Duration::ZERO);
                 continue;
@@ -245,16 +253,17 @@ impl<'a> Poller<'a> {
         last.has_calls || has_polled && last.is_work || last.has_missed && self.window.missed(slept)
     }
 
-    /// Waits for a deadline that is nearer than falling asleep and waking up would take; false if there
-    /// is none.
+    /// Waits for a deadline that is nearer than falling asleep and waking up would take, which costs as
+    /// much CPU time as waiting awake; false if there is none.
     fn wait_awake(&self, next_host_tsc: Option<u64>) -> bool {
         let Some(next_host_tsc) = next_host_tsc else {
             return false;
         };
-        let reach = clock::cycles(self.sleeper.tsc_khz, self.window.wake_up() / 2);
+        let reach = clock::cycles(self.sleeper.tsc_khz, self.window.wake_up());
         if next_host_tsc > tsc::read().saturating_add(reach) {
             return false;
         }
+        self.raise();
         while tsc::read() < next_host_tsc {
             std::hint::spin_loop();
         }
@@ -347,14 +356,15 @@ impl<'a> Poller<'a> {
     }
 
     /// Ends all leases, each with a last look (`[LEASE-4]`), and promises the next ones; gives the
-    /// queues back. Here it waits for who serves an area, but by then it serves nobody any more.
+    /// queues back. Here it waits for who serves an area, but by then it serves nobody any more. What is
+    /// due is left to [`Poller::raise`].
     fn retire(&self) -> Pass {
         let mut pass = Pass::default();
         for (vcpu, station) in (0..).zip(&self.coop.stations) {
             let found = match station.seat.lock().as_mut() {
                 Some(served) => {
                     served.set_wake_up(self.window.wake_up());
-                    served.retire(&self.coop.shared)
+                    served.settle(&self.coop.shared)
                 }
                 None => continue,
             };
@@ -367,7 +377,22 @@ impl<'a> Poller<'a> {
         self.coop.queues.stop(self.window.reach());
         self.pulse.stop();
         self.coop.is_polling.store(false, Ordering::Relaxed);
+        self.has_owed.set(pass.is_raised);
         pass
+    }
+
+    /// Raises what the last looks found due; after the timer is set, where this thread goes to sleep.
+    /// A vCPU that shares its CPU runs as soon as it is woken, and the looks that were promised must not
+    /// wait for that.
+    fn raise(&self) {
+        if !self.has_owed.take() {
+            return;
+        }
+        for station in &self.coop.stations {
+            if let Some(served) = station.seat.lock().as_mut() {
+                served.raise_owed(&self.coop.shared);
+            }
+        }
     }
 
     /// Whether this holds for any area; one that is busy is taken to be one.
@@ -384,7 +409,9 @@ impl<'a> Poller<'a> {
         let totals = &self.coop.shared.totals;
         totals.event(Event::Sleeps, 1);
         let asleep = Instant::now();
-        let Ok(alarm) = self.sleeper.set(next_host_tsc, nap) else {
+        let alarm = self.sleeper.set(next_host_tsc, nap);
+        self.raise();
+        let Ok(alarm) = alarm else {
             // Cannot fail for a valid time; without a timer there is no sleep.
             return (Wake::Deadline, Duration::ZERO);
         };
