@@ -92,7 +92,9 @@ mod tests {
         let setting = Setting::returned(Console::Virtio);
         let line = build(arm, setting, &[Work::Refill], PLAIN, None).unwrap();
         assert!(
-            line.contains(" coopvirt.module=idle=0,timer=0,ipi=1,populate=0,release=0 "),
+            line.contains(
+                " coopvirt.module=idle=0,timer=0,ipi=1,populate=0,release=0,tick=0,post=0 "
+            ),
             "{line}"
         );
         let end = "coopvirt.scale=1.000 coopvirt.seconds=3 coopvirt.warm_up_s=8 \
