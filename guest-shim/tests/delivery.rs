@@ -45,6 +45,15 @@ fn life_2_closing_ends_accepting_and_what_came_last_is_not_lost() {
 }
 
 #[test]
+fn life_2_nothing_is_posted_to_an_area_that_was_closed_while_it_accepted() {
+    let (mut session, mut host) = (session(), HostPost::new());
+    session.accept_posts();
+    session.close();
+    assert!(!host.post(session.cpu().area(), 0x41));
+    assert_eq!((session.posted(), session.refuse_posts()), (None, None));
+}
+
+#[test]
 fn life_6_in_a_broken_area_nothing_is_accepted() {
     let (mut session, mut host) = (session(), HostPost::new());
     session
