@@ -115,6 +115,16 @@ fn post_4_whatever_the_accept_word_says_it_is_posted_once_or_not() {
 }
 
 #[test]
+fn life_2_an_unregistered_area_is_not_posted_to() {
+    let (coop, ram, _) = host();
+    let guest = Guest::register(&coop, &ram, 0, ALL | Features::POLL_DELIVERY);
+    GuestPost::new().begin(&guest.area);
+    assert_eq!(write(&coop, 0, AREA_MSR, 0), SetupStatus::OK);
+    assert!(!coop.post(0, 0x41));
+    assert_eq!(guest.area.load_u64(at::POSTED, Load::Relaxed), 0);
+}
+
+#[test]
 fn post_6_without_the_feature_nothing_is_posted() {
     let (coop, ram, _) = host();
     let guest = Guest::register(&coop, &ram, 0, ALL);
