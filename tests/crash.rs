@@ -1,6 +1,7 @@
 //! A machine that is killed while its guest writes to ext4: the journal's replay leaves a file system in which e2fsck
 //! finds nothing, and each file that the guest has fsync'ed is there, byte by byte. Every kill is survived by the same
-//! file system, with both back ends in turn; three kills, or twenty where `COOPVIRT_LONG` is set.
+//! file system, with each back end in turn: an io_uring, one request after the other, and Debian's qemu-storage-daemon
+//! (vhost-user-blk). Three kills, or twenty where `COOPVIRT_LONG` is set.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
@@ -9,6 +10,7 @@ use std::process::{Command, Output};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use coopvirt_tests::daemon::Daemon;
 use coopvirt_tests::files::Folder;
 use coopvirt_tests::{tools, Outcome};
 use rustix::fs::{fcntl_lock, FlockOperation};
@@ -38,12 +40,37 @@ fn dice(below: u64) -> u64 {
     now.map_or(0, |now| u64::from(now.subsec_nanos()) / 7) % below
 }
 
+/// Who carries out the guest's requests.
+#[derive(Clone, Copy, Debug)]
+enum Engine {
+    Uring,
+    Sync,
+    VhostUser,
+}
+
+/// The guest's disk, as an option; and the process that serves it, if it is not the VMM.
+fn serve(image: &Path, engine: Engine, folder: &Folder) -> ([String; 2], Option<Daemon>) {
+    let disk = |io: &str| ["--disk".into(), format!("{},io={io}", image.display())];
+    match engine {
+        Engine::Uring => (disk("uring"), None),
+        Engine::Sync => (disk("sync"), None),
+        Engine::VhostUser => {
+            let socket = folder.path("disk.sock");
+            let daemon = Daemon::raw(&socket, image);
+            let option = ["--vhost-user-blk".into(), socket.display().to_string()];
+            (option, Some(daemon))
+        }
+    }
+}
+
 /// Lets a guest write from this number on, kills its machine, and adds what it said that is on the disk.
-fn write_and_kill(image: &Path, engine: &str, first: u64, synced: &mut Synced) {
+fn write_and_kill(image: &Path, engine: Engine, first: u64, synced: &mut Synced) {
+    let folder = Folder::new();
+    let (disk, daemon) = serve(image, engine, &folder);
     let mut running = tools::guest("ext4")
         .cmdline(&first.to_string())
         .cpus(2)
-        .arguments(["--disk", &format!("{},io={engine}", image.display())])
+        .arguments(disk)
         .limit(LIMIT)
         .start();
     running.wait_for("\"mounted\"");
@@ -53,12 +80,16 @@ fn write_and_kill(image: &Path, engine: &str, first: u64, synced: &mut Synced) {
     thread::sleep(wait);
     running.signal(Signal::KILL);
     let outcome = running.finish();
+    // It goes the same way, with whatever it has on its way.
+    if let Some(daemon) = daemon {
+        daemon.kill();
+    }
     assert_eq!(outcome.status(), 128 + 9, "{}", outcome.stderr);
     let before = synced.len();
     synced.extend(said(&outcome));
     let files = synced.len() - before;
     eprintln!(
-        "{engine}: killed after {files} files, {} ms behind the first",
+        "{engine:?}: killed after {files} files, {} ms behind the first",
         wait.as_millis()
     );
     assert!(files > 0);
@@ -153,7 +184,8 @@ fn what_was_fsynced_is_there_after_every_kill() {
     file.set_len(DISK_BYTES).expect("a sparse file");
     drop(file);
     let mut synced = Synced::new();
-    for (kill, engine) in (0..kills()).zip(["uring", "sync"].into_iter().cycle()) {
+    let engines = [Engine::Uring, Engine::Sync, Engine::VhostUser];
+    for (kill, engine) in (0..kills()).zip(engines.into_iter().cycle()) {
         write_and_kill(&image, engine, kill * FIRST_STEP, &mut synced);
         wait_for_lock(&image);
         repair_and_check(&image);

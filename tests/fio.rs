@@ -14,7 +14,7 @@ const DISK_BLOCKS: u64 = 16384;
 fn seconds() -> u64 {
     match std::env::var_os("COOPVIRT_LONG") {
         Some(_) => 600,
-        None => 15,
+        None => 60,
     }
 }
 
