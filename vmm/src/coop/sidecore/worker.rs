@@ -12,7 +12,6 @@ use super::WATCH;
 use crate::coop::budget::Budget;
 use crate::coop::clock;
 use crate::coop::host::{lock, Coop};
-use crate::coop::log::LogLimit;
 use crate::coop::serve::{carry_out, Context, Outcome, Server};
 use crate::kvm::tsc;
 
@@ -142,7 +141,6 @@ fn carry_out_calls(coop: &Coop, vcpu: u8) {
     let Some(station) = coop.stations.get(usize::from(vcpu)) else {
         return;
     };
-    let mut log = LogLimit::new(Instant::now());
     loop {
         let _hand = lock(&station.in_hand);
         let call = station
@@ -157,7 +155,6 @@ fn carry_out_calls(coop: &Coop, vcpu: u8) {
         let mut context = Context {
             shared: &coop.shared,
             vcpu,
-            log: &mut log,
             budget: &mut budget,
             server: Server::Worker,
         };
