@@ -26,6 +26,7 @@ use crate::kvm::features;
 use crate::machine::{ConsoleEnds, Machine};
 use crate::mark_log::MarkLog;
 use crate::mem::Backing;
+use crate::say::tell;
 
 /// Boot a Linux kernel in a virtual machine.
 #[derive(Debug, ClapArgs)]
@@ -309,7 +310,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     machine.shut_down();
     drop(raw);
     // Always: power-off, restart and Ctrl-A X share a status.
-    eprintln!("coopvirt: {reason}");
+    complain!("coopvirt: {reason}");
     if let (Some(accounting), Some(file)) = (accounting, exits) {
         let mode = config.mode.name();
         let (mut report, _) = accounting.finish(&gauges, mode);
@@ -318,13 +319,13 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         report.marks = marks.map(|log| log.counters()).unwrap_or_default();
         serde_json::to_writer_pretty(&file, &report).context("could not write the exit report")?;
         if std::io::stderr().is_terminal() {
-            eprint!("{}", report.to_text());
+            tell(format_args!("{}", report.to_text()));
         } else {
             report
                 .identity
                 .lines()
                 .iter()
-                .for_each(|line| eprintln!("coopvirt: {line}"));
+                .for_each(|line| complain!("coopvirt: {line}"));
         }
     }
     Ok(ExitCode::from(reason.exit_status()))

@@ -16,6 +16,7 @@ use crate::compare::plan::Cell;
 use crate::compare::setting::Setting;
 use crate::compare::traced::Tracepoints;
 use crate::compare::{estimate, host, interrupt, json};
+use crate::say::tell;
 
 /// What this machine offers to these arms, and what counts their exits.
 pub(super) fn look(
@@ -46,7 +47,7 @@ pub(super) fn look(
         Ok(_) => (Box::new(Tracepoints(detail)), here),
         Err(error) => {
             let why = format!("{error:#}");
-            eprintln!("not traced: {why}\n  {}", degraded::LOST);
+            complain!("not traced: {why}\n  {}", degraded::LOST);
             here.trace = Some(why.clone());
             let missing = Some(why);
             (Box::new(Statistics { missing }), here)
@@ -71,7 +72,7 @@ pub(super) fn begin(args: &Args, report: &mut Report) -> Result<Option<Journal>>
             json::resume(old, report)?;
         }
     } else if at.exists() {
-        eprintln!("{} of an unfinished comparison is replaced", at.display());
+        complain!("{} of an unfinished comparison is replaced", at.display());
     }
     Journal::create(at, report).map(Some)
 }
@@ -79,12 +80,12 @@ pub(super) fn begin(args: &Args, report: &mut Report) -> Result<Option<Journal>>
 /// Says how long it will take and what is left out.
 pub(super) fn announce(args: &Args, choice: &Choice, setup: &Setup, report: &Report, gaps: &[Gap]) {
     for gap in gaps {
-        eprintln!("gap: {}: {}", gap.arm.name, gap.reason);
+        complain!("gap: {}: {}", gap.arm.name, gap.reason);
     }
     let mut cells = plan_of(args, choice);
     cells.retain(|cell| !has_succeeded(report, cell));
     let time = estimate::of(&cells, amount(args), setup.report.host.is_emulated);
-    eprintln!(
+    complain!(
         "{}; {} arms, {} repetitions, order from seed {}",
         estimate::text(time, cells.len()),
         choice.arms.len(),
@@ -110,7 +111,10 @@ pub(super) fn warm_up(
         if interrupt::is_requested() {
             return;
         }
-        eprint!("warm-up {number}/{} {}: ", args.warm_up, arm.name);
+        tell(format_args!(
+            "warm-up {number}/{} {}: ",
+            args.warm_up, arm.name
+        ));
         let cell = Cell {
             repetition: 0,
             arm,
@@ -119,8 +123,8 @@ pub(super) fn warm_up(
         };
         let run = run_once(args, setup, &cell, 1, launcher);
         match run.failure {
-            None => eprintln!("{:.1} s, not counted", run.seconds),
-            Some(failure) => eprintln!("failed: {}", failure.reason),
+            None => complain!("{:.1} s, not counted", run.seconds),
+            Some(failure) => complain!("failed: {}", failure.reason),
         }
     }
 }

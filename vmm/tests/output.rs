@@ -1,0 +1,73 @@
+//! What becomes of results: nobody to read them, no room for them, an older one in their place.
+//!
+//! None of these runs comes as far as KVM, so they need no virtualization.
+
+use std::fs::File;
+use std::process::{Command, Output, Stdio};
+
+/// Commands that print a result and need nothing for it.
+const PRINTING: [&[&str]; 7] = [
+    &["hypercalls"],
+    &["hypercalls", "--json"],
+    &["doctor"],
+    &["report", "--schema"],
+    &["compare", "--list"],
+    &["compare", "quick", "--print-experiment"],
+    &["run", "--kernel", "k", "--print-config"],
+];
+
+fn with_output(arguments: &[&str], output: impl Into<Stdio>) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_coopvirt"));
+    let command = command.args(arguments).stdin(Stdio::null());
+    let child = command.stdout(output).stderr(Stdio::piped()).spawn();
+    let child = child.expect("coopvirt has been built");
+    child.wait_with_output().expect("a child can be waited for")
+}
+
+/// The end of a pipe whose other end is gone.
+fn unread_pipe() -> std::io::PipeWriter {
+    let (_reader, writer) = std::io::pipe().expect("a pipe");
+    writer
+}
+
+#[test]
+fn a_reader_who_has_had_enough_is_no_failure() {
+    for arguments in PRINTING {
+        let read = with_output(arguments, Stdio::null());
+        let unread = with_output(arguments, unread_pipe());
+        let stderr = String::from_utf8_lossy(&unread.stderr).into_owned();
+        assert_eq!(unread.status, read.status, "{arguments:?}: {stderr}");
+        assert_eq!(unread.stderr, read.stderr, "{arguments:?}: {stderr}");
+    }
+}
+
+fn one_line(arguments: &[&str], output: &Output) -> String {
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{arguments:?}: {stderr}");
+    assert_eq!(stderr.lines().count(), 1, "{arguments:?}: {stderr}");
+    assert!(stderr.starts_with("coopvirt: "), "{stderr}");
+    stderr
+}
+
+#[test]
+fn a_full_disk_under_a_result_is_one_line() {
+    for arguments in PRINTING {
+        let full = File::options().write(true).open("/dev/full");
+        let output = with_output(arguments, full.expect("Linux has it"));
+        let line = one_line(arguments, &output);
+        assert!(
+            line.contains("could not print the result: No space"),
+            "{line}"
+        );
+    }
+}
+
+#[test]
+fn a_complaint_that_nobody_reads_ends_as_any_other() {
+    for arguments in [&["run", "--kernel", "/no/kernel"][..], &["run", "--cpus"]] {
+        let expected = with_output(arguments, Stdio::null()).status;
+        let mut command = Command::new(env!("CARGO_BIN_EXE_coopvirt"));
+        let status = command.args(arguments).stderr(unread_pipe()).status();
+        assert_eq!(status.expect("coopvirt has been built"), expected);
+    }
+}
