@@ -297,6 +297,10 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     // For as long as somebody answers there.
     let entry = args.control.as_deref().and_then(Entry::new);
     let raw = RawMode::enter().context("could not set the terminal to raw mode")?;
+    // From here on there is a new one to be had, and nobody must take the old one for it.
+    if let Some(file) = &exits {
+        empty(file).context("could not empty the exit report")?;
+    }
     machine.resume();
     let reason = machine
         .wait(None)
@@ -331,10 +335,21 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::from(reason.exit_status()))
 }
 
+/// Opens the report. What is in it stays until the machine is sure to run.
 fn create_report(path: &PathBuf) -> anyhow::Result<File> {
-    File::create(path).with_context(|| {
+    let mut options = File::options();
+    let file = options.write(true).create(true).truncate(false).open(path);
+    file.with_context(|| {
         format!("could not create the exit report {path:?}; check the path given to --exits")
     })
+}
+
+fn empty(report: &File) -> std::io::Result<()> {
+    // A pipe, say, has nothing in it.
+    if report.metadata()?.is_file() {
+        report.set_len(0)?;
+    }
+    Ok(())
 }
 
 /// Turns signals that ask this process to end into events of the machine.

@@ -46,6 +46,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let budget = budget
         .map(|path| Budget::read(path, args.update_budget))
         .transpose()?;
+    start::check_files(args)?;
     let folder = TempFolder::new()?;
     let inputs = Inputs::find(args)?;
     let (traces, here) = start::look(args, &choice, &inputs)?;

@@ -1,7 +1,9 @@
 //! What comes before the first run that counts: what there is here, an earlier comparison, how long
 //! it will take, and boots that warm the host up.
 
-use anyhow::Result;
+use std::fs::File;
+
+use anyhow::{ensure, Context, Result};
 use coopvirt_spec::work::Work;
 
 use super::{amount, has_succeeded, is_complete, plan_of, run_once, Inputs, Setup};
@@ -53,6 +55,25 @@ pub(super) fn look(
             (Box::new(Statistics { missing }), here)
         }
     })
+}
+
+/// What would fail after all runs, or in each of them, fails before the first.
+pub(super) fn check_files(args: &Args) -> Result<()> {
+    for path in [&args.html, &args.csv].into_iter().flatten() {
+        // What is in it stays until there is something better.
+        let opened = File::options().append(true).create(true).open(path);
+        opened.with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    if let Some(disk) = &args.disk {
+        let opened = File::open(disk);
+        let opened = opened.with_context(|| format!("cannot read {}", disk.display()))?;
+        ensure!(
+            !opened.metadata()?.is_dir(),
+            "{} is a folder; --disk needs an image",
+            disk.display()
+        );
+    }
+    Ok(())
 }
 
 /// Takes up an earlier comparison if that is wished, and opens the journal.
