@@ -257,6 +257,7 @@ fn served() -> (Serve, Ask) {
         totals: Totals::default(),
         io_in_flight: std::sync::atomic::AtomicU32::new(0),
         post_boxes: Vec::new(),
+        log_limits: Vec::new(),
         effects: Box::new(NoEffects),
     };
     let mut served = Served::new(0, area, Features::RING, None);

@@ -151,7 +151,7 @@ pub enum ConfigError {
     #[error("CPU list {0:?}: expected numbers and ranges such as 1,2 or 1-2")]
     CpuList(String),
     #[error(
-        "network {text:?}: {reason}; expected tap=NAME[,mac=ADDRESS][,queues=N][,vhost=on|off]"
+        "network {text:?}: {reason}; expected tap=NAME[,mac=ADDRESS][,queues=N][,vhost=on|off][,offloads=on|off][,busy-poll=USEC]"
     )]
     Net { text: String, reason: String },
     #[error("vhost-user disk {text:?}: {reason}; expected SOCKET[,queues=N][,reconnect=SECONDS]")]
@@ -218,6 +218,15 @@ pub fn cpu_list(text: &str) -> Result<Vec<usize>, ConfigError> {
         cpus.extend(first..=last);
     }
     Ok(cpus)
+}
+
+/// Refuses a word that is said twice: which of them is meant, nobody can tell.
+fn once(said: &mut Vec<String>, name: &str) -> Result<(), String> {
+    if said.iter().any(|other| other == name) {
+        return Err(format!("{name} is said twice"));
+    }
+    said.push(name.to_owned());
+    Ok(())
 }
 
 /// Checks a CPU list, or `none`.

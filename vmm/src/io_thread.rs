@@ -1,6 +1,7 @@
 //! The I/O thread: one event-manager loop for devices and the console.
 
 use std::io;
+use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::Arc;
@@ -62,15 +63,15 @@ impl IoThread {
                     // Without pinning it still works; only the figures get noisier.
                     let _ = pin::pin_current_thread(&host_cpus);
                 }
-                // Pairs with the store in `drop`; the eventfd between them orders more than enough.
-                while !stopping.load(Ordering::Acquire) {
-                    if let Err(error) = manager.run() {
-                        let what = format!("the I/O loop failed: {error}");
-                        // The receiver only goes away when the machine is stopping already.
-                        let _ = events.send(MachineEvent::VcpuFailed { vcpu: 0, what });
-                        return;
-                    }
-                }
+                // A panicking device must end the machine, not leave it without any.
+                let ended = catch_unwind(AssertUnwindSafe(|| run(&mut manager, &stopping)));
+                let what = match ended {
+                    Ok(Ok(())) => return,
+                    Ok(Err(error)) => format!("the I/O loop failed: {error}"),
+                    Err(_) => "the I/O thread panicked".into(),
+                };
+                // The receiver only goes away when the machine is stopping already.
+                let _ = events.send(MachineEvent::VcpuFailed { vcpu: 0, what });
             })?;
         Ok(Self {
             stop,
@@ -78,6 +79,18 @@ impl IoThread {
             thread: Some(thread),
         })
     }
+}
+
+/// Runs until told to stop.
+fn run(
+    manager: &mut EventManager<Subscriber>,
+    stopping: &AtomicBool,
+) -> Result<(), event_manager::Error> {
+    // Pairs with the store in `drop`; the eventfd between them orders more than enough.
+    while !stopping.load(Ordering::Acquire) {
+        manager.run()?;
+    }
+    Ok(())
 }
 
 impl Drop for IoThread {
@@ -88,5 +101,39 @@ impl Drop for IoThread {
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+    use std::time::Duration;
+
+    use super::*;
+
+    /// Panics as soon as it is called.
+    struct Bad(EventFd);
+
+    impl MutEventSubscriber for Bad {
+        fn process(&mut self, _events: Events, _ops: &mut EventOps) {
+            panic!("a device with a mistake, for a test");
+        }
+        fn init(&mut self, ops: &mut EventOps) {
+            ops.add(Events::new(&self.0, EventSet::IN))
+                .expect("a new eventfd");
+        }
+    }
+
+    #[test]
+    fn a_device_that_panics_ends_the_machine() {
+        let event = EventFd::new(libc::EFD_NONBLOCK).unwrap();
+        event.write(1).unwrap();
+        let (sender, inbox) = channel();
+        let _thread = IoThread::spawn(vec![Box::new(Bad(event))], Vec::new(), sender).unwrap();
+        let what = "the I/O thread panicked".into();
+        assert_eq!(
+            inbox.recv_timeout(Duration::from_secs(20)),
+            Ok(MachineEvent::VcpuFailed { vcpu: 0, what })
+        );
     }
 }

@@ -8,6 +8,13 @@
 //! other, `top` watches running machines, `doors` measures what one exit costs, `doctor` says what this host can do. `coop` is the
 //! host half of the interface that `spec/SPEC.md` describes.
 
+// They panic where nobody reads what is said (`say`).
+#![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
+
+// First: its macro is for all that follow.
+#[macro_use]
+mod say;
+
 pub mod account;
 pub mod accounting;
 pub mod boot;

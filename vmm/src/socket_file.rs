@@ -43,7 +43,7 @@ pub(crate) fn make_way(path: &Path) -> Result<(), PathTaken> {
         Ok(_) => return Err(PathTaken::InUse),
     }
     fs::remove_file(path).map_err(PathTaken::Io)?;
-    eprintln!("coopvirt: {path:?} was left by a machine that is gone; it is replaced");
+    complain!("coopvirt: {path:?} was left by a machine that is gone; it is replaced");
     Ok(())
 }
 

@@ -14,6 +14,7 @@ use crate::control::metrics::{DeviceMetrics, ExitSource, Metrics};
 use crate::control::{ShutDownHow, State};
 use crate::coop::{CoopGauges, PollingState};
 use crate::machine::RunState;
+use crate::say::say;
 use crate::virtio::BalloonState;
 
 /// Look at a running machine and steer it, by the socket of `run --control`.
@@ -100,7 +101,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         };
         understood.context("the machine's answer is not understood; is it of another version?")?
     };
-    print!("{text}");
+    say(&text)?;
     Ok(ExitCode::SUCCESS)
 }
 

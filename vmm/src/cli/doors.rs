@@ -12,6 +12,7 @@ use crate::compare::stats;
 use crate::config;
 use crate::doors::levels::{self, Cost, Level, MIN_ROUNDS};
 use crate::doors::{self, DoorsReport, Options, Row};
+use crate::say::say;
 
 /// Measure what each way out of a guest costs on this host.
 #[derive(Debug, ClapArgs)]
@@ -60,11 +61,10 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         return run_levels(&options, rounds, args.json);
     }
     let report = doors::run(&options)?;
-    if args.json {
-        println!("{}", serde_json::to_string_pretty(&report)?);
-    } else {
-        print(&report);
-    }
+    say(&match args.json {
+        true => serde_json::to_string_pretty(&report)? + "\n",
+        false => to_text(&report),
+    })?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -73,19 +73,17 @@ const SEED: u64 = 1;
 
 fn run_levels(options: &Options, rounds: u32, json: bool) -> anyhow::Result<ExitCode> {
     let rows = levels::run(options, rounds, SEED, |round, level| {
-        eprintln!("[{round}/{rounds}] {}", level.name());
+        complain!("[{round}/{rounds}] {}", level.name());
     })?;
     if json {
-        println!("{}", serde_json::to_string_pretty(&rows)?);
+        say(&(serde_json::to_string_pretty(&rows)? + "\n"))?;
         return Ok(ExitCode::SUCCESS);
     }
-    println!(
-        "what measuring costs an exit, {}, linux {}; {rounds} rounds, levels in random order (seed {SEED})",
+    let head = format!(
+        "what measuring costs an exit, {}, linux {}; {rounds} rounds, levels in random order (seed {SEED})\n\
+         share of the time of one operation with nobody looking [95 % interval]; \"noise\": not told from chance",
         Backend::probe().name,
         host_kernel()
-    );
-    println!(
-        "share of the time of one operation with nobody looking [95 % interval]; \"noise\": not told from chance"
     );
     let mut table = Table::new();
     table.load_style(presets::UTF8_HORIZONTAL_ONLY);
@@ -105,7 +103,7 @@ fn run_levels(options: &Options, rounds: u32, json: bool) -> anyhow::Result<Exit
     for column in table.column_iter_mut().skip(1) {
         column.set_cell_alignment(CellAlignment::Right);
     }
-    println!("{table}");
+    say(&format!("{head}\n{table}\n"))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -117,16 +115,18 @@ fn cost(cost: Cost) -> String {
     format!("{:+.1} %{interval}{noise}", cost.percent)
 }
 
-fn print(report: &DoorsReport) {
-    println!(
+fn to_text(report: &DoorsReport) -> String {
+    let mut lines = vec![format!(
         "doors on {}, linux {}; per operation",
         report.backend.name, report.kernel
-    );
+    )];
     if report.backend.emulated {
-        println!("warning: the CPU is emulated: exits hold, times say nothing about hardware");
+        lines.push(
+            "warning: the CPU is emulated: exits hold, times say nothing about hardware".into(),
+        );
     }
     if let Some(reason) = &report.not_traced {
-        println!("exits not traced: {reason}");
+        lines.push(format!("exits not traced: {reason}"));
     }
     let mut table = Table::new();
     table.load_style(presets::UTF8_HORIZONTAL_ONLY);
@@ -137,10 +137,9 @@ fn print(report: &DoorsReport) {
     for column in table.column_iter_mut().skip(1) {
         column.set_cell_alignment(CellAlignment::Right);
     }
-    println!("{table}");
-    report.rows.iter().filter_map(starved).for_each(|line| {
-        println!("{line}");
-    });
+    lines.push(table.to_string());
+    lines.extend(report.rows.iter().filter_map(starved));
+    lines.join("\n") + "\n"
 }
 
 /// Says of a polled door how often it found no lease while it was timed, if it did.

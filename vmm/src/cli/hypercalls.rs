@@ -6,17 +6,18 @@ use comfy_table::{presets, ContentArrangement, Table};
 use coopvirt_spec::code::Status;
 use coopvirt_spec::op::{self, Operation, COMMON_ERRORS, EXPERIMENTAL_FIRST};
 
+use crate::say::say;
+
 /// Prints all operations, as a table or as JSON.
-pub(super) fn run(json: bool) -> ExitCode {
-    if json {
-        println!(
-            "{:#}",
-            serde_json::Value::Array(op::all().map(to_json).collect())
-        );
-    } else {
-        print!("{}", to_text());
-    }
-    ExitCode::SUCCESS
+pub(super) fn run(json: bool) -> anyhow::Result<ExitCode> {
+    say(&match json {
+        true => {
+            let all = serde_json::Value::Array(op::all().map(to_json).collect());
+            format!("{all:#}\n")
+        }
+        false => to_text(),
+    })?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn arguments(operation: &Operation) -> impl Iterator<Item = String> + '_ {

@@ -16,6 +16,7 @@ use clap::error::ErrorKind;
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::compare;
+use crate::say::say;
 
 /// The exit status of a command line, or a file of options, that cannot be understood.
 const WRONG_ARGUMENTS: i32 = 2;
@@ -69,7 +70,7 @@ pub fn main() -> ExitCode {
     let command = Cli::command();
     let argv = std::env::args_os().collect();
     let argv = config_file::expand(&command, argv).unwrap_or_else(|error| {
-        eprintln!("coopvirt: {}", chain(&error.into()));
+        complain!("coopvirt: {}", chain(&error.into()));
         std::process::exit(WRONG_ARGUMENTS)
     });
     let parsed = command.clone().try_get_matches_from(argv);
@@ -78,41 +79,50 @@ pub fn main() -> ExitCode {
     let result = match cli.command {
         Command::Run(args) if args.print_config => print_config(&command, &matches),
         Command::Run(args) => run::run(&args),
-        Command::Compare(args) if args.list => Ok(compare::experiments::list()),
+        Command::Compare(args) if args.list => compare::experiments::list(),
         Command::Compare(args) if args.print_experiment => print_experiment(&command, &matches),
         Command::Ctl(args) => ctl::run(&args),
         Command::Compare(args) => compare::run(&args),
         Command::Report(args) => report::run(&args),
-        Command::Doctor { json } => Ok(crate::doctor::run(json)),
+        Command::Doctor { json } => crate::doctor::run(json),
         Command::Doors(args) => doors::run(&args),
-        Command::Hypercalls { json } => Ok(hypercalls::run(json)),
+        Command::Hypercalls { json } => hypercalls::run(json),
         Command::Top(args) => top::run(&args),
         Command::Validate(args) => validate::run(&args),
     };
     result.unwrap_or_else(|error| {
         crate::console::terminal::restore();
-        eprintln!("coopvirt: {}", chain(&error));
+        complain!("coopvirt: {}", chain(&error));
         ExitCode::FAILURE
     })
 }
 
-/// One line: what was tried, then why it failed.
+/// One line: what was tried, then why it failed. Names of files and answers of other programs can be
+/// in it, and do nothing to a terminal.
 fn chain(error: &anyhow::Error) -> String {
     let chain: Vec<String> = error.chain().map(ToString::to_string).collect();
-    chain.join(": ")
+    let mut line = String::new();
+    for character in chain.join(": ").chars() {
+        match character {
+            '\n' => line.push(' '),
+            _ if character.is_control() => line.extend(character.escape_default()),
+            _ => line.push(character),
+        }
+    }
+    line
 }
 
 fn print_config(command: &clap::Command, matches: &ArgMatches) -> anyhow::Result<ExitCode> {
     let run = matches.subcommand_matches("run");
     let text = config_file::print(command, run.expect("run was parsed"))?;
-    print!("{text}");
+    say(&text)?;
     Ok(ExitCode::SUCCESS)
 }
 
 fn print_experiment(command: &clap::Command, matches: &ArgMatches) -> anyhow::Result<ExitCode> {
     let compare = matches.subcommand_matches("compare");
     let compare = compare.expect("compare was parsed");
-    print!("{}", config_file::print_experiment(command, compare)?);
+    say(&config_file::print_experiment(command, compare)?)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -122,7 +132,7 @@ fn refuse(error: &clap::Error) -> ! {
     if !error.use_stderr() || error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
         error.exit();
     }
-    eprintln!("coopvirt: {} (see --help)", one_line(error));
+    complain!("coopvirt: {} (see --help)", one_line(error));
     std::process::exit(error.exit_code());
 }
 
@@ -142,6 +152,14 @@ fn one_line(error: &clap::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_error_is_one_line_that_cannot_steer_a_terminal() {
+        let error = anyhow::anyhow!("refused: \x1b]0;x\x07 and\nmore").context("could not ask");
+        let line = chain(&error);
+        assert!(!line.chars().any(char::is_control), "{line:?}");
+        assert!(line.starts_with("could not ask: refused: ") && line.ends_with(" and more"));
+    }
 
     #[test]
     fn wrong_arguments_become_one_line() {

@@ -10,6 +10,7 @@ use clap::Args as ClapArgs;
 use crate::compare::model::Report;
 use crate::compare::symbols::Symbols;
 use crate::compare::{html, json, schema, table, table_file, two};
+use crate::say::say;
 
 /// Show the results of `compare` again, or two of them side by side.
 #[derive(Debug, ClapArgs)]
@@ -40,7 +41,7 @@ pub(super) struct Args {
 
 pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     if args.schema {
-        print!("{}", schema::SCHEMA);
+        say(schema::SCHEMA)?;
         return Ok(ExitCode::SUCCESS);
     }
     let mut reports: Vec<Report> = Vec::new();
@@ -53,7 +54,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     }
     match reports.as_slice() {
         [one] => {
-            print!("{}", table::render(one));
+            say(&table::render(one))?;
             if let Some(path) = &args.html {
                 fs::write(path, html::render(one))
                     .with_context(|| format!("cannot write {}", path.display()))?;
@@ -68,7 +69,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
                 "--html and --csv are for one file; leave the other out"
             );
             let name = |index: usize| args.files[index].display().to_string();
-            print!("{}", two::render(a, b, [&name(0), &name(1)]));
+            say(&two::render(a, b, [&name(0), &name(1)]))?;
         }
         _ => {}
     }

@@ -26,6 +26,7 @@ use crate::kvm::features;
 use crate::machine::{ConsoleEnds, Machine};
 use crate::mark_log::MarkLog;
 use crate::mem::Backing;
+use crate::say::tell;
 
 /// Boot a Linux kernel in a virtual machine.
 #[derive(Debug, ClapArgs)]
@@ -296,6 +297,10 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     // For as long as somebody answers there.
     let entry = args.control.as_deref().and_then(Entry::new);
     let raw = RawMode::enter().context("could not set the terminal to raw mode")?;
+    // From here on there is a new one to be had, and nobody must take the old one for it.
+    if let Some(file) = &exits {
+        empty(file).context("could not empty the exit report")?;
+    }
     machine.resume();
     let reason = machine
         .wait(None)
@@ -309,7 +314,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     machine.shut_down();
     drop(raw);
     // Always: power-off, restart and Ctrl-A X share a status.
-    eprintln!("coopvirt: {reason}");
+    complain!("coopvirt: {reason}");
     if let (Some(accounting), Some(file)) = (accounting, exits) {
         let mode = config.mode.name();
         let (mut report, _) = accounting.finish(&gauges, mode);
@@ -318,22 +323,33 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         report.marks = marks.map(|log| log.counters()).unwrap_or_default();
         serde_json::to_writer_pretty(&file, &report).context("could not write the exit report")?;
         if std::io::stderr().is_terminal() {
-            eprint!("{}", report.to_text());
+            tell(format_args!("{}", report.to_text()));
         } else {
             report
                 .identity
                 .lines()
                 .iter()
-                .for_each(|line| eprintln!("coopvirt: {line}"));
+                .for_each(|line| complain!("coopvirt: {line}"));
         }
     }
     Ok(ExitCode::from(reason.exit_status()))
 }
 
+/// Opens the report. What is in it stays until the machine is sure to run.
 fn create_report(path: &PathBuf) -> anyhow::Result<File> {
-    File::create(path).with_context(|| {
+    let mut options = File::options();
+    let file = options.write(true).create(true).truncate(false).open(path);
+    file.with_context(|| {
         format!("could not create the exit report {path:?}; check the path given to --exits")
     })
+}
+
+fn empty(report: &File) -> std::io::Result<()> {
+    // A pipe, say, has nothing in it.
+    if report.metadata()?.is_file() {
+        report.set_len(0)?;
+    }
+    Ok(())
 }
 
 /// Turns signals that ask this process to end into events of the machine.

@@ -7,6 +7,7 @@ use clap::Args as ClapArgs;
 use comfy_table::{presets, CellAlignment, Table};
 
 use crate::config;
+use crate::say::say;
 use crate::validate::{self, Options, Validation};
 
 /// Cause exactly N exits of each kind and check that every counter says N.
@@ -47,11 +48,10 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         limit,
         pin,
     })?;
-    if args.json {
-        println!("{}", serde_json::to_string_pretty(&validation)?);
-    } else {
-        print(&validation);
-    }
+    say(&match args.json {
+        true => serde_json::to_string_pretty(&validation)? + "\n",
+        false => to_text(&validation),
+    })?;
     Ok(if validation.is_exact() {
         ExitCode::SUCCESS
     } else {
@@ -59,14 +59,14 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     })
 }
 
-fn print(validation: &Validation) {
+fn to_text(validation: &Validation) -> String {
     let report = &validation.report;
-    println!(
+    let mut lines = vec![format!(
         "validation on {}, linux {}",
         report.backend.name, report.kernel
-    );
+    )];
     if let Some(reason) = &report.not_traced {
-        println!("not traced: {reason}");
+        lines.push(format!("not traced: {reason}"));
     }
     let mut table = Table::new();
     table.load_style(presets::UTF8_HORIZONTAL_ONLY);
@@ -101,13 +101,12 @@ fn print(validation: &Validation) {
             column.set_cell_alignment(CellAlignment::Right);
         }
     }
-    println!("{table}");
-    println!("empty phase: {} exits", shown(validation.empty_phase));
-    report
-        .identity
-        .lines()
-        .iter()
-        .for_each(|line| println!("{line}"));
+    lines.push(table.to_string());
+    let empty_phase = shown(validation.empty_phase);
+    lines.push(format!("empty phase: {empty_phase} exits"));
+    lines.extend(report.identity.lines());
     let exact = validation.kinds.iter().filter(|kind| kind.is_exact).count();
-    println!("{exact} of {} kinds are exact", validation.kinds.len());
+    let all = validation.kinds.len();
+    lines.push(format!("{exact} of {all} kinds are exact\n"));
+    lines.join("\n")
 }

@@ -5,6 +5,8 @@
 
 use std::process::ExitCode;
 
+use crate::say::say;
+
 /// An experiment that is part of the program.
 #[derive(Clone, Copy, Debug)]
 pub struct BuiltIn {
@@ -49,12 +51,13 @@ impl BuiltIn {
 }
 
 /// Prints all with what they are for.
-pub fn list() -> ExitCode {
-    for known in ALL {
-        println!("{:12} {}", known.name, known.about());
-    }
-    println!("`coopvirt compare NAME --print-experiment` shows one as a file to start from.");
-    ExitCode::SUCCESS
+pub fn list() -> anyhow::Result<ExitCode> {
+    let each = ALL.map(|known| format!("{:12} {}\n", known.name, known.about()));
+    say(&format!(
+        "{}`coopvirt compare NAME --print-experiment` shows one as a file to start from.\n",
+        each.concat()
+    ))?;
+    Ok(ExitCode::SUCCESS)
 }
 
 #[cfg(test)]

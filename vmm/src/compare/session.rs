@@ -29,6 +29,7 @@ use super::progress::Progress;
 use super::setting::{Backing, Setting};
 use super::symbols::Symbols;
 use super::{aa, cmdline, evaluate, host, html, interrupt, json, table, table_file, verdict};
+use crate::say::say;
 
 /// A failed run is repeated once.
 const ATTEMPTS: u32 = 2;
@@ -45,6 +46,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let budget = budget
         .map(|path| Budget::read(path, args.update_budget))
         .transpose()?;
+    start::check_files(args)?;
     let folder = TempFolder::new()?;
     let inputs = Inputs::find(args)?;
     let (traces, here) = start::look(args, &choice, &inputs)?;
@@ -100,13 +102,6 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         true => ExitCode::SUCCESS,
         false => ExitCode::FAILURE,
     })
-}
-
-fn say(text: &str) -> Result<()> {
-    let mut stdout = io::stdout().lock();
-    stdout
-        .write_all(text.as_bytes())
-        .context("cannot print the report")
 }
 
 fn amount(args: &Args) -> Amount {

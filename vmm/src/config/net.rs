@@ -1,6 +1,6 @@
 //! What `--net` says: which tap, and how it is served.
 
-use super::ConfigError;
+use super::{once, ConfigError};
 
 /// Longest name of an interface (IFNAMSIZ without its terminating zero).
 const MAX_NAME_BYTES: usize = 15;
@@ -69,10 +69,12 @@ pub fn net(text: &str) -> Result<NetConfig, ConfigError> {
         offloads: true,
         busy_poll_us: None,
     };
+    let mut said = Vec::new();
     for part in text.split(',') {
         let (name, value) = part
             .split_once('=')
             .ok_or_else(|| bad(format!("{part:?} is not NAME=VALUE")))?;
+        once(&mut said, name).map_err(bad)?;
         match name {
             "tap" if is_interface_name(value) => net.tap = value.to_owned(),
             "tap" => {
@@ -200,6 +202,8 @@ mod tests {
             ("tap=t,busy-poll=1000001", "microseconds"),
             ("tap=t,vhost=off,busy-poll=50", "busy-poll is for vhost=on"),
             ("tap=t,speed=9", "unknown word \"speed\""),
+            ("tap=t,tap=u", "tap is said twice"),
+            ("tap=t,queues=1,queues=2", "queues is said twice"),
         ] {
             let error = net(text).unwrap_err().to_string();
             assert!(error.contains(reason), "{text}: {error}");

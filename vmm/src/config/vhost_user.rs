@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{ConfigError, MAX_VCPUS};
+use super::{once, ConfigError, MAX_VCPUS};
 
 /// Longest name of a shared folder (virtio 1.2, 5.11.4).
 pub const MAX_TAG_BYTES: usize = 36;
@@ -45,7 +45,10 @@ pub fn vhost_user_blk(text: &str) -> Result<VhostUserBlkConfig, ConfigError> {
         queues: None,
         reconnect: DEFAULT_RECONNECT,
     };
+    let mut said = Vec::new();
     for word in words {
+        let name = word.split_once('=').map_or(word, |(name, _)| name);
+        once(&mut said, name).map_err(bad)?;
         match word.split_once('=') {
             Some(("queues", value)) => disk.queues = Some(queues(value).map_err(bad)?),
             Some(("reconnect", value)) => {
@@ -69,7 +72,10 @@ pub fn fs(text: &str) -> Result<FsConfig, ConfigError> {
     let mut words = text.split(',');
     let socket = socket(words.next()).map_err(bad)?;
     let (mut tag, mut most) = (None, None);
+    let mut said = Vec::new();
     for word in words {
+        let name = word.split_once('=').map_or(word, |(name, _)| name);
+        once(&mut said, name).map_err(bad)?;
         match word.split_once('=') {
             Some(("tag", "")) => return Err(bad("the tag is empty".into())),
             Some(("tag", value)) if value.len() > MAX_TAG_BYTES => {
@@ -134,6 +140,7 @@ mod tests {
             ("a,queues=65", "from 1 to 64"),
             ("a,reconnect=soon", "number of seconds"),
             ("a,ro", "unknown word \"ro\""),
+            ("a,queues=1,queues=1", "queues is said twice"),
         ] {
             let error = vhost_user_blk(text).unwrap_err().to_string();
             assert!(error.contains(reason), "{text}: {error}");
@@ -146,6 +153,7 @@ mod tests {
             ("a,tag=", "the tag is empty"),
             (long.as_str(), "longer than 36"),
             ("a,tag=b,cache=auto", "unknown word"),
+            ("a,tag=b,tag=c", "tag is said twice"),
         ] {
             let error = fs(text).unwrap_err().to_string();
             assert!(error.contains(reason), "{text}: {error}");

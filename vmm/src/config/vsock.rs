@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::ConfigError;
+use super::{once, ConfigError};
 
 /// A guest's socket device.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,6 +27,7 @@ pub fn vsock(text: &str) -> Result<VsockConfig, ConfigError> {
         });
     }
     let (mut number, mut socket) = (None, None);
+    let mut said = Vec::new();
     // The path comes last and may have commas.
     let mut rest = Some(text);
     while let Some(words) = rest {
@@ -34,6 +35,8 @@ pub fn vsock(text: &str) -> Result<VsockConfig, ConfigError> {
             Some((word, behind)) if !word.starts_with("socket=") => (word, Some(behind)),
             _ => (words, None),
         };
+        let name = word.split_once('=').map_or(word, |(name, _)| name);
+        once(&mut said, name).map_err(bad)?;
         match word.split_once('=') {
             Some(("cid", value)) => number = Some(cid(value)?),
             Some(("socket", "")) => return Err(bad("the socket's path is empty".into())),
@@ -81,6 +84,7 @@ mod tests {
             ("cid=3,socket=", "path is empty"),
             ("cid=3,uds=a", "unknown word \"uds=a\""),
             ("cid=3,", "unknown word \"\""),
+            ("cid=3,cid=4", "cid is said twice"),
         ] {
             let error = vsock(text).unwrap_err().to_string();
             assert!(error.contains(reason), "{text}: {error}");

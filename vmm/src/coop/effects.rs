@@ -48,6 +48,6 @@ impl Effects for KvmEffects {
     }
 
     fn log(&self, line: &str) {
-        eprintln!("coopvirt: {line}");
+        complain!("coopvirt: {line}");
     }
 }

@@ -82,6 +82,7 @@ impl Coop {
                 totals: Totals::default(),
                 io_in_flight: AtomicU32::new(0),
                 post_boxes: (0..nr_vcpus).map(|_| PostBox::default()).collect(),
+                log_limits: (0..nr_vcpus).map(|_| Mutex::default()).collect(),
                 effects,
             },
             stations: (0..nr_vcpus).map(station).collect(),

@@ -16,6 +16,12 @@ pub struct LogLimit {
     since: Instant,
 }
 
+impl Default for LogLimit {
+    fn default() -> Self {
+        Self::new(Instant::now())
+    }
+}
+
 impl LogLimit {
     /// A vCPU that has been quiet.
     pub fn new(now: Instant) -> Self {

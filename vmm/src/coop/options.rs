@@ -76,6 +76,10 @@ const SERVED: Features = Features(
 pub enum OptionError {
     #[error("unknown cooperative feature {0:?}; known: all, none, mmu, {known}", known = known())]
     Feature(String),
+    #[error("the list is empty; say all, none or names")]
+    Empty,
+    #[error("{0} takes from nothing; say all,{0}")]
+    FromNothing(String),
     #[error("sidecore {0:?}: expected off, adaptive or always, then perhaps ,cpu=N")]
     Sidecore(String),
 }
@@ -102,11 +106,14 @@ fn known() -> String {
 /// Reads a list such as `all`, `timer,ipi` or `all,-mmu`. The ring is always offered.
 pub fn features(list: &str) -> Result<Features, OptionError> {
     let mut chosen = Features::RING;
-    for item in list
-        .split(',')
-        .map(str::trim)
-        .filter(|item| !item.is_empty())
-    {
+    let items = list.split(',').map(str::trim);
+    let items: Vec<&str> = items.filter(|item| !item.is_empty()).collect();
+    // Both would be "none", which is hardly meant and not seen afterwards.
+    let first = items.first().ok_or(OptionError::Empty)?;
+    if first.starts_with('-') {
+        return Err(OptionError::FromNothing((*first).to_owned()));
+    }
+    for item in items {
         let (name, remove) = match item.strip_prefix('-') {
             Some(name) => (name, true),
             None => (item, false),
@@ -169,6 +176,9 @@ mod tests {
         assert!(!no_mmu.contains(Features::EXPERIMENTAL));
         let experimental = features("all,experimental").unwrap();
         assert!(experimental.contains(Features::EXPERIMENTAL | Features::LOG));
+        assert_eq!(features(""), Err(OptionError::Empty));
+        let message = features("-mmu").unwrap_err().to_string();
+        assert_eq!(message, "-mmu takes from nothing; say all,-mmu");
         for name in ["huge", "warp", "experiments"] {
             let message = features(name).unwrap_err().to_string();
             assert!(

@@ -8,7 +8,7 @@
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use coopvirt_spec::code::BrokenReason;
 use coopvirt_spec::counter::{GuestCounter, HostCounter, GUEST_COUNTERS, HOST_COUNTERS};
@@ -24,7 +24,6 @@ use super::area::Area;
 use super::budget::Budget;
 use super::clock::GuestClock;
 use super::counters::Event;
-use super::log::LogLimit;
 use super::predict::{Outcome as Fate, Prediction, Seen};
 use super::serve::{carry_out, Context, Outcome, Server, Shared};
 
@@ -61,7 +60,6 @@ pub struct Served {
     /// How long the thread that serves deadlines takes to wake up.
     wake_up: Duration,
     counts: [u64; HOST_COUNTERS.len()],
-    log: LogLimit,
     /// Whether the guest was woken because its area is broken.
     is_wake_raised: bool,
     /// Taken, but left to the memory worker. Bounded: each has a completion slot reserved.
@@ -110,7 +108,6 @@ impl Served {
             idle_seen: 0,
             wake_up: Duration::ZERO,
             counts: [0; HOST_COUNTERS.len()],
-            log: LogLimit::new(Instant::now()),
             is_wake_raised: false,
             deferred: VecDeque::new(),
         }
@@ -169,7 +166,6 @@ impl Served {
         let mut context = Context {
             shared,
             vcpu: self.vcpu,
-            log: &mut self.log,
             budget,
             server,
         };
@@ -216,7 +212,6 @@ impl Served {
         let mut context = Context {
             shared,
             vcpu: self.vcpu,
-            log: &mut self.log,
             budget,
             server,
         };

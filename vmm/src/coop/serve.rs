@@ -5,6 +5,7 @@
 //! word of the submission.
 
 use std::sync::atomic::AtomicU32;
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use coopvirt_spec::code::Status;
@@ -49,6 +50,9 @@ pub struct Shared {
     pub io_in_flight: AtomicU32,
     /// Where interrupts are posted, by x2APIC id.
     pub post_boxes: Vec<PostBox>,
+    /// How often each vCPU may log, whoever serves it and however often it registers (`[TRUST-5]`).
+    /// Leaf locks.
+    pub log_limits: Vec<Mutex<LogLimit>>,
     /// The ways out.
     pub effects: Box<dyn Effects>,
 }
@@ -69,6 +73,14 @@ impl Shared {
         self.totals.event(Event::Posted, is_posted.into());
         is_posted
     }
+
+    /// Whether a vCPU may write another line into the log.
+    fn may_log(&self, vcpu: u8) -> bool {
+        self.log_limits.get(usize::from(vcpu)).is_some_and(|limit| {
+            let mut limit = limit.lock().unwrap_or_else(PoisonError::into_inner);
+            limit.take(Instant::now())
+        })
+    }
 }
 
 /// What one call is carried out with.
@@ -77,8 +89,6 @@ pub struct Context<'a> {
     pub shared: &'a Shared,
     /// Who asked.
     pub vcpu: u8,
-    /// How often it may log.
-    pub log: &'a mut LogLimit,
     /// What may be spent.
     pub budget: &'a mut Budget,
     /// Who serves.
@@ -181,7 +191,7 @@ impl Serve for Context<'_> {
         if !is_readable || (shared.areas).overlaps(args.text_gpa, args.len_bytes.into()) {
             return Err(Status::BAD_ADDRESS);
         }
-        if !self.log.take(Instant::now()) {
+        if !shared.may_log(self.vcpu) {
             shared.totals.event(Event::LogDropped, 1);
             return Err(Status::BUSY);
         }

@@ -12,17 +12,19 @@ pub mod probe;
 
 use std::process::ExitCode;
 
+use crate::say::say;
+
 /// Examines this machine and prints the result; the exit code is a failure if a VM cannot run.
-pub fn run(json: bool) -> ExitCode {
+pub fn run(json: bool) -> anyhow::Result<ExitCode> {
     let findings = probe::probe();
     let report = advice::judge(&findings);
     let text = match json {
         true => print::to_json(&report),
         false => print::to_text(&report),
     };
-    println!("{text}");
-    match report.can_run {
+    say(&(text + "\n"))?;
+    Ok(match report.can_run {
         true => ExitCode::SUCCESS,
         false => ExitCode::FAILURE,
-    }
+    })
 }

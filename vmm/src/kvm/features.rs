@@ -48,9 +48,14 @@ pub const ALL: [Feature; 14] = [
 
 /// Why a feature list is not understood.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("unknown KVM feature {name:?}; known: all, none, {}", known())]
-pub struct UnknownFeature {
-    name: String,
+#[allow(missing_docs, reason = "the messages say it")]
+pub enum FeatureListError {
+    #[error("unknown KVM feature {0:?}; known: all, none, {known}", known = known())]
+    Unknown(String),
+    #[error("the list is empty; say all, none or names")]
+    Empty,
+    #[error("{0} takes from nothing; say all,{0}")]
+    FromNothing(String),
 }
 
 fn known() -> String {
@@ -58,14 +63,17 @@ fn known() -> String {
 }
 
 /// Reads a list such as `all`, `none`, `clock,pv-eoi` or `all,-pv-eoi` into a bit mask.
-pub fn parse(list: &str) -> Result<u32, UnknownFeature> {
+pub fn parse(list: &str) -> Result<u32, FeatureListError> {
     let every = ALL.iter().fold(0, |mask, feature| mask | 1 << feature.bit);
     let mut mask = 0;
-    for item in list
-        .split(',')
-        .map(str::trim)
-        .filter(|item| !item.is_empty())
-    {
+    let items = list.split(',').map(str::trim);
+    let items: Vec<&str> = items.filter(|item| !item.is_empty()).collect();
+    // Both would be "none", which is hardly meant and not seen afterwards.
+    let first = items.first().ok_or(FeatureListError::Empty)?;
+    if first.starts_with('-') {
+        return Err(FeatureListError::FromNothing((*first).to_owned()));
+    }
+    for item in items {
         let (name, remove) = match item.strip_prefix('-') {
             Some(name) => (name, true),
             None => (item, false),
@@ -75,11 +83,7 @@ pub fn parse(list: &str) -> Result<u32, UnknownFeature> {
             "none" => 0,
             _ => match ALL.iter().find(|feature| feature.name == name) {
                 Some(feature) => 1 << feature.bit,
-                None => {
-                    return Err(UnknownFeature {
-                        name: name.to_owned(),
-                    })
-                }
+                None => return Err(FeatureListError::Unknown(name.to_owned())),
             },
         };
         if remove {
@@ -102,6 +106,15 @@ mod tests {
         let all = parse("all").unwrap();
         assert_eq!(parse("all,-pv-eoi"), Ok(all & !(1 << 6)));
         assert_eq!(all & 1 << 24, 1 << 24);
+    }
+
+    #[test]
+    fn a_list_that_is_none_by_mistake_is_refused() {
+        for list in ["", " ", ","] {
+            assert_eq!(parse(list), Err(FeatureListError::Empty), "{list:?}");
+        }
+        let message = parse("-pv-eoi").unwrap_err().to_string();
+        assert_eq!(message, "-pv-eoi takes from nothing; say all,-pv-eoi");
     }
 
     #[test]

@@ -295,7 +295,7 @@ fn open_disk(disk: &DiskConfig, nr_vcpus: u16) -> Result<Blk, BlkError> {
             let path = disk.path.clone();
             return Err(BlkError::NoUring { path, source });
         }
-        Err(error) => eprintln!(
+        Err(error) => complain!(
             "coopvirt: no io_uring here ({error}): disk {} serves one request at a time; say io=sync \
              to want that",
             disk.path.display()

@@ -48,21 +48,42 @@ pub fn find(sockets: &[PathBuf]) -> Result<Vec<Found>, FindError> {
     if !sockets.is_empty() {
         return sockets.iter().map(|path| ask(path.clone())).collect();
     }
-    let found = registered(&[])?;
+    those_that_answer(ask_registered(&[])?)
+}
+
+/// Those that answer; if none does, why one does not that is there.
+fn those_that_answer(asked: Vec<Result<Found, FindError>>) -> Result<Vec<Found>, FindError> {
+    let (mut found, mut trouble) = (Vec::new(), FindError::Nothing);
+    for answer in asked {
+        match answer {
+            Ok(machine) => found.push(machine),
+            Err(error) if !is_gone(&error) => trouble = error,
+            Err(_) => {}
+        }
+    }
     if found.is_empty() {
-        return Err(FindError::Nothing);
+        return Err(trouble);
     }
     Ok(found)
 }
 
+/// Whether a machine has been killed, or has just ended.
+fn is_gone(error: &FindError) -> bool {
+    matches!(error, FindError::Client(ClientError::Connect { .. }))
+}
+
 /// Machines of this user's that are not among those known.
 pub(super) fn registered(known: &[PathBuf]) -> Result<Vec<Found>, FindError> {
+    // What does not answer now is asked again the next time.
+    Ok(ask_registered(known)?.into_iter().flatten().collect())
+}
+
+fn ask_registered(known: &[PathBuf]) -> Result<Vec<Result<Found, FindError>>, FindError> {
     let folder = registry::folder().ok_or(FindError::NoFolder)?;
     let paths =
         registry::entries(&folder).map_err(|source| FindError::Folder { folder, source })?;
     let new = paths.into_iter().filter(|path| !known.contains(path));
-    // What does not answer has been killed, or is about to end.
-    Ok(new.filter_map(|path| ask(path).ok()).collect())
+    Ok(new.map(ask).collect())
 }
 
 fn ask(path: PathBuf) -> Result<Found, FindError> {
@@ -70,5 +91,42 @@ fn ask(path: PathBuf) -> Result<Found, FindError> {
     match serde_json::from_str(&answer) {
         Ok(state) => Ok(Found { path, state }),
         Err(source) => Err(FindError::NotUnderstood { path, source }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+    use crate::machine::RunState;
+
+    #[test]
+    fn a_machine_that_is_there_but_stands_still_is_not_taken_for_none() {
+        let path = || PathBuf::from("7.sock");
+        let silent = || Err(FindError::Client(ClientError::Silent { path: path() }));
+        let killed = || {
+            let source = io::ErrorKind::ConnectionRefused.into();
+            Err(FindError::Client(ClientError::Connect {
+                path: path(),
+                source,
+            }))
+        };
+        let alive = Found {
+            path: path(),
+            state: State {
+                state: RunState::Running,
+                mode: "kvm".into(),
+                vcpus: 1,
+                memory_bytes: 1 << 29,
+                pid: 7,
+                version: "0".into(),
+            },
+        };
+        let error = |asked| those_that_answer(asked).unwrap_err().to_string();
+        assert!(error(vec![killed()]).contains("no machine of yours"));
+        assert!(error(vec![silent(), killed()]).contains("did not answer within"));
+        let found = those_that_answer(vec![silent(), Ok(alive), killed()]).unwrap();
+        assert_eq!(found.len(), 1);
     }
 }

@@ -53,13 +53,13 @@ pub fn csv(found: Vec<Found>, every: Duration, is_once: bool) -> anyhow::Result<
         match &watched.trouble {
             None => text = rows(watched),
             Some(Trouble::Gone) => {
-                eprintln!(
+                complain!(
                     "coopvirt: the machine of process {} is gone",
                     watched.state.pid
                 );
             }
             Some(Trouble::Odd(what)) => {
-                eprintln!("coopvirt: no news of process {}: {what}", watched.state.pid);
+                complain!("coopvirt: no news of process {}: {what}", watched.state.pid);
             }
         }
         if is_once && has_said[index] {

@@ -291,7 +291,7 @@ impl Backend {
         } else {
             ""
         };
-        eprintln!("{name}: queue {index} is broken until the guest resets it: {error}{last}");
+        complain!("{name}: queue {index} is broken until the guest resets it: {error}{last}");
     }
 }
 
@@ -457,7 +457,7 @@ impl MutEventSubscriber for QueueWorker {
         for event in events.chain(files) {
             if let Err(error) = ops.add(event) {
                 let name = lock(&self.backend).device().name().to_owned();
-                eprintln!("{name}: could not listen to its doorbell: {error}");
+                complain!("{name}: could not listen to its doorbell: {error}");
             }
         }
     }

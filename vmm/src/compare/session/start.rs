@@ -1,7 +1,9 @@
 //! What comes before the first run that counts: what there is here, an earlier comparison, how long
 //! it will take, and boots that warm the host up.
 
-use anyhow::Result;
+use std::fs::File;
+
+use anyhow::{ensure, Context, Result};
 use coopvirt_spec::work::Work;
 
 use super::{amount, has_succeeded, is_complete, plan_of, run_once, Inputs, Setup};
@@ -16,6 +18,7 @@ use crate::compare::plan::Cell;
 use crate::compare::setting::Setting;
 use crate::compare::traced::Tracepoints;
 use crate::compare::{estimate, host, interrupt, json};
+use crate::say::tell;
 
 /// What this machine offers to these arms, and what counts their exits.
 pub(super) fn look(
@@ -46,12 +49,31 @@ pub(super) fn look(
         Ok(_) => (Box::new(Tracepoints(detail)), here),
         Err(error) => {
             let why = format!("{error:#}");
-            eprintln!("not traced: {why}\n  {}", degraded::LOST);
+            complain!("not traced: {why}\n  {}", degraded::LOST);
             here.trace = Some(why.clone());
             let missing = Some(why);
             (Box::new(Statistics { missing }), here)
         }
     })
+}
+
+/// What would fail after all runs, or in each of them, fails before the first.
+pub(super) fn check_files(args: &Args) -> Result<()> {
+    for path in [&args.html, &args.csv].into_iter().flatten() {
+        // What is in it stays until there is something better.
+        let opened = File::options().append(true).create(true).open(path);
+        opened.with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    if let Some(disk) = &args.disk {
+        let opened = File::open(disk);
+        let opened = opened.with_context(|| format!("cannot read {}", disk.display()))?;
+        ensure!(
+            !opened.metadata()?.is_dir(),
+            "{} is a folder; --disk needs an image",
+            disk.display()
+        );
+    }
+    Ok(())
 }
 
 /// Takes up an earlier comparison if that is wished, and opens the journal.
@@ -71,7 +93,7 @@ pub(super) fn begin(args: &Args, report: &mut Report) -> Result<Option<Journal>>
             json::resume(old, report)?;
         }
     } else if at.exists() {
-        eprintln!("{} of an unfinished comparison is replaced", at.display());
+        complain!("{} of an unfinished comparison is replaced", at.display());
     }
     Journal::create(at, report).map(Some)
 }
@@ -79,12 +101,12 @@ pub(super) fn begin(args: &Args, report: &mut Report) -> Result<Option<Journal>>
 /// Says how long it will take and what is left out.
 pub(super) fn announce(args: &Args, choice: &Choice, setup: &Setup, report: &Report, gaps: &[Gap]) {
     for gap in gaps {
-        eprintln!("gap: {}: {}", gap.arm.name, gap.reason);
+        complain!("gap: {}: {}", gap.arm.name, gap.reason);
     }
     let mut cells = plan_of(args, choice);
     cells.retain(|cell| !has_succeeded(report, cell));
     let time = estimate::of(&cells, amount(args), setup.report.host.is_emulated);
-    eprintln!(
+    complain!(
         "{}; {} arms, {} repetitions, order from seed {}",
         estimate::text(time, cells.len()),
         choice.arms.len(),
@@ -110,7 +132,10 @@ pub(super) fn warm_up(
         if interrupt::is_requested() {
             return;
         }
-        eprint!("warm-up {number}/{} {}: ", args.warm_up, arm.name);
+        tell(format_args!(
+            "warm-up {number}/{} {}: ",
+            args.warm_up, arm.name
+        ));
         let cell = Cell {
             repetition: 0,
             arm,
@@ -119,8 +144,8 @@ pub(super) fn warm_up(
         };
         let run = run_once(args, setup, &cell, 1, launcher);
         match run.failure {
-            None => eprintln!("{:.1} s, not counted", run.seconds),
-            Some(failure) => eprintln!("failed: {}", failure.reason),
+            None => complain!("{:.1} s, not counted", run.seconds),
+            Some(failure) => complain!("failed: {}", failure.reason),
         }
     }
 }

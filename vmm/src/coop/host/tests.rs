@@ -6,7 +6,7 @@ use coopvirt_spec::code::{BrokenReason, SetupStatus, Status};
 use coopvirt_spec::delivery::GuestPost;
 use coopvirt_spec::entry::Submission;
 use coopvirt_spec::mem::{Load, SharedMem, Store};
-use coopvirt_spec::op::{EchoArgs, NopArgs, Opcode};
+use coopvirt_spec::op::{EchoArgs, LogArgs, NopArgs, Opcode};
 use coopvirt_spec::page::{at, read_header};
 use coopvirt_spec::setup::{AREA_MSR, FEATURES_MSR, STATUS_MSR};
 use coopvirt_spec::version::Features;
@@ -365,4 +365,29 @@ fn gauges_show_what_the_account_will_say_and_end_nothing() {
         (report.guest, report.host),
         (third.totals.guest, third.totals.host)
     );
+}
+
+#[test]
+fn trust_5_a_guest_that_registers_again_and_again_may_not_log_more() {
+    let (coop, ram, recorder) = host();
+    let started = std::time::Instant::now();
+    let line = LogArgs {
+        text_gpa: 0x20_0000,
+        len_bytes: 1,
+        level: 6,
+    };
+    for _ in 0..20 {
+        // As a guest does that begins anew.
+        ram.write_slice(&[0; 4096], GuestAddress(area_gpa(0)))
+            .unwrap();
+        let mut guest = Guest::register(&coop, &ram, 0, ALL);
+        for tag in 0..20 {
+            guest.call(&line.submission(tag));
+        }
+        assert_eq!(write(&coop, 0, AREA_MSR, 0), SetupStatus::OK);
+    }
+    // 64 at once, and one for each 20 ms.
+    let allowed = 65 + started.elapsed().as_millis() / 20;
+    let logged = recorder.done().len();
+    assert!((64..=allowed).contains(&(logged as u128)), "{logged} lines");
 }

@@ -229,3 +229,22 @@ fn a_host_without_a_polling_thread_never_gives_a_lease() {
     assert_eq!(guest.take().map(|done| done.result), Some(1));
     drop(threads);
 }
+
+#[test]
+fn trust_5_calls_that_are_left_to_the_worker_may_not_log_more() {
+    let (coop, ram, recorder, _threads) = start(SidecorePolicy::Always);
+    let mut guest = Guest::register(&coop, &ram, 0, ALL);
+    let started = Instant::now();
+    let line = LogArgs {
+        text_gpa: 0x20_0000,
+        len_bytes: 1,
+        level: 6,
+    };
+    for tag in 0..400 {
+        guest.publish(&line.submission(tag));
+        until("a completion", || guest.take().is_some());
+    }
+    let allowed = 65 + started.elapsed().as_millis() / 20;
+    let logged = recorder.done().len();
+    assert!((64..=allowed).contains(&(logged as u128)), "{logged} lines");
+}

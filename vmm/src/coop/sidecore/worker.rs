@@ -12,7 +12,6 @@ use super::WATCH;
 use crate::coop::budget::Budget;
 use crate::coop::clock;
 use crate::coop::host::{lock, Coop};
-use crate::coop::log::LogLimit;
 use crate::coop::serve::{carry_out, Context, Outcome, Server};
 use crate::kvm::tsc;
 
@@ -142,7 +141,6 @@ fn carry_out_calls(coop: &Coop, vcpu: u8) {
     let Some(station) = coop.stations.get(usize::from(vcpu)) else {
         return;
     };
-    let mut log = LogLimit::new(Instant::now());
     loop {
         let _hand = lock(&station.in_hand);
         let call = station
@@ -157,7 +155,6 @@ fn carry_out_calls(coop: &Coop, vcpu: u8) {
         let mut context = Context {
             shared: &coop.shared,
             vcpu,
-            log: &mut log,
             budget: &mut budget,
             server: Server::Worker,
         };
@@ -172,8 +169,13 @@ fn carry_out_calls(coop: &Coop, vcpu: u8) {
 /// Revokes all leases and looks once more in the polling thread's place, and gives its queues back to
 /// the I/O thread; says how soon to look again. A seat that the late thread itself holds is left out:
 /// its lease ends by itself, and the thread is in the middle of looking at it.
+///
+/// What is promised here, the late thread does not know of: it may have passed the area already on its way
+/// to sleep. Then nobody is watched any more, and nobody would keep the promise. So the thread is woken, and
+/// finds it.
 fn stand_in(coop: &Coop) -> Duration {
     let mut wait = WATCH;
+    let mut has_promised = false;
     // What is found then the I/O thread is called for.
     coop.queues.hand_back();
     for (vcpu, station) in (0..).zip(&coop.stations) {
@@ -188,18 +190,42 @@ fn stand_in(coop: &Coop) -> Duration {
         if let (Some(at), Some(khz)) = (found.next_host_tsc, served.khz()) {
             let cycles = at.saturating_sub(tsc::read());
             wait = wait.min(clock::time(khz, cycles));
+            has_promised = true;
         }
         drop(seat);
         if found.has_deferred {
             carry_out_calls(coop, vcpu);
         }
     }
+    if has_promised {
+        coop.ring_async();
+    }
     wait
 }
 
 #[cfg(test)]
 mod tests {
+    use coopvirt_spec::mem::{Load, SharedMem};
+    use coopvirt_spec::page::at;
+    use coopvirt_spec::timer;
+    use coopvirt_spec::version::Features;
+
     use super::*;
+    use crate::coop::testing::{host, Guest};
+
+    #[test]
+    fn timer_6_a_promise_made_in_a_late_threads_place_becomes_known_to_it() {
+        let (coop, ram, _) = host();
+        let guest = Guest::register(&coop, &ram, 0, Features(0x73f));
+        let _ = coop.wake.read();
+        // The late thread has passed this area, and has promised nothing.
+        let deadline = tsc::read() + 1_000_000_000;
+        let _ = timer::publish(&guest.area, deadline, tsc::read);
+        stand_in(&coop);
+        let armed = guest.area.load_u64(at::ARMED, Load::Relaxed);
+        assert!((1..=deadline).contains(&armed), "{armed}");
+        assert!(coop.wake.read().is_ok(), "the thread sleeps on");
+    }
 
     #[test]
     fn lease_6_a_thread_that_makes_no_turn_between_two_looks_is_late() {

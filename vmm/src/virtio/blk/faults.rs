@@ -39,7 +39,7 @@ impl Faults {
     /// Says that the storage could not do this, if it is time for another line.
     pub(super) fn tell(&self, action: &Action, error: &io::Error) {
         if let Some(line) = self.line(action, error, Instant::now()) {
-            eprintln!("{line}");
+            complain!("{line}");
         }
     }
 

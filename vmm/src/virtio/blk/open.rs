@@ -131,7 +131,7 @@ impl Blk {
         match lock(&file, access).map_err(io_error)? {
             Locked::Yes => {}
             Locked::InUse => return Err(BlkError::InUse(path.into())),
-            Locked::Unsupported => eprintln!(
+            Locked::Unsupported => complain!(
                 "coopvirt: disk image {} cannot be locked on this file system; see to it that nobody \
                  else writes to it",
                 path.display()

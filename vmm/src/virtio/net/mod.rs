@@ -156,7 +156,7 @@ impl Net {
         if is_gone && self.is_link_up {
             self.is_link_up = false;
             self.config_changed = true;
-            eprintln!(
+            complain!(
                 "virtio-net: tap {} was removed: the guest's link is down until the machine is started again",
                 self.tap_name
             );

@@ -75,7 +75,7 @@ fn open_server(
         Ok(server) => Ok(Some(server)),
         Err(source) if config.server == NetServer::Kernel => Err(NetError::NoVhost(source)),
         Err(error) => {
-            eprintln!(
+            complain!(
                 "coopvirt: {VHOST_PATH} cannot be used ({error}): packets of {} go through this process",
                 config.tap
             );
@@ -110,7 +110,7 @@ fn open_taps(config: &NetConfig, nr_vcpus: u16) -> Result<Vec<Tap>, NetError> {
                 return Err(NetError::OneQueue { tap, wanted });
             }
             if wanted > 1 {
-                eprintln!("coopvirt: tap {name} has one queue: the guest gets one queue pair");
+                complain!("coopvirt: tap {name} has one queue: the guest gets one queue pair");
             }
             let tap = Tap::attach(name, false).map_err(|error| attach_error(name, error))?;
             return Ok(vec![tap]);

@@ -155,7 +155,7 @@ impl Shared {
             }
         };
         wait().unwrap_or_else(|error: io::Error| {
-            eprintln!(
+            complain!(
                 "coopvirt: the vhost-user back end at {} is no longer watched: {error}",
                 self.search.path.display()
             );

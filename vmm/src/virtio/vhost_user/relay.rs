@@ -124,7 +124,7 @@ impl Relay {
     pub(super) fn calls(&self) -> Vec<Arc<File>> {
         let files = self.rings.iter().map(Ring::call_file);
         files.collect::<Result<_, _>>().unwrap_or_else(|error| {
-            eprintln!("{}: answers cannot be listened to: {error}", self.name);
+            complain!("{}: answers cannot be listened to: {error}", self.name);
             Vec::new()
         })
     }
@@ -193,7 +193,7 @@ impl Relay {
         } else {
             ""
         };
-        eprintln!("coopvirt: {}: {what}{last}", self.name);
+        complain!("coopvirt: {}: {what}{last}", self.name);
     }
 }
 
