@@ -26,10 +26,10 @@ extern "C" fn coopvirt_rs_cpu_down() {
 
 /// The idle driver has nothing to run.
 #[no_mangle]
-extern "C" fn coopvirt_rs_idle(until_timer_ns: i64, tick_ns: u32) -> bool {
+extern "C" fn coopvirt_rs_idle(timer_ns: i64, tick_ns: u32) -> bool {
     // SAFETY: this is that function, and the value goes away with the call.
     let task = unsafe { IdleTask::from_callback() };
-    idle::wait(task, until_timer_ns, tick_ns)
+    idle::wait(task, timer_ns, tick_ns)
 }
 
 /// The kernel is about to end.

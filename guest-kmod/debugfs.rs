@@ -72,7 +72,7 @@ struct Copy {
     guest: [u64; 16],
     host: [u64; 16],
     lateness: Lateness,
-    idle: [(&'static str, u64); 11],
+    idle: [(&'static str, u64); 12],
 }
 
 impl Copy {
@@ -98,6 +98,7 @@ impl Copy {
                 ("idle_halt_cost_tsc", policy.halt_cost_tsc()),
                 ("idle_window_tsc", policy.window_tsc()),
                 ("idle_tickless", cpu.idle.tickless()),
+                ("idle_ticks_taken", cpu.idle.taken()),
                 ("ipi_vain_tsc", cpu.patience.vain_tsc()),
                 ("idle_host_polls", u64::from(cpu.idle.does_host_poll())),
             ],

@@ -8,6 +8,7 @@ use core::sync::atomic::{AtomicBool, Ordering};
 
 use coopvirt_spec::discover::{HYPERVISOR_PRESENT, SCAN_END, SCAN_FIRST, SCAN_STEP};
 use coopvirt_spec::page::Idle as Word;
+use guest_shim::grace::{Grace, Times};
 use guest_shim::idle::{IdlePolicy, Plan, NO_TIMER};
 use guest_shim::tick::TickPolicy;
 use guest_shim::Cpu;
@@ -39,7 +40,10 @@ pub(crate) struct IdleCpu {
     tick: TickPolicy,
     tick_tsc: u64,
     tickless: u64,
-    /// Whether handlers can be called for interrupts that are posted.
+    /// Which ticks this loop may take by itself, and how many it did.
+    grace: Grace,
+    taken: u64,
+    /// Whether handlers can be called for interrupts that were not raised.
     can_handle: bool,
 }
 
@@ -51,6 +55,8 @@ impl IdleCpu {
             tick: TickPolicy::new(),
             tick_tsc: 0,
             tickless: 0,
+            grace: Grace::new(),
+            taken: 0,
             can_handle: false,
         }
     }
@@ -58,6 +64,24 @@ impl IdleCpu {
     /// Waits that were to begin without a tick.
     pub(crate) const fn tickless(&self) -> u64 {
         self.tickless
+    }
+
+    /// Ticks that the loop took by itself.
+    pub(crate) const fn taken(&self) -> u64 {
+        self.taken
+    }
+
+    /// By how much the host may be late with a deadline that is set now.
+    pub(crate) fn grace(&mut self, deadline_tsc: u64) -> u64 {
+        if !self.can_handle || !platform::params().tick {
+            return 0;
+        }
+        let times = Times {
+            exit_tsc: self.policy.exit_tsc(),
+            wake_up_tsc: self.policy.halt_cost_tsc(),
+        };
+        let hits = self.policy.counters().hits;
+        self.grace.of(deadline_tsc, self.tick_tsc, hits, times)
     }
 
     /// The CPU has an area: from now on it may wait with the host's help.
@@ -75,6 +99,7 @@ impl IdleCpu {
     pub(crate) fn stop(&mut self, cpu: &KernelCpu) {
         self.let_host_poll(cpu, true);
         self.host_polls = None;
+        self.can_handle = false;
     }
 
     /// Whether the host polls after a halt, as far as this module knows.
@@ -94,12 +119,15 @@ impl IdleCpu {
 /// Waits once, by polling or by halting. The caller looks for work, and comes again if there is none:
 /// after polling in vain, too, because the interrupts meanwhile may have changed the next timer.
 /// Whether the next wait is to begin with the tick stopped, which comes every `tick_ns`.
-pub(crate) fn wait(mut task: IdleTask, until_timer_ns: i64, tick_ns: u32) -> bool {
-    let plan = cpus::with_this(|cpu| plan(cpu, until_timer_ns, tick_ns));
-    let wants_no_tick = match plan {
+pub(crate) fn wait(mut task: IdleTask, timer_ns: i64, tick_ns: u32) -> bool {
+    let wants_no_tick = match in_turn(&mut task, |cpu, _| plan(cpu, timer_ns, tick_ns)) {
         Some(Plan::Poll { until_tsc }) => {
-            let has_work = task.poll(goes_on_until(until_tsc), take_last);
-            cpus::with_this(|cpu| polled(cpu, has_work))
+            task.poll(goes_on_until(until_tsc));
+            let ended = in_turn(&mut task, polled);
+            if ended.is_none() {
+                task.end();
+            }
+            ended
         }
         Some(Plan::Halt) => {
             let has_work = task.halt();
@@ -114,13 +142,29 @@ pub(crate) fn wait(mut task: IdleTask, until_timer_ns: i64, tick_ns: u32) -> boo
     wants_no_tick == Some(true)
 }
 
-fn plan(cpu: &mut ThisCpu, until_timer_ns: i64, tick_ns: u32) -> Plan {
+/// Calls `f` until it gives no vector any more, and meanwhile the handlers of those that it gives. Each is taken
+/// once, so these are a few. `None`: the module goes.
+fn in_turn<R>(
+    task: &mut IdleTask,
+    mut f: impl FnMut(&mut ThisCpu, &mut IdleTask) -> Result<R, u8>,
+) -> Option<R> {
+    loop {
+        match cpus::with_this(|cpu| f(cpu, task))? {
+            Ok(result) => return Some(result),
+            Err(vector) => task.handle(vector),
+        }
+    }
+}
+
+/// How to wait, or the vector of a tick that is due: its handler first.
+fn plan(cpu: &mut ThisCpu, timer_ns: i64, tick_ns: u32) -> Result<Plan, u8> {
     let now = read_tsc();
+    take_due(cpu, now)?;
     if cpu.idle.tick_tsc == 0 {
         cpu.idle.tick_tsc = tsc_after(0, tick_ns.into());
     }
     cpu.idle.tick.enter(now);
-    let due = tsc_after(now, until_timer_ns);
+    let due = due_tsc(cpu, now, timer_ns);
     let hints = cpu.session.hints();
     let plan = cpu.idle.policy.enter(now, due, hints);
     match plan {
@@ -137,26 +181,40 @@ fn plan(cpu: &mut ThisCpu, until_timer_ns: i64, tick_ns: u32) -> Plan {
     }
     let host_polls = cpu.idle.policy.wants_host_polling();
     cpu.idle.let_host_poll(cpu.session.cpu(), host_polls);
-    plan
+    Ok(plan)
 }
 
-fn polled(cpu: &mut ThisCpu, has_work: bool) -> bool {
-    timer::rescue(cpu);
-    cpu.session.say_idle(Word::Runs);
+/// Polling is over. No interrupt is posted from here on; first the handler of the one that came last, and of a tick
+/// that is due by now: what comes next may take long.
+fn polled(cpu: &mut ThisCpu, task: &mut IdleTask) -> Result<bool, u8> {
+    cpu.session.refuse_posts().map_or(Ok(()), Err)?;
     let now = read_tsc();
+    take_due(cpu, now)?;
+    let has_work = task.end();
+    timer::rescue(cpu, now);
+    cpu.session.say_idle(Word::Runs);
     cpu.idle.policy.polled(now, has_work);
     if has_work {
         cpu.session.count_polled();
     }
-    wants_no_tick(cpu, now, has_work)
+    Ok(wants_no_tick(cpu, now, has_work))
 }
 
 fn halted(cpu: &mut ThisCpu, has_work: bool) -> bool {
-    timer::rescue(cpu);
-    cpu.session.say_idle(Word::Runs);
     let now = read_tsc();
+    timer::rescue(cpu, now);
+    cpu.session.say_idle(Word::Runs);
     cpu.idle.policy.halted(now, has_work);
     wants_no_tick(cpu, now, has_work)
+}
+
+/// A tick that is due, and for which the host has some time still.
+fn take_due(cpu: &mut ThisCpu, now_tsc: u64) -> Result<(), u8> {
+    let Some(vector) = cpu.session.take_due(now_tsc) else {
+        return Ok(());
+    };
+    cpu.idle.taken += 1;
+    Err(vector)
 }
 
 /// Stopping the tick sets the timer, and so does going on: only where that is no exit.
@@ -176,23 +234,30 @@ fn goes_on_until(until_tsc: u64) -> impl FnMut(&mut IdleTask) -> bool {
     let mut turns = 0_u32;
     move |task| {
         turns = turns.wrapping_add(1);
-        if let Some(vector) = cpus::with_this(|cpu| cpu.session.posted()).flatten() {
+        let now = read_tsc();
+        let mut is_contended = false;
+        let look = |cpu: &mut ThisCpu| {
+            is_contended = turns % TURNS_PER_LOOK == 0 && cpu.session.hints().is_contended();
+            let posted = cpu.session.posted();
+            posted.or_else(|| take_due(cpu, now).err())
+        };
+        if let Some(vector) = cpus::with_this(look).flatten() {
             task.handle(vector);
         }
-        let is_contended = turns % TURNS_PER_LOOK == 0
-            && cpus::with_this(|cpu| cpu.session.hints().is_contended()) == Some(true);
-        !is_contended && read_tsc() < until_tsc
+        !is_contended && now < until_tsc
     }
 }
 
-/// No interrupt is posted from here on; the one that came last has its handler called.
-fn take_last(task: &mut IdleTask) {
-    if let Some(vector) = cpus::with_this(|cpu| cpu.session.refuse_posts()).flatten() {
-        task.handle(vector);
+/// When the next timer interrupt is due. The timer hook knows that already, in steps of the TSC.
+fn due_tsc(cpu: &ThisCpu, now_tsc: u64, timer_ns: i64) -> u64 {
+    match (timer::is_hooked(), cpu.session.interrupt_tsc()) {
+        (false, _) => tsc_after(now_tsc, platform::ns_until(timer_ns)),
+        (true, 0) => NO_TIMER,
+        (true, interrupt_tsc) => interrupt_tsc,
     }
 }
 
-/// The TSC when the kernel's next timer is due.
+/// The TSC after a time.
 fn tsc_after(now_tsc: u64, ns: i64) -> u64 {
     if ns == i64::MAX {
         return NO_TIMER;

@@ -82,6 +82,11 @@ pub(crate) fn tsc_steps_per_ns_32() -> u64 {
     (u64::from(coopvirt_glue_tsc_khz()) << 32) / 1_000_000
 }
 
+/// How long it is until then by the kernel's clock, in nanoseconds. `i64::MAX` is never.
+pub(crate) fn ns_until(time_ns: i64) -> i64 {
+    coopvirt_glue_ns_until(time_ns)
+}
+
 /// The stock path of the timer.
 pub(crate) fn write_deadline(deadline_tsc: u64) {
     // The write does not wait for stores before it, as other MSR writes do; the handler may read them.

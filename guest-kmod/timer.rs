@@ -43,9 +43,10 @@ pub(crate) fn is_hooked() -> bool {
 /// The kernel waits for this time, zero for none.
 pub(crate) fn set_deadline(deadline_tsc: u64) {
     let is_set = cpus::with_this(|cpu| {
-        rescue(cpu);
+        rescue(cpu, platform::read_tsc());
         cpu.timer.lateness.set(deadline_tsc);
-        cpu.session.set_deadline(deadline_tsc);
+        let grace_tsc = cpu.idle.grace(deadline_tsc);
+        cpu.session.set_deadline_by(deadline_tsc, grace_tsc);
     });
     if is_set.is_none() {
         platform::write_deadline(deadline_tsc);
@@ -62,8 +63,7 @@ pub(crate) fn interrupt() {
 
 /// A deadline whose interrupt never came is made up for, at once, by the stock timer: the kernel
 /// sees that it is late. Called where the CPU comes by anyway.
-pub(crate) fn rescue(cpu: &mut ThisCpu) {
-    let now_tsc = platform::read_tsc();
+pub(crate) fn rescue(cpu: &mut ThisCpu, now_tsc: u64) {
     if cpu
         .timer
         .lateness

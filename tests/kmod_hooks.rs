@@ -159,6 +159,21 @@ fn ticks_stay_out_of_halts() {
     }
 }
 
+/// CPUs that answer each other take their ticks by themselves, unless the parameter says no; none is lost. How many
+/// exits that spares is left to `coopvirt compare`.
+#[test]
+fn ticks_of_an_exchange_are_taken_without_the_host() {
+    let exchange = |switches| run(switches, "pipe", "off", "", &[]);
+    let taken = exchange("idle=1,timer=1,post=1,tick=1");
+    let raised = exchange("idle=1,timer=1,post=1,tick=0");
+    eprintln!("ticks taken: {}", taken.counter("idle_ticks_taken"));
+    assert!(taken.counter("idle_ticks_taken") > 0);
+    assert_eq!(raised.counter("idle_ticks_taken"), 0);
+    for run in [&taken, &raised] {
+        assert_eq!(run.counter("timer_lost"), 0);
+    }
+}
+
 #[test]
 fn interrupts_by_the_ring() {
     let run = run("ipi=1", "pipe,tlb", "always", "", &[]);

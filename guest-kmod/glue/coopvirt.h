@@ -66,13 +66,15 @@ void coopvirt_glue_idle_unregister(void);
 const char *coopvirt_glue_idle_owner(void);
 bool coopvirt_glue_poll_begin(void);
 bool coopvirt_glue_poll_goes_on(void);
+void coopvirt_glue_poll_stop(void);
 bool coopvirt_glue_poll_end(void);
 bool coopvirt_glue_halt(void);
+s64 coopvirt_glue_ns_until(s64 time_ns);
 /*
- * Interrupts off, polling flag on, RCU watching; returns likewise, the flag off. Whether the next wait is to begin with
- * the tick stopped, whose period is given.
+ * Interrupts off, polling flag on, RCU watching; returns likewise, the flag off. When the next timer is due, by the
+ * kernel's clock. Whether the next wait is to begin with the tick stopped, whose period is given.
  */
-bool coopvirt_rs_idle(s64 until_timer_ns, u32 tick_ns);
+bool coopvirt_rs_idle(s64 timer_ns, u32 tick_ns);
 
 /* post.c. On the CPU itself; the second in its idle task, interrupts on or off. */
 bool coopvirt_glue_post_prepare(void);

@@ -33,15 +33,17 @@ static void limit(struct cpuidle_device *dev, u64 limit_ns)
  */
 static int enter(struct cpuidle_device *dev, struct cpuidle_driver *drv, int index)
 {
-	ktime_t next = READ_ONCE(dev->next_hrtimer);
-	s64 until;
-
 	this_cpu_write(coopvirt_idle_task, current);
 	__current_set_polling();
-	until = next == KTIME_MAX ? S64_MAX : ktime_to_ns(ktime_sub(next, ktime_get()));
 	this_cpu_write(used, dev);
-	limit(dev, coopvirt_rs_idle(until, TICK_NSEC) ? U64_MAX : 0);
+	limit(dev, coopvirt_rs_idle(READ_ONCE(dev->next_hrtimer), TICK_NSEC) ? U64_MAX : 0);
 	return index;
+}
+
+/* Reason: inline. How long it is until then by the kernel's clock; S64_MAX stands for never, on both sides. */
+s64 coopvirt_glue_ns_until(s64 time_ns)
+{
+	return time_ns == KTIME_MAX ? S64_MAX : time_ns - ktime_get();
 }
 
 static struct cpuidle_driver driver = {
@@ -82,7 +84,7 @@ bool coopvirt_glue_halt(void)
 
 /*
  * Reason: inline. From enter() to coopvirt_glue_poll_end() whoever has a task for this CPU sets need_resched and sends
- * no interrupt. Interrupts are on. False if there is a task already.
+ * no interrupt. Interrupts are on until coopvirt_glue_poll_stop(). False if there is a task already.
  */
 bool coopvirt_glue_poll_begin(void)
 {
@@ -90,22 +92,26 @@ bool coopvirt_glue_poll_begin(void)
 	return !need_resched();
 }
 
-/* Reason: inline. One turn of the loop: false if there is a task. */
+/* Reason: inline. One turn of the loop: false if there is a task. Most come in the pause: it is looked for behind it. */
 bool coopvirt_glue_poll_goes_on(void)
 {
 	if (need_resched())
 		return false;
 	cpu_relax();
-	return true;
+	return !need_resched();
+}
+
+/* Reason: inline. */
+void coopvirt_glue_poll_stop(void)
+{
+	local_irq_disable();
 }
 
 /* Reason: inline. Whether there is a task; the flag is off before the look, so that a later one interrupts. */
 bool coopvirt_glue_poll_end(void)
 {
-	bool has_work;
+	bool has_work = current_clr_polling_and_test();
 
-	local_irq_disable();
-	has_work = current_clr_polling_and_test();
 	this_cpu_write(coopvirt_answers, has_work);
 	return has_work;
 }

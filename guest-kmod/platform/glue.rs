@@ -63,7 +63,9 @@ unsafe extern "C" {
     pub(super) safe fn coopvirt_glue_idle_owner() -> *const c_char;
     pub(super) fn coopvirt_glue_poll_begin() -> bool;
     pub(super) safe fn coopvirt_glue_poll_goes_on() -> bool;
+    pub(super) fn coopvirt_glue_poll_stop();
     pub(super) fn coopvirt_glue_poll_end() -> bool;
+    pub(super) safe fn coopvirt_glue_ns_until(time_ns: i64) -> i64;
     pub(super) fn coopvirt_glue_halt() -> bool;
     pub(super) safe fn coopvirt_glue_post_prepare() -> bool;
     pub(super) fn coopvirt_glue_post_handle(vector: u8);

@@ -17,7 +17,7 @@ pub(crate) fn idle_owner() -> Option<&'static str> {
 }
 
 /// The idle task's way to wait, inside the idle driver's callback: interrupts off, polling flag on,
-/// RCU watching. One wait: each way takes the flag off.
+/// RCU watching. One wait: each way takes the flag off, polling by [`IdleTask::end`].
 ///
 /// # Invariants
 /// Only made by [`IdleTask::from_callback`], so it exists only there.
@@ -30,19 +30,20 @@ impl IdleTask {
         Self(core::marker::PhantomData)
     }
 
-    /// Waits for a task with interrupts on, without halting, as long as `f` says so, then calls `last`.
-    /// Whether there is a task; interrupts are off again.
-    pub(crate) fn poll(
-        &mut self,
-        mut f: impl FnMut(&mut Self) -> bool,
-        last: impl FnOnce(&mut Self),
-    ) -> bool {
+    /// Waits for a task with interrupts on, without halting, as long as `f` says so. Interrupts are off again;
+    /// [`IdleTask::end`] is to follow.
+    pub(crate) fn poll(&mut self, mut f: impl FnMut(&mut Self) -> bool) {
         // SAFETY: in the idle task, interrupts off.
         if unsafe { coopvirt_glue_poll_begin() } {
             while coopvirt_glue_poll_goes_on() && f(self) {}
         }
-        last(self);
-        // SAFETY: after coopvirt_glue_poll_begin().
+        // SAFETY: after coopvirt_glue_poll_begin(); whoever called us has interrupts off.
+        unsafe { coopvirt_glue_poll_stop() };
+    }
+
+    /// Ends polling: whether there is a task. One that comes later interrupts.
+    pub(crate) fn end(&mut self) -> bool {
+        // SAFETY: in the idle task, interrupts off.
         unsafe { coopvirt_glue_poll_end() }
     }
 

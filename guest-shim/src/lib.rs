@@ -9,7 +9,7 @@
 //! - [`patience`]: whether an interrupt can wait for its target to poll;
 //! - [`memory`]: which free memory the host backs; [`lateness`]: how late timers come;
 //! - [`idle`]: whether to poll before a halt; [`tick`]: whether a halt is for longer than a tick;
-//! - `delivery`: interrupts posted while this vCPU polls;
+//! - `delivery`: interrupts posted while this vCPU polls; [`grace`]: ticks that it takes by itself;
 //! - [`counters`]: what was done and what was saved, in the area for the host's report.
 //!
 //! One rule holds everywhere (`[LEVEL-1]`): whatever the host does or is not, the guest ends up with
@@ -21,6 +21,7 @@ mod asking;
 pub mod batch;
 pub mod counters;
 mod delivery;
+pub mod grace;
 pub mod idle;
 pub mod ipi;
 pub mod lateness;

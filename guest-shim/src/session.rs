@@ -108,6 +108,8 @@ pub struct Session<C> {
     pub(crate) counters: Counters,
     /// The deadline that is wanted, zero if none.
     pub(crate) deadline_tsc: u64,
+    /// By how much the one that the host was told is later, until somebody has found it due.
+    pub(crate) grace_tsc: u64,
     pub(crate) stock_row: StockRow,
     pub(crate) stock_timer: StockTimer,
     pub(crate) next_tag: u64,
@@ -127,6 +129,7 @@ impl<C: Cpu> Session<C> {
             active: None,
             counters: Counters::new(),
             deadline_tsc: 0,
+            grace_tsc: 0,
             stock_row: StockRow::new(),
             stock_timer: StockTimer::new(),
             next_tag: 1,

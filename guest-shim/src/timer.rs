@@ -92,16 +92,27 @@ impl<C: Cpu> Session<C> {
 
     /// Sets the deadline, zero for none; by the word if the host keeps it, else by the stock write.
     pub fn set_deadline(&mut self, deadline_tsc: u64) {
-        self.deadline_tsc = deadline_tsc;
+        self.set_deadline_by(deadline_tsc, 0);
+    }
+
+    /// The same; the host may be late by `grace_tsc`, for a caller that takes the deadline by itself before
+    /// ([`Session::take_due`]). The stock write is made for the deadline itself.
+    pub fn set_deadline_by(&mut self, deadline_tsc: u64, grace_tsc: u64) {
+        (self.deadline_tsc, self.grace_tsc) = (deadline_tsc, 0);
         if self.with_feature(Features::TIMER).is_none() {
             self.write_stock_deadline(deadline_tsc);
             return;
         }
         let cpu = &self.cpu;
-        let published = timer::publish(cpu.area(), deadline_tsc, || cpu.read_tsc());
+        let host_tsc = match deadline_tsc {
+            timer::NONE => timer::NONE,
+            _ => deadline_tsc.saturating_add(grace_tsc),
+        };
+        let published = timer::publish(cpu.area(), host_tsc, || cpu.read_tsc());
         match published {
             Published::NoDeadline => {}
             Published::Listening | Published::Armed => {
+                self.grace_tsc = grace_tsc;
                 if self.stock_row.last_tsc > 0 && cpu.read_tsc() < self.stock_row.last_tsc {
                     timer::forget_stock(cpu.area());
                 }
@@ -129,6 +140,11 @@ impl<C: Cpu> Session<C> {
         }
     }
 
+    /// When the interrupt for the deadline is due at the host's, zero for never.
+    pub const fn interrupt_tsc(&self) -> u64 {
+        self.deadline_tsc.saturating_add(self.grace_tsc)
+    }
+
     /// Whether the last deadline was set without an exit.
     pub fn sets_deadlines_freely(&self) -> bool {
         self.features().contains(Features::TIMER) && self.stock_row.last_tsc == 0
@@ -145,6 +161,7 @@ impl<C: Cpu> Session<C> {
     /// To be called by the timer interrupt before its handler: notices a broken area, and counts
     /// what came too early. The handler runs in any case (`[TIMER-8]`).
     pub fn timer_interrupt(&mut self) {
+        self.grace_tsc = 0;
         if self.active.is_none() {
             return;
         }

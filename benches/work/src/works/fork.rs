@@ -8,8 +8,8 @@ use crate::latency::Samples;
 use crate::sys::process;
 use coopvirt_spec::work::Work;
 
-/// At scale 1.
-const CHILDREN: u64 = 50;
+/// At scale 1: so many that some ticks fall into it.
+const CHILDREN: u64 = 250;
 
 pub(super) fn run(bench: &mut Bench<'_>) -> Result<Measured, Failure> {
     let children = bench.scaled(CHILDREN);

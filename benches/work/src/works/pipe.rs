@@ -9,8 +9,8 @@ use crate::latency::Samples;
 use coopvirt_spec::work::Work;
 use std::io::{PipeReader, PipeWriter, Read, Write};
 
-/// At scale 1.
-const ROUND_TRIPS: u64 = 300;
+/// At scale 1: so many that how an exchange begins, some exits on any guest, does not decide.
+const ROUND_TRIPS: u64 = 3_000;
 
 pub(super) fn run(bench: &mut Bench<'_>) -> Result<Measured, Failure> {
     let [here, there, ..] = *bench.cpus() else {

@@ -1,0 +1,75 @@
+//! Ticks that an idle loop takes by itself, without its host (`[TIMER-2]`).
+//!
+//! A vCPU that runs when its tick is due has to exit to be interrupted. Two vCPUs that answer each other
+//! come into their idle loops all the time, mostly a little after that. So the deadline that such a
+//! vCPU publishes for its tick lies behind the tick by a *grace*; if it comes into its idle loop before
+//! that, it finds the tick due and calls the handler, without an exit. Else the host raises the
+//! interrupt, late by the grace, which is what a wake-up from a halt was measured to take.
+//!
+//! [`Grace`] says for one vCPU which deadlines those are; [`Session::set_deadline_by`] publishes them and
+//! [`Session::take_due`] finds them due.
+
+use coopvirt_spec::timer::NONE;
+
+use crate::platform::Cpu;
+use crate::session::Session;
+
+/// Which of one vCPU's deadlines are ticks that it may take itself. All times are steps of the TSC.
+#[derive(Clone, Debug, Default)]
+pub struct Grace {
+    /// The deadline before, and how many polls had found work then.
+    last_tsc: u64,
+    hits: u64,
+}
+
+impl Grace {
+    /// Knows nothing: no deadline may be late.
+    pub const fn new() -> Self {
+        Self {
+            last_tsc: NONE,
+            hits: 0,
+        }
+    }
+
+    /// By how much a deadline that is set now may be late.
+    ///
+    /// It has to be a tick: it follows the one before by the tick's `period`, as near as an exit's time. And the vCPU
+    /// has to be in an exchange: `hits`, its polls that found work, have grown since. `wake_up` is what a
+    /// wake-up takes.
+    pub fn of(&mut self, deadline_tsc: u64, period: u64, hits: u64, times: Times) -> u64 {
+        let before = core::mem::replace(&mut self.last_tsc, deadline_tsc);
+        let has_hit = core::mem::replace(&mut self.hits, hits) != hits;
+        let is_tick = before != NONE
+            && deadline_tsc
+                .checked_sub(before)
+                .is_some_and(|interval| interval.abs_diff(period) <= times.exit_tsc);
+        match is_tick && has_hit {
+            // Where a wake-up takes as long as that, no tick is worth the name.
+            true => times.wake_up_tsc.min(period / 2),
+            false => 0,
+        }
+    }
+}
+
+/// What a vCPU has measured.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Times {
+    /// An exit that the host answers at once.
+    pub exit_tsc: u64,
+    /// From the moment a timer is due until the vCPU has woken up from a halt.
+    pub wake_up_tsc: u64,
+}
+
+impl<C: Cpu> Session<C> {
+    /// Whether the deadline is due and the host was told a later one: then the caller calls the handler of the vector
+    /// that this gives, as if the interrupt had come. Only once for each deadline; what the host raises all the same
+    /// is one too many, and harmless (`[TIMER-8]`).
+    #[must_use = "the handler is to be called"]
+    pub fn take_due(&mut self, now_tsc: u64) -> Option<u8> {
+        if self.grace_tsc == 0 || now_tsc < self.deadline_tsc {
+            return None;
+        }
+        self.grace_tsc = 0;
+        Some(self.options.timer_vector)
+    }
+}
