@@ -9,7 +9,7 @@ use coopvirt::account::model::Counts;
 use coopvirt::account::report::ExitReport;
 use coopvirt_spec::work::Work;
 use coopvirt_tests::exits::{own_exits, phase};
-use coopvirt_tests::files::Folder;
+use coopvirt_tests::files::{Folder, LoopDevice};
 use coopvirt_tests::{Guest, Outcome};
 
 const ENGINES: [&str; 2] = ["uring", "sync"];
@@ -201,6 +201,51 @@ fn reads_in_flight_share_their_exits() {
              {many:.3} of 32 in flight ({many_notified:.3})"
         );
         assert!(many * 4.0 < one, "{many} exits of many, {one} of one");
+    }
+}
+
+/// Reads one at a time that are copies of memory are served by the vCPU that notifies: no halt, so that an exit less is
+/// left, whose write returns to userspace. Many in flight are the I/O thread's as ever. One image is memory, the other is
+/// in the page cache and served by io_uring, as an image on a disk is.
+#[test]
+fn lone_cached_reads_are_served_by_the_vcpu_that_notifies() {
+    let folder = Folder::new();
+    let memory = disk(&folder);
+    let device = LoopDevice::over(Path::new(&memory));
+    fs::read(device.name()).expect("all of it gets into the page cache");
+    for image in [memory.as_str(), device.name()] {
+        let [thread, auto, vcpu] = ["thread", "auto", "vcpu"].map(|notify| {
+            let path = folder.path("exits.json");
+            let guest = with_disk(image, &format!(",ro,notify={notify}"))
+                .cpus(2)
+                .works("read1,read32")
+                .arguments(["--pin", "1-2,0"])
+                .arguments(["--exits".into(), path.clone()]);
+            let outcome = guest.run();
+            assert_eq!(outcome.status(), 0, "{}", outcome.stderr);
+            outcome.done();
+            let report = read_report(&path);
+            let (one, one_notified) = exits_per_read(&outcome, &report, Work::Read1);
+            let (many, _) = exits_per_read(&outcome, &report, Work::Read32);
+            let disk = report.devices["virtio-blk 0"];
+            eprintln!(
+                "{image}, {notify}: {one:.2} exits per read one at a time ({one_notified:.2} notifications), {many:.3} of 32 in \
+                 flight; {disk:?}"
+            );
+            let [served, left] = [disk.notifies_served_by_vcpu, disk.notifies_left_by_vcpu];
+            assert!(served + left <= disk.notifies, "{disk:?}");
+            (one, served, disk.receiver_changes)
+        });
+        assert_eq!((thread.1, thread.2), (0, 0), "never by the vCPU");
+        assert_eq!(vcpu.2, 0, "nobody else");
+        assert!(
+            auto.1 > 0 && auto.2 > 0 && vcpu.1 > auto.1,
+            "{auto:?} {vcpu:?}"
+        );
+        assert!(
+            auto.0 < thread.0 && vcpu.0 < thread.0,
+            "{thread:?} {auto:?} {vcpu:?}"
+        );
     }
 }
 

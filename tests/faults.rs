@@ -6,11 +6,11 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
-use coopvirt_tests::files::Folder;
+use coopvirt_tests::files::{Folder, LoopDevice};
 use coopvirt_tests::{tools, Running};
 use rustix::process::Signal;
 
@@ -77,22 +77,6 @@ impl Drop for Small {
     fn drop(&mut self) {
         let at = self.folder.path("");
         let _ = Command::new("umount").arg("-l").arg(at).status();
-    }
-}
-
-/// A block device whose blocks are an image.
-struct Loop(String);
-
-impl Loop {
-    fn over(image: &Path) -> Self {
-        let image = image.to_str().expect("a plain name");
-        Self(run("losetup", &["--find", "--show", image]))
-    }
-}
-
-impl Drop for Loop {
-    fn drop(&mut self) {
-        let _ = Command::new("losetup").args(["-d", &self.0]).status();
     }
 }
 
@@ -171,8 +155,8 @@ fn image_that_was_cut_off() {
 fn block_device_that_cannot_read() {
     for engine in ENGINES {
         let small = Small::new();
-        let device = Loop::over(&small.image());
-        let mut running = start(&device.0, engine);
+        let device = LoopDevice::over(&small.image());
+        let mut running = start(device.name(), engine);
         running.wait_for(&record("read", true));
         running.wait_for(&record("write", true));
         small.set_len(4096);
@@ -181,7 +165,7 @@ fn block_device_that_cannot_read() {
         running.wait_for_times(&record("read", true), 2);
         assert_told(
             &end(running),
-            &device.0,
+            device.name(),
             "a read failed: Input/output error",
         );
     }
@@ -192,13 +176,13 @@ fn block_device_that_cannot_read() {
 fn block_device_that_cannot_write() {
     for engine in ENGINES {
         let small = Small::new();
-        let device = Loop::over(&small.image());
-        let mut running = start(&device.0, engine);
+        let device = LoopDevice::over(&small.image());
+        let mut running = start(device.name(), engine);
         running.wait_for(&record("write", true));
         small.fill();
         running.wait_for(&record("write", false));
         small.empty();
         running.wait_for_times(&record("write", true), 2);
-        assert_told(&end(running), &device.0, "failed: ");
+        assert_told(&end(running), device.name(), "failed: ");
     }
 }

@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 const BLOCK_BYTES: usize = 4096;
@@ -66,6 +67,34 @@ impl Drop for Folder {
     fn drop(&mut self) {
         // Left-overs in a folder for temporary files are nobody's loss.
         let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A block device whose blocks are an image. Needs root.
+#[derive(Debug)]
+pub struct LoopDevice(String);
+
+impl LoopDevice {
+    /// Makes one.
+    pub fn over(image: &Path) -> Self {
+        let output = Command::new("losetup")
+            .args(["--find", "--show"])
+            .arg(image)
+            .output()
+            .expect("losetup can be run");
+        assert!(output.status.success(), "losetup: {output:?}");
+        Self(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    }
+
+    /// Its path.
+    pub fn name(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Drop for LoopDevice {
+    fn drop(&mut self) {
+        let _ = Command::new("losetup").args(["-d", &self.0]).status();
     }
 }
 

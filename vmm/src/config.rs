@@ -139,7 +139,8 @@ pub enum ConfigError {
     #[error("memory size {0:?} is not a number with an optional K, M or G")]
     Size(String),
     #[error(
-        "disk {0:?}: expected PATH, then any of ,ro ,io=uring ,io=sync ,queues=N (1 to 64) ,serial=S"
+        "disk {0:?}: expected PATH, then any of ,ro ,io=uring ,io=sync ,queues=N (1 to 64) ,serial=S \
+         ,notify=auto ,notify=thread ,notify=vcpu"
     )]
     Disk(String),
     #[error(

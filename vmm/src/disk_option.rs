@@ -5,6 +5,7 @@
 use std::path::PathBuf;
 
 use crate::config::{ConfigError, MAX_VCPUS};
+use crate::virtio::NotifyPolicy;
 
 /// A disk of the guest.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,6 +21,8 @@ pub struct DiskConfig {
     pub queues: Option<u16>,
     /// Serial number that the guest sees.
     pub serial: Option<String>,
+    /// Who receives the guest's notifications.
+    pub notify: NotifyPolicy,
 }
 
 /// How the requests of a disk are carried out.
@@ -31,8 +34,8 @@ pub enum DiskIo {
     Sync,
 }
 
-/// Reads `PATH[,ro][,io=uring|sync][,queues=N][,serial=S]`. What is no option belongs to the path,
-/// which may have commas.
+/// Reads `PATH[,ro][,io=uring|sync][,queues=N][,serial=S][,notify=auto|thread|vcpu]`. What is no option
+/// belongs to the path, which may have commas.
 pub fn disk(text: &str) -> Result<DiskConfig, ConfigError> {
     let bad = || ConfigError::Disk(text.to_owned());
     let mut disk = DiskConfig {
@@ -41,6 +44,7 @@ pub fn disk(text: &str) -> Result<DiskConfig, ConfigError> {
         io: None,
         queues: None,
         serial: None,
+        notify: NotifyPolicy::Auto,
     };
     let mut rest = text;
     while let Some((path, word)) = rest.rsplit_once(',') {
@@ -50,6 +54,9 @@ pub fn disk(text: &str) -> Result<DiskConfig, ConfigError> {
             None => break,
             Some(("io", "uring")) => disk.io = Some(DiskIo::Uring),
             Some(("io", "sync")) => disk.io = Some(DiskIo::Sync),
+            Some(("notify", "auto")) => disk.notify = NotifyPolicy::Auto,
+            Some(("notify", "thread")) => disk.notify = NotifyPolicy::Thread,
+            Some(("notify", "vcpu")) => disk.notify = NotifyPolicy::Vcpu,
             Some(("queues", count)) => {
                 let count = count.parse().map_err(|_| bad())?;
                 if !(1..=u16::from(MAX_VCPUS)).contains(&count) {
@@ -82,8 +89,8 @@ mod tests {
         let plain = disk("a").unwrap();
         assert_eq!(plain.path, PathBuf::from("a"));
         assert_eq!(
-            (plain.read_only, plain.io, plain.queues),
-            (false, None, None)
+            (plain.read_only, plain.io, plain.queues, plain.notify),
+            (false, None, None, NotifyPolicy::Auto)
         );
         let all = disk("a,b,serial=x-1,queues=2,io=sync,ro").unwrap();
         assert_eq!(all.path, PathBuf::from("a,b"));
@@ -91,6 +98,13 @@ mod tests {
         assert_eq!((all.io, all.queues), (Some(DiskIo::Sync), Some(2)));
         assert_eq!(all.serial.as_deref(), Some("x-1"));
         assert_eq!(disk("a,ro,io=uring").unwrap().io, Some(DiskIo::Uring));
+        for (word, policy) in [
+            ("auto", NotifyPolicy::Auto),
+            ("thread", NotifyPolicy::Thread),
+            ("vcpu", NotifyPolicy::Vcpu),
+        ] {
+            assert_eq!(disk(&format!("a,notify={word}")).unwrap().notify, policy);
+        }
     }
 
     #[test]
@@ -107,6 +121,9 @@ mod tests {
             "a,queues=65",
             "a,queues=x",
             "a,cache=none",
+            "a,notify=",
+            "a,notify=io",
+            "a,notify=vCPU",
         ] {
             assert_eq!(disk(bad), Err(ConfigError::Disk(bad.into())), "{bad}");
         }

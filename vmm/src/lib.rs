@@ -37,6 +37,7 @@ pub mod kvm;
 pub mod machine;
 pub mod mark_log;
 pub mod mem;
+pub mod notifies;
 pub mod pci;
 mod socket_file;
 pub mod stop;

@@ -227,6 +227,8 @@ fn device_table(devices: &BTreeMap<String, DeviceCounts>) -> Table {
         "device",
         "requests",
         "notifies",
+        "served by vCPU",
+        "left by it",
         "found by polling",
         "interrupts",
         "not wanted",
@@ -237,6 +239,8 @@ fn device_table(devices: &BTreeMap<String, DeviceCounts>) -> Table {
         let figures = [
             counts.requests,
             counts.notifies,
+            counts.notifies_served_by_vcpu,
+            counts.notifies_left_by_vcpu,
             counts.polled_finds,
             counts.interrupts,
             counts.interrupts_suppressed,
@@ -327,6 +331,7 @@ mod tests {
         let counts = DeviceCounts {
             requests: 4711,
             polled_finds: 4242,
+            notifies_served_by_vcpu: 343,
             ..DeviceCounts::default()
         };
         ExitReport {
@@ -352,6 +357,8 @@ mod tests {
             "io out 0x3f8 serial",
             "found by polling",
             "4242",
+            "served by vCPU",
+            "343",
             "identity: tracepoint 3 = stats fd 3 (0.00 %)",
             "identity: tracepoint userspace 1 = vmm's KVM_RUN returns 1 (0.00 %)",
         ] {

@@ -74,8 +74,9 @@ pub(super) struct Args {
     #[arg(long, value_name = "SIZE", default_value = "512M", value_parser = config::size)]
     memory: u64,
     /// Raw disk image or block device, with ,ro for read-only, ,io=uring or ,io=sync (many at once, the
-    /// default but for images on tmpfs, or one by one), ,queues=N and ,serial=S. May be repeated: vda,
-    /// vdb, ...
+    /// default but for images on tmpfs, or one by one), ,queues=N, ,serial=S and ,notify=thread or
+    /// ,notify=vcpu (who receives the guest's notifies: the I/O thread, or the vCPU that makes one; default
+    /// auto: the vCPU while it finds one small cached read at a time). May be repeated: vda, vdb, ...
     #[arg(long = "disk", value_name = "PATH[,ro][,...]", value_parser = config::disk)]
     disks: Vec<DiskConfig>,
     /// Disk that another process serves on this socket (see below), with ",queues=N" and

@@ -22,6 +22,7 @@ use crate::event::MachineEvent;
 use crate::io_thread::Subscriber;
 use crate::irq::MsiRouter;
 use crate::mem::{layout, GuestRam};
+use crate::notifies::Notifies;
 use crate::pci::{
     BarWindow, ConfigPorts, EcamWindow, PciLayout, PciRoot, CONFIG_PORTS_BASE, CONFIG_PORTS_LEN,
 };
@@ -70,14 +71,17 @@ impl Devices {
         })
         .map_err(|error| device("make the PCI root")(error.into()))?;
         let router = Arc::new(MsiRouter::new(Arc::clone(vm)));
+        let notifies = Arc::new(Notifies::new());
         let host = Host {
             ram: Arc::clone(ram),
             interrupts: router.clone(),
             doorbells: Arc::new(KvmDoorbells::new(Arc::clone(vm))),
+            notifies: Arc::clone(&notifies),
         };
         let buses = Buses {
             ports: Bus::new(),
             mmio: Bus::new(),
+            notifies,
         };
         let line = Arc::clone(vm);
         let sci = Box::new(move |level| {
@@ -283,6 +287,7 @@ fn open_disk(disk: &DiskConfig, nr_vcpus: u16) -> Result<Blk, BlkError> {
     if let Some(serial) = &disk.serial {
         blk.set_serial(serial)?;
     }
+    blk.receive_by(disk.notify);
     let is_sync = match disk.io {
         Some(io) => io == DiskIo::Sync,
         None => blk.is_in_memory(),

@@ -153,6 +153,8 @@ fn flat(metrics: &Metrics) -> BTreeMap<Key, u64> {
             ("bytes-to-guest", counts.bytes_to_guest),
             ("notifies", counts.notifies),
             ("notifies-suppressed", counts.notifies_suppressed),
+            ("notifies-served-by-vcpu", counts.notifies_served_by_vcpu),
+            ("notifies-left-by-vcpu", counts.notifies_left_by_vcpu),
             ("interrupts", counts.interrupts),
             ("interrupts-suppressed", counts.interrupts_suppressed),
         ] {

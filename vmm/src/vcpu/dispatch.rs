@@ -3,6 +3,8 @@
 //! Unclaimed reads give all ones, unclaimed writes are dropped; both are ordinary events that a
 //! probing guest causes, so they are counted (by `tally`) and not logged.
 
+use std::sync::Arc;
+
 use coopvirt_spec::doorbell::Bell;
 use coopvirt_spec::mark::{Mark, MARK_MSR, MARK_PORT};
 
@@ -10,6 +12,7 @@ use super::exit::Exit;
 use super::tally::Kind;
 use crate::bus::Bus;
 use crate::coop::Coop;
+use crate::notifies::Notifies;
 
 /// What the buses made of an exit.
 #[derive(Debug, PartialEq, Eq)]
@@ -38,11 +41,15 @@ pub enum Outcome {
 }
 
 /// The two address spaces that devices live in.
+///
+/// Some addresses of the second one are only there to be written to, which needs no bus.
 pub struct Buses {
     /// I/O ports.
     pub ports: Bus,
     /// Memory-mapped I/O.
     pub mmio: Bus,
+    /// Who hears a write to memory-mapped I/O, before the bus is asked.
+    pub notifies: Arc<Notifies>,
 }
 
 /// The cooperative interface of one vCPU.
@@ -97,7 +104,9 @@ pub fn dispatch(exit: Exit<'_>, buses: &Buses, coop: Option<CoopVcpu<'_>>) -> Ou
             Outcome::Continue
         }
         Exit::MmioWrite { gpa, data } => {
-            buses.mmio.write(gpa, data);
+            if !buses.notifies.hear(gpa) {
+                buses.mmio.write(gpa, data);
+            }
             Outcome::Continue
         }
         Exit::MmioRead { gpa, data } => {
@@ -179,6 +188,7 @@ mod tests {
         let mut buses = Buses {
             ports: Bus::new(),
             mmio: Bus::new(),
+            notifies: Arc::default(),
         };
         buses.ports.insert(0x3f8, 8, device.clone()).unwrap();
         buses

@@ -1,20 +1,24 @@
 //! The half of a device that works: the device itself, its live queues, and the I/O thread's worker.
 //!
 //! The transport (vCPU threads) activates and resets; [`QueueWorker`] (I/O thread) processes, and so
-//! does a polling thread, if there is one (`poll.rs`). All lock the [`Backend`], so a reset waits for
+//! does a polling thread, if there is one (`poll.rs`), and a vCPU thread whose notification comes to it
+//! (`vcpu_notify.rs`). All lock the [`Backend`], so a reset waits for
 //! the batch in progress and nothing touches guest memory after it.
 
+use std::cell::Cell;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use event_manager::{EventOps, Events, MutEventSubscriber};
 use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::eventfd::EventFd;
 
+use super::bindings::Bindings;
 use super::counters::DeviceCounters;
 use super::device::{HandedQueue, Polled, Progress, QueueError, VirtioDevice, Watched};
 use super::interrupt::Interrupts;
 use super::poll::{PollState, PolledDevice};
 use super::queue::{DeviceQueue, QueueSetup};
+use super::receiver::{Choice, Receiver};
 use super::GuestRam;
 
 // A guest can break its queues in a loop; our log is not its to fill.
@@ -43,6 +47,19 @@ pub(super) struct Backend {
     // By queue.
     can_be_polled: Vec<bool>,
     poll: Arc<PollState>,
+    // By queue; what is learnt outlives a reset.
+    choices: Vec<Choice>,
+}
+
+/// What became of a notification in its vCPU's thread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Heard {
+    /// There is nothing left to do for it.
+    Served,
+    /// It is served, and the driver has published more since: the I/O thread has to be called.
+    More,
+    /// It is the I/O thread's.
+    Left,
 }
 
 pub(super) type SharedBackend = Arc<Mutex<Backend>>;
@@ -56,8 +73,10 @@ impl Backend {
     ) -> Self {
         let queues = (0..nr_queues).map(|_| QueueState::Off).collect();
         let can_be_polled = (0..nr_queues).map(|index| device.can_be_polled(index));
+        let choices = (0..nr_queues).map(|index| Choice::new(device.notify_policy(index)));
         Self {
             can_be_polled: can_be_polled.collect(),
+            choices: choices.collect(),
             poll: Arc::new(PollState::new(nr_queues)),
             device,
             queues,
@@ -74,6 +93,18 @@ impl Backend {
 
     pub(super) fn counters(&self) -> &Arc<DeviceCounters> {
         &self.counters
+    }
+
+    /// What is said to a polling thread, if that may own the queue.
+    pub(super) fn poll_state(&self, index: usize) -> Option<Arc<PollState>> {
+        let can = self.can_be_polled.get(index).is_some_and(|can| *can);
+        can.then(|| Arc::clone(&self.poll))
+    }
+
+    /// Who shall receive a queue's notifications now.
+    pub(super) fn receiver(&self, index: usize) -> Receiver {
+        let choice = self.choices.get(index);
+        choice.map_or(Receiver::Thread, Choice::receiver)
     }
 
     /// Takes off what the transport rings for a driver that starts, as far as it is heard here.
@@ -228,6 +259,47 @@ impl Backend {
         is_work
     }
 
+    /// A vCPU thread has come with a notification of its own. It serves the one request that there is, if
+    /// that takes nothing but a copy.
+    pub(super) fn hear(&mut self, index: usize) -> Heard {
+        let (Some(QueueState::Live(queue)), Some(choice)) =
+            (self.queues.get_mut(index), self.choices.get_mut(index))
+        else {
+            return Heard::Left;
+        };
+        // Sent before the polling thread took the queue: the I/O thread looks, as ever.
+        if queue.is_polled() {
+            return Heard::Left;
+        }
+        match queue.begin_lone(&self.ram) {
+            // Somebody has seen it already, and has asked for what is next or been called for it.
+            Ok(0) => return Heard::Served,
+            Ok(1) if choice.is_trial() => return Heard::Left,
+            Ok(1) => {}
+            // Another thread beside the guest pays.
+            Ok(_) => {
+                choice.vcpu_left();
+                return Heard::Left;
+            }
+            Err(error) => {
+                self.break_queue(index, &error);
+                return Heard::Served;
+            }
+        }
+        let batch = run_lone(&mut *self.device, index, queue, &self.ram);
+        let heard = match &batch {
+            Ok(batch) if batch.rings => Heard::Left,
+            Ok(batch) if batch.again => Heard::More,
+            Ok(_) | Err(_) => Heard::Served,
+        };
+        match heard {
+            Heard::Left => choice.vcpu_left(),
+            Heard::Served | Heard::More => choice.vcpu_served(),
+        }
+        self.finish(index, batch);
+        heard
+    }
+
     /// Processes one batch of a queue. Returns whether there is more to do at once.
     fn process(&mut self, index: usize) -> bool {
         let queue = match self.queues.get_mut(index) {
@@ -240,6 +312,9 @@ impl Backend {
             _ => return false,
         };
         let batch = run_batch(&mut *self.device, index, queue, &self.ram);
+        if let Some(choice) = self.choices.get_mut(index).filter(|_| !queue.is_polled()) {
+            choice.thread_did(queue.work());
+        }
         self.finish(index, batch)
     }
 
@@ -363,6 +438,25 @@ fn run_look(
     })
 }
 
+/// The same on the thread of a vCPU that has notified, for one chain.
+fn run_lone(
+    device: &mut dyn VirtioDevice,
+    index: usize,
+    queue: &mut DeviceQueue,
+    ram: &GuestRam,
+) -> Result<Batch, QueueError> {
+    queue.disable_notification(ram)?;
+    let polled = device.process_now(index, queue, ram)?;
+    // What is left to the I/O thread has that ask the driver again, which is called for it.
+    let again = polled == Polled::Drained && queue.enable_notification(ram)?;
+    Ok(Batch {
+        interrupt: queue.needs_interrupt(ram)?,
+        again,
+        is_left: false,
+        rings: polled == Polled::Left,
+    })
+}
+
 /// The I/O thread's side of one device: waits for doorbells and host events, processes queues.
 ///
 /// Register it with an event manager; it then works whenever that runs.
@@ -374,6 +468,9 @@ pub struct QueueWorker {
     counters: Arc<DeviceCounters>,
     poll: Arc<PollState>,
     can_be_polled: Vec<bool>,
+    bindings: Arc<Bindings>,
+    // Who receives, by queue, as far as `bindings` have been told.
+    receivers: Vec<Cell<Receiver>>,
 }
 
 impl QueueWorker {
@@ -381,12 +478,15 @@ impl QueueWorker {
         backend: SharedBackend,
         doorbells: Arc<[EventFd]>,
         host_event: Option<Arc<EventFd>>,
+        bindings: Arc<Bindings>,
     ) -> Self {
         let mut locked = lock(&backend);
         let watched = locked.device().watched();
         let counters = Arc::clone(locked.counters());
         let poll = Arc::clone(&locked.poll);
         let can_be_polled = locked.can_be_polled.clone();
+        let receivers = (0..doorbells.len()).map(|index| Cell::new(locked.receiver(index)));
+        let receivers = receivers.collect();
         drop(locked);
         Self {
             backend,
@@ -396,6 +496,8 @@ impl QueueWorker {
             counters,
             poll,
             can_be_polled,
+            bindings,
+            receivers,
         }
     }
 
@@ -428,6 +530,7 @@ impl QueueWorker {
                 break again;
             }
         };
+        let receiver = backend.receiver(index);
         drop(backend);
         if again {
             // The lock was dropped in between, so that a vCPU that waits for it gets its turn.
@@ -436,6 +539,20 @@ impl QueueWorker {
                 ring(doorbell);
             }
         }
+        self.change_receiver(index, receiver);
+    }
+
+    /// Has the notifications of a queue come to `receiver`. Here, where it may be waited for the kernel.
+    fn change_receiver(&self, index: usize, receiver: Receiver) {
+        let known = self
+            .receivers
+            .get(index)
+            .map(|known| known.replace(receiver));
+        if known.is_none_or(|known| known == receiver) {
+            return;
+        }
+        self.counters.add_receiver_change();
+        self.bindings.set_receiver(index, receiver);
     }
 }
 

@@ -24,6 +24,9 @@ pub struct DeviceCounters {
     polled_finds: AtomicU64,
     take_overs: AtomicU64,
     hand_backs: AtomicU64,
+    vcpu_served: AtomicU64,
+    vcpu_left: AtomicU64,
+    receiver_changes: AtomicU64,
     queues_elsewhere: AtomicU64,
     /// From the first timed queue on.
     latency: OnceLock<Arc<Histogram>>,
@@ -38,7 +41,7 @@ pub struct DeviceCounts {
     pub bytes_from_guest: u64,
     /// Bytes that the device wrote for the guest, status bytes of requests included.
     pub bytes_to_guest: u64,
-    /// Times that the guest rang a doorbell of the device.
+    /// Times that the guest notified the device, by a doorbell or in its vCPU's thread.
     pub notifies: u64,
     /// Requests for which it had no need to.
     pub notifies_suppressed: u64,
@@ -56,6 +59,16 @@ pub struct DeviceCounts {
     /// A queue that the guest resets is given back without this.
     #[serde(default)]
     pub hand_backs: u64,
+    /// Of the notifies, those that the vCPU which made them has served itself. Each has returned to
+    /// userspace for it.
+    #[serde(default)]
+    pub notifies_served_by_vcpu: u64,
+    /// Of the notifies, those that came to a vCPU thread in the same way and were left to the I/O thread.
+    #[serde(default)]
+    pub notifies_left_by_vcpu: u64,
+    /// Times that the notifies of a queue went from the I/O thread to the vCPUs, or back.
+    #[serde(default)]
+    pub receiver_changes: u64,
     /// Queues that the host's kernel or another process serves now. What they do passes by here and is
     /// in none of the other figures.
     #[serde(default)]
@@ -105,6 +118,21 @@ impl DeviceCounters {
         add(&self.hand_backs, 1);
     }
 
+    /// Counts a notification that the vCPU has served which made it. It rang no doorbell.
+    pub(super) fn add_served_by_vcpu(&self) {
+        add(&self.vcpu_served, 1);
+    }
+
+    /// Counts one for which it has rung the doorbell in the guest's place.
+    pub(super) fn add_left_by_vcpu(&self) {
+        add(&self.vcpu_left, 1);
+    }
+
+    /// Counts a queue whose notifications somebody else receives from now on.
+    pub(super) fn add_receiver_change(&self) {
+        add(&self.receiver_changes, 1);
+    }
+
     /// So many queues are served elsewhere now.
     pub(super) fn set_queues_elsewhere(&self, queues: usize) {
         self.queues_elsewhere
@@ -125,7 +153,9 @@ impl DeviceCounters {
     pub fn counts(&self) -> DeviceCounts {
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let requests = load(&self.requests);
-        let notifies = load(&self.doorbells).saturating_sub(load(&self.own_rings));
+        let served_by_vcpu = load(&self.vcpu_served);
+        let rung = load(&self.doorbells).saturating_sub(load(&self.own_rings));
+        let notifies = rung + served_by_vcpu;
         DeviceCounts {
             requests,
             bytes_from_guest: load(&self.bytes_from_guest),
@@ -137,6 +167,9 @@ impl DeviceCounters {
             polled_finds: load(&self.polled_finds),
             take_overs: load(&self.take_overs),
             hand_backs: load(&self.hand_backs),
+            notifies_served_by_vcpu: served_by_vcpu,
+            notifies_left_by_vcpu: load(&self.vcpu_left),
+            receiver_changes: load(&self.receiver_changes),
             queues_elsewhere: load(&self.queues_elsewhere),
         }
     }
@@ -150,6 +183,8 @@ fn add(counter: &AtomicU64, count: u64) {
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Work {
     pub(super) requests: u64,
+    /// Of these, small copies of memory, as far as the device tells.
+    pub(super) copies: u64,
     pub(super) bytes_from_guest: u64,
     pub(super) bytes_to_guest: u64,
 }

@@ -8,6 +8,7 @@ use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::queue::DeviceQueue;
+use super::receiver::NotifyPolicy;
 
 /// Largest queue that a guest can make.
 pub const QUEUE_SIZE_MAX: u16 = 256;
@@ -92,7 +93,7 @@ pub struct HandedQueue<'a> {
 /// A virtio device without its transport.
 ///
 /// All methods are called with the backend's lock held: `process` on the I/O thread, `process_now` on
-/// the polling thread, the others on vCPU threads.
+/// the polling thread or a vCPU thread, the others on vCPU threads.
 pub trait VirtioDevice: Send {
     /// The virtio device type (2 is block).
     fn device_type(&self) -> u16;
@@ -129,9 +130,15 @@ pub trait VirtioDevice: Send {
     fn can_be_polled(&self, _queue_index: usize) -> bool {
         false
     }
-    /// As `process`, on the polling thread, for a queue that it owns. Must not wait for anything: other
-    /// vCPUs wait for this thread meanwhile. It takes the chains from the front that can be served by
-    /// copying memory or by a call that returns at once; the first that cannot is put back.
+    /// Who receives a queue's notifications. Asked once, before anything else; of a queue that is served
+    /// elsewhere nothing else than the default can come.
+    fn notify_policy(&self, _queue_index: usize) -> NotifyPolicy {
+        NotifyPolicy::Thread
+    }
+    /// As `process`, on the polling thread, for a queue that it owns, or on the thread of a vCPU that has
+    /// notified. Must not wait for anything: the guest waits for this thread meanwhile. It takes the
+    /// chains from the front that can be served by copying memory, [`DeviceQueue::copy_bytes`] in all, or
+    /// by a call that returns at once; the first that cannot is put back.
     fn process_now(
         &mut self,
         _queue_index: usize,

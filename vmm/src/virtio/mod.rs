@@ -5,8 +5,9 @@
 //!   devices; [`VhostUserBlk`] and [`VhostUserFs`] pass theirs on to another process.
 //! - [`attach`] puts one on a [`PciRoot`] and returns its [`QueueWorker`], which the machine builder
 //!   registers with the I/O thread's event manager. All queue processing happens there, but for
-//!   queues that the kernel serves (vhost), and for those that a polling thread owns just then
-//!   ([`PolledDevice`]).
+//!   queues that the kernel serves (vhost), for those that a polling thread owns just then
+//!   ([`PolledDevice`]), and for lone requests that the vCPU serves which notifies of them
+//!   (`vcpu_notify.rs`; `receiver.rs` says when).
 //! - The transport (`transport.rs`, `pci_function.rs`) answers the guest's register accesses on vCPU
 //!   threads. It never processes a queue.
 //!
@@ -19,7 +20,8 @@
 //! thread takes the backend's lock for a change of status and for the device's own configuration, and
 //! waits at most for one batch (one queue's size of requests) that the I/O thread is working on; a
 //! reset also waits for requests that the kernel has in hand (`blk/ring.rs`). The I/O thread never
-//! takes a function's lock, and the polling thread only tries the backend's.
+//! takes a function's lock, and the polling thread and vCPUs that notify only try the backend's. Where
+//! notify addresses are bound (`bindings.rs`) comes behind the function, and no backend with it.
 //!
 //! # Wiring
 //!
@@ -27,6 +29,7 @@
 //! use std::sync::Arc;
 //!
 //! use coopvirt::irq::MsiRouter;
+//! use coopvirt::notifies::Notifies;
 //! use coopvirt::pci::{PciLayout, PciRoot};
 //! use coopvirt::virtio::{attach, Blk, BlkAccess, Console, GuestRam, Host, KvmDoorbells, Rng};
 //! use event_manager::{EventManager, MutEventSubscriber, SubscriberOps};
@@ -43,6 +46,7 @@
 //!         ram,
 //!         interrupts: Arc::new(MsiRouter::new(vm.clone())),
 //!         doorbells: Arc::new(KvmDoorbells::new(vm)),
+//!         notifies: Arc::new(Notifies::new()),
 //!     };
 //!
 //!     let blk = Blk::open("disk.img".as_ref(), BlkAccess::ReadWrite, 2)?;
@@ -66,6 +70,7 @@
 
 mod backend;
 mod balloon;
+mod bindings;
 mod blk;
 mod chain;
 mod console;
@@ -80,9 +85,11 @@ mod pci_function;
 mod pci_layout;
 mod poll;
 mod queue;
+mod receiver;
 mod rng;
 mod sys;
 mod transport;
+mod vcpu_notify;
 mod vhost_kernel;
 mod vhost_user;
 mod vsock;
@@ -105,6 +112,7 @@ pub use net::{Net, NetError};
 pub use pci_function::{attach, AttachError, Host};
 pub use poll::{Kicked, PolledDevice, Wanted};
 pub use queue::DeviceQueue;
+pub use receiver::NotifyPolicy;
 pub use rng::Rng;
 pub use vhost_user::{ConnectionError, RingError, VhostUserBlk, VhostUserError, VhostUserFs};
 pub use vsock::{UnixVsock, UnixVsockError, Vsock, VsockCounts, VsockError, VsockGauges};

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 use vmm_sys_util::eventfd::{EventFd, EFD_NONBLOCK};
 
 use super::backend::{lock, ring, Backend, QueueWorker, SharedBackend};
+use super::bindings::Bindings;
 use super::device::VirtioDevice;
 use super::doorbell::DoorbellSink;
 use super::interrupt::Interrupts;
@@ -17,9 +18,12 @@ use super::pci_layout::{
     NOTIFY_STRIDE_BYTES, PAGE_BYTES, PAGE_COMMON, PAGE_DEVICE, PAGE_ISR, PAGE_MSIX_PENDING,
     PAGE_MSIX_TABLE, PAGE_NOTIFY,
 };
+use super::receiver::NotifyPolicy;
 use super::transport::{Action, Transport};
+use super::vcpu_notify::VcpuNotify;
 use super::GuestRam;
 use crate::irq::{InterruptSink, IrqError};
+use crate::notifies::{Notified, Notifies};
 use crate::pci::{BarBase, ConfigSpace, Msix, PciError, PciFunction, PciRoot, BAR_COUNT};
 
 const MAX_QUEUES: usize = 64;
@@ -33,6 +37,8 @@ pub struct Host {
     pub interrupts: Arc<dyn InterruptSink>,
     /// Who turns notify writes into eventfds.
     pub doorbells: Arc<dyn DoorbellSink>,
+    /// Where vCPU threads look for who hears a notify write that has exited.
+    pub notifies: Arc<Notifies>,
 }
 
 /// Why a device could not be put on the bus.
@@ -83,10 +89,9 @@ struct VirtioPci {
     interrupts: Arc<Interrupts>,
     msix: Arc<Msix>,
     doorbells: Arc<[EventFd]>,
-    sink: Arc<dyn DoorbellSink>,
-    // Where the BAR is decoded, and where each doorbell is bound.
+    bindings: Arc<Bindings>,
+    // Where the BAR is decoded.
     bar_base: Option<u64>,
-    bound_at: Vec<Option<u64>>,
 }
 
 impl VirtioPci {
@@ -115,9 +120,30 @@ impl VirtioPci {
         let (config, msix_cap, access_cap) = config_space(&*device, nr_vectors);
         let transport = Transport::new(device.features(), &queue_sizes, interrupts.clone());
         let host_event = device.host_event();
+        let policies = (0..nr_queues).map(|index| device.notify_policy(index));
+        let policies: Vec<NotifyPolicy> = policies.collect();
         let backend = Backend::new(device, nr_queues, host.ram.clone(), interrupts.clone());
         let backend = Arc::new(Mutex::new(backend));
-        let worker = QueueWorker::new(backend.clone(), doorbells.clone(), host_event);
+        let queues = policies.iter().enumerate().map(|(index, policy)| {
+            let locked = lock(&backend);
+            let notified = (*policy != NotifyPolicy::Thread).then(|| {
+                Arc::new(VcpuNotify::new(&backend, &locked, &doorbells, index)) as Arc<dyn Notified>
+            });
+            (notified, locked.receiver(index))
+        });
+        let bindings = Bindings::new(
+            doorbells.clone(),
+            host.doorbells.clone(),
+            host.notifies.clone(),
+            queues,
+        );
+        let bindings = Arc::new(bindings);
+        let worker = QueueWorker::new(
+            backend.clone(),
+            doorbells.clone(),
+            host_event,
+            bindings.clone(),
+        );
         let function = Self {
             name,
             config,
@@ -128,9 +154,8 @@ impl VirtioPci {
             interrupts,
             msix,
             doorbells,
-            sink: host.doorbells.clone(),
+            bindings,
             bar_base: None,
-            bound_at: vec![None; nr_queues],
         };
         Ok((function, worker))
     }
@@ -160,25 +185,16 @@ impl VirtioPci {
         }
     }
 
-    /// Binds each live queue's doorbell to where the BAR is now, and drops what was bound before.
-    fn bind_doorbells(&mut self) {
+    /// Places each live queue's notify address where the BAR is now.
+    fn bind_doorbells(&self) {
         let base = self.bar_base.filter(|_| self.transport.is_live());
-        let queues = self.transport.queues().iter().zip(&*self.doorbells);
-        for ((index, bound), (setup, doorbell)) in (0..).zip(&mut self.bound_at).zip(queues) {
+        let queues = (0..).zip(self.transport.queues());
+        let places = queues.map(|(index, setup)| {
             let offset = PAGE_NOTIFY * PAGE_BYTES + index * NOTIFY_STRIDE_BYTES;
-            let wanted = base
-                .filter(|_| setup.is_enabled)
-                .map(|base| base + u64::from(offset));
-            if *bound == wanted {
-                continue;
-            }
-            if let Some(gpa) = bound.take() {
-                // If it fails, the old address signals a queue for nothing: harmless.
-                let _ = self.sink.unregister(doorbell, gpa);
-            }
-            // If it fails, the guest's write comes to `bar_write`, which rings the doorbell.
-            *bound = wanted.filter(|&gpa| self.sink.register(doorbell, gpa).is_ok());
-        }
+            let base = base.filter(|_| setup.is_enabled);
+            base.map(|base| base + u64::from(offset))
+        });
+        self.bindings.place(places);
     }
 
     /// The BAR access that the access capability describes, if it describes a possible one.

@@ -1,7 +1,7 @@
 //! A live queue: chains out, used entries in, and when to tell whom.
 //!
-//! Belongs to the backend and is touched only with its lock held, on the I/O thread or the polling
-//! thread. The ring itself is the `virtio-queue` crate's; this adds a budget per batch, the check of
+//! Belongs to the backend and is touched only with its lock held, on the I/O thread, the polling thread
+//! or a vCPU thread that has notified it. The ring itself is the `virtio-queue` crate's; this adds a budget per batch, the check of
 //! whole chains, the interrupt flag of drivers that do not use event indices, and who owns the queue
 //! (`ownership.rs`).
 
@@ -31,8 +31,11 @@ const QUIET_BEHIND: u16 = 0x4000;
 /// Chains that a look of the polling thread takes at most: 2 MiB of the largest packets, which are
 /// copied in well under the time of a lease.
 const LOOK_CHAINS: u16 = 32;
-/// After so much a look goes no further, if there are more chains.
+/// After so much a look goes no further, if there are more chains; and no request of more is copied.
 const LOOK_BYTES: u64 = 512 << 10;
+/// The largest request that a vCPU serves which has notified of it. To copy more takes about as long as
+/// to wake another thread, which then works beside the guest.
+const LONE_BYTES: u64 = 64 << 10;
 
 /// What a guest set up for a queue, unchecked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -58,6 +61,8 @@ pub struct DeviceQueue {
     work: Work,
     // Of the chain that was taken last.
     last_bytes: u64,
+    // What may be copied without waiting, in this batch.
+    copy_bytes: u64,
     polling: Option<Polling>,
     stopwatch: Option<Stopwatch>,
 }
@@ -99,6 +104,7 @@ impl DeviceQueue {
             used_before: 0,
             work: Work::default(),
             last_bytes: 0,
+            copy_bytes: 0,
             polling: None,
             stopwatch: None,
         })
@@ -179,7 +185,29 @@ impl DeviceQueue {
         }
         self.begin_batch();
         self.budget = self.budget.min(LOOK_CHAINS);
+        self.copy_bytes = LOOK_BYTES;
         Ok(true)
+    }
+
+    /// Starts a look of the vCPU that has notified, at one chain. Returns how many there are, which is
+    /// more than one if the driver's index cannot be right.
+    pub(super) fn begin_lone(&mut self, ram: &GuestMemoryMmap<()>) -> Result<u16, QueueError> {
+        let avail = self.queue.avail_idx(ram, Ordering::Acquire).map_err(ring)?;
+        self.begin_batch();
+        self.budget = 1;
+        self.copy_bytes = LONE_BYTES;
+        Ok(avail.0.wrapping_sub(self.queue.next_avail()))
+    }
+
+    /// What `process_now` may copy in all, in this batch.
+    pub fn copy_bytes(&self) -> u64 {
+        self.copy_bytes
+    }
+
+    /// A request of so many bytes was a copy of memory, which a vCPU could have made as well if it is a
+    /// small one.
+    pub fn note_copy(&mut self, len_bytes: u64) {
+        self.work.copies += u64::from(len_bytes <= LONE_BYTES);
     }
 
     /// Whether the driver has published more than was taken. Anything but equal counts: an index that
@@ -273,6 +301,11 @@ impl DeviceQueue {
         self.budget = self.queue.size();
         self.used_before = self.queue.next_used();
         self.has_used = false;
+    }
+
+    /// What has been done since `take_work` was called last.
+    pub(super) fn work(&self) -> Work {
+        self.work
     }
 
     /// What has been done since the last call.

@@ -8,7 +8,7 @@ use crate::virtio::{bound_us, BalloonState, VsockCounts, NR_BOUNDS};
 type Row = (&'static str, fn(&DeviceMetrics) -> u64);
 type Gauge<S> = (&'static str, &'static str, &'static str, fn(&S) -> u64);
 
-const COUNTERS: [(&str, &str, &str, &[Row]); 5] = [
+const COUNTERS: [(&str, &str, &str, &[Row]); 6] = [
     (
         "device_requests_total",
         "Requests that a device has given back.",
@@ -31,6 +31,17 @@ const COUNTERS: [(&str, &str, &str, &[Row]); 5] = [
         &[
             ("taken", |device| device.counts.notifies),
             ("suppressed", |device| device.counts.notifies_suppressed),
+        ],
+    ),
+    (
+        "device_vcpu_notifies_total",
+        "Of the notifies, those that returned to userspace: served by the vCPU, or left to the I/O thread; and changes of \
+         who receives those of a queue.",
+        "what",
+        &[
+            ("served", |device| device.counts.notifies_served_by_vcpu),
+            ("left", |device| device.counts.notifies_left_by_vcpu),
+            ("receiver-changes", |device| device.counts.receiver_changes),
         ],
     ),
     (

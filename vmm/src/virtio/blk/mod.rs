@@ -29,13 +29,14 @@ pub use open::{BlkAccess, BlkError};
 
 use self::disk::Disk;
 use self::request::{
-    Action, Parsed, Request, MAX_DISCARD_RANGES, MAX_DISCARD_SECTORS, MAX_ZERO_RANGES,
-    MAX_ZERO_SECTORS, SEG_MAX, SIZE_MAX, STATUS_OK,
+    Parsed, Request, MAX_DISCARD_RANGES, MAX_DISCARD_SECTORS, MAX_ZERO_RANGES, MAX_ZERO_SECTORS,
+    SEG_MAX, SIZE_MAX, STATUS_OK,
 };
 use self::ring::Ring;
 use super::backend;
 use super::device::{read_config, Polled, Progress, QueueError, VirtioDevice, QUEUE_SIZE_MAX};
 use super::queue::DeviceQueue;
+use super::receiver::NotifyPolicy;
 
 pub(super) const SECTOR_BYTES: u64 = 512;
 
@@ -51,9 +52,6 @@ const FEATURE_TOPOLOGY: u64 = 1 << 10;
 const FEATURE_MQ: u64 = 1 << 12;
 const FEATURE_DISCARD: u64 = 1 << 13;
 const FEATURE_WRITE_ZEROES: u64 = 1 << 14;
-
-/// What the polling thread copies in one call at most: some 100 µs. The rest is the I/O thread's.
-const MAX_LOOK_BYTES: u64 = 512 << 10;
 
 const ID_BYTES: usize = 20;
 const CONFIG_BYTES: usize = 60;
@@ -76,16 +74,14 @@ pub struct Blk {
     nr_queues: u16,
     serial: [u8; ID_BYTES],
     is_write_through: bool,
-    is_in_memory: bool,
+    notify: NotifyPolicy,
 }
 
 impl Blk {
     fn new(disk: Disk, nr_queues: u16) -> Self {
         let mut serial = [0; ID_BYTES];
         serial[..8].copy_from_slice(b"coopvirt");
-        let is_in_memory = allocate::is_in_memory(&disk.file);
         Self {
-            is_in_memory,
             in_flight: None,
             disk,
             rings: Vec::new(),
@@ -93,7 +89,13 @@ impl Blk {
             nr_queues,
             serial,
             is_write_through: true,
+            notify: NotifyPolicy::Auto,
         }
+    }
+
+    /// Says who receives its notifications, before the device is attached.
+    pub fn receive_by(&mut self, notify: NotifyPolicy) {
+        self.notify = notify;
     }
 
     /// Sets the serial number that the guest sees.
@@ -120,7 +122,7 @@ impl Blk {
     /// costs: the kernel hands each of its requests to a worker thread, as such files cannot be asked
     /// not to wait.
     pub fn is_in_memory(&self) -> bool {
-        self.is_in_memory
+        self.disk.is_in_memory
     }
 
     /// Says who is told of its requests.
@@ -151,6 +153,7 @@ impl Blk {
             return taken;
         }
         self.in_flight.iter().for_each(|told| told.ends());
+        queue.note_copy(request.data.len_bytes());
         let (head, len) = request.reply.give(STATUS_OK);
         queue.add_used(ram, head, len)?;
         taken
@@ -190,7 +193,15 @@ impl Blk {
                             continue;
                         }
                         _ => {
-                            let status = self.disk.execute(&request, is_durable);
+                            let copied = match self.notify {
+                                NotifyPolicy::Auto => self.disk.copy_now(&request),
+                                NotifyPolicy::Thread | NotifyPolicy::Vcpu => None,
+                            };
+                            if copied.is_some() {
+                                queue.note_copy(request.data.len_bytes());
+                            }
+                            let status =
+                                copied.unwrap_or_else(|| self.disk.execute(&request, is_durable));
                             self.in_flight.iter().for_each(|told| told.ends());
                             request.reply.give(status)
                         }
@@ -200,19 +211,6 @@ impl Blk {
             queue.add_used(ram, head, len)?;
         }
         Ok(())
-    }
-
-    /// Carries out a read that needs nothing but a copy: from the page cache, or from a file that is
-    /// memory. Such a file cannot be asked not to wait, and has nothing to wait for but memory that the
-    /// host has swapped out, which guest memory may be as well. Returns its status.
-    fn copy_now(&self, request: &Request) -> Option<u8> {
-        if !matches!(request.action, Action::Read { .. }) {
-            return None;
-        }
-        if self.is_in_memory {
-            return Some(self.disk.execute(request, self.is_write_through));
-        }
-        self.disk.read_now(request).then_some(STATUS_OK)
     }
 
     /// Gives back what the ring has finished.
@@ -361,6 +359,10 @@ impl VirtioDevice for Blk {
         true
     }
 
+    fn notify_policy(&self, _queue_index: usize) -> NotifyPolicy {
+        self.notify
+    }
+
     /// Reads that are a copy of memory are served here; everything else is left, also what goes into
     /// the ring: the kernel finishes a request in the thread that has submitted it, and this one may be
     /// kept from running (`[LEASE-6]`) while the I/O thread is not.
@@ -378,8 +380,8 @@ impl VirtioDevice for Blk {
                     copied_bytes += request.data.len_bytes();
                     // Told also of these: a vCPU that idles meanwhile is about to be woken.
                     self.in_flight.iter().for_each(|told| told.begins());
-                    let status = match copied_bytes <= MAX_LOOK_BYTES {
-                        true => self.copy_now(&request),
+                    let status = match copied_bytes <= queue.copy_bytes() {
+                        true => self.disk.copy_now(&request),
                         false => None,
                     };
                     self.in_flight.iter().for_each(|told| told.ends());

@@ -142,6 +142,7 @@ impl Blk {
             access,
             nr_sectors: len_bytes / SECTOR_BYTES,
             is_device,
+            is_in_memory: allocate::is_in_memory(&file),
             can_discard: is_writable && (is_device || allocate::can_punch(&file, len_bytes)),
             physical_sectors: physical_block_bytes(&file, is_device) / 512,
             file: Arc::new(file),

@@ -25,5 +25,6 @@ mod polled_race;
 mod rig;
 mod rng;
 mod transport;
+mod vcpu_notify;
 mod vsock;
 mod vsock_unix;

@@ -1,4 +1,5 @@
-//! Models of a queue that changes hands: no buffer is lost, in any interleaving with a driver.
+//! Models of a queue that changes hands, or is looked at by whoever notifies: no buffer is lost, in any
+//! interleaving with a driver.
 //!
 //! The driver publishes two buffers and notifies as the standard says; the polling thread takes the
 //! queue over or has it, looks, and gives it back; the I/O thread comes only if it was called. What is
@@ -26,6 +27,8 @@ enum Defect {
     DriverFence,
     /// What the last look found is forgotten.
     LastLook,
+    /// A vCPU that finds the device busy calls nobody.
+    BusyDevice,
 }
 
 /// The words of a ring that both sides look at, and the doorbell: an eventfd, whose rings add up.
@@ -61,20 +64,24 @@ impl Ring {
     /// The driver: publishes the buffers one by one, as `virtqueue_kick` does (virtio 1.2, 2.7.13).
     fn publish(&self) {
         for old in 0..BUFFERS {
-            let new = old + 1;
-            self.avail.store(new, Ordering::Release);
-            if self.defect != Defect::DriverFence {
-                fence(Ordering::SeqCst);
-            }
-            let wish = self.wish.load(Ordering::Relaxed);
-            let notifies = match self.uses_event_idx {
-                // vring_need_event of the standard (2.7.10).
-                true => new.wrapping_sub(wish).wrapping_sub(1) < new.wrapping_sub(old),
-                false => wish & NO_NOTIFY == 0,
-            };
-            if notifies {
+            if self.publish_one(old) {
                 self.ring();
             }
+        }
+    }
+
+    /// Publishes the buffer of index `old`. Returns whether the driver has to notify.
+    fn publish_one(&self, old: u16) -> bool {
+        let new = old + 1;
+        self.avail.store(new, Ordering::Release);
+        if self.defect != Defect::DriverFence {
+            fence(Ordering::SeqCst);
+        }
+        let wish = self.wish.load(Ordering::Relaxed);
+        match self.uses_event_idx {
+            // vring_need_event of the standard (2.7.10).
+            true => new.wrapping_sub(wish).wrapping_sub(1) < new.wrapping_sub(old),
+            false => wish & NO_NOTIFY == 0,
         }
     }
 
@@ -213,8 +220,61 @@ fn is_called_in_between(uses_event_idx: bool, defect: Defect) {
     assert_eq!(backend.next, BUFFERS, "a buffer is lost");
 }
 
+/// A vCPU's thread looks at the queue of which its driver has just notified, as `VcpuNotify` does.
+fn hear(ring: &Ring, backend: &Mutex<Backend>) {
+    let Ok(mut backend) = backend.try_lock() else {
+        if ring.defect != Defect::BusyDevice {
+            ring.ring();
+        }
+        return;
+    };
+    match ring
+        .avail
+        .load(Ordering::Acquire)
+        .wrapping_sub(backend.next)
+    {
+        0 => {}
+        1 => {
+            backend.next += 1;
+            ring.give_back(backend.next);
+        }
+        _ => ring.ring(),
+    }
+}
+
+/// Two vCPUs publish a buffer each, by turns, and serve what they notify of. The I/O thread comes when
+/// both are done.
+fn is_served_by_who_notifies(uses_event_idx: bool, defect: Defect) {
+    let ring = Arc::new(Ring::new(uses_event_idx, true, defect));
+    let backend = Arc::new(Mutex::new(Backend::default()));
+    // The driver's own lock, under which it publishes, but does not notify.
+    let published = Arc::new(Mutex::new(0));
+    let vcpu = {
+        let (ring, backend, published) = (ring.clone(), backend.clone(), published.clone());
+        move || {
+            let notifies = {
+                let mut published = published.lock().expect("not poisoned");
+                *published += 1;
+                ring.publish_one(*published - 1)
+            };
+            if notifies {
+                hear(&ring, &backend);
+            }
+        }
+    };
+    let other = thread::spawn(vcpu.clone());
+    vcpu();
+    other.join().expect("the other vCPU goes on");
+    let mut backend = backend.lock().expect("not poisoned");
+    if *ring.bell.lock().expect("not poisoned") {
+        ring.look(&mut backend.next);
+    }
+    assert_eq!(backend.next, BUFFERS, "a buffer is lost");
+}
+
 type Body = fn(bool, Defect);
-const BODIES: [Body; 4] = [
+const BODIES: [Body; 5] = [
+    is_served_by_who_notifies,
     goes_to_sleep,
     is_stood_in_for,
     comes_and_goes,
@@ -245,10 +305,15 @@ fn no_buffer_is_lost_when_a_queue_changes_hands() {
 }
 
 #[test]
-fn the_model_fails_without_either_fence_and_without_the_last_look() {
+fn the_model_fails_without_either_fence_the_last_look_or_the_ring_of_a_busy_device() {
     for uses_event_idx in [false, true] {
-        for defect in [Defect::OwnFence, Defect::DriverFence, Defect::LastLook] {
-            let said = explore(goes_to_sleep, uses_event_idx, defect);
+        for (body, defect) in [
+            (goes_to_sleep as Body, Defect::OwnFence),
+            (goes_to_sleep, Defect::DriverFence),
+            (goes_to_sleep, Defect::LastLook),
+            (is_served_by_who_notifies, Defect::BusyDevice),
+        ] {
+            let said = explore(body, uses_event_idx, defect);
             let said = said.expect_err("the model does not see this defect");
             assert!(
                 said.contains("is lost"),

@@ -18,6 +18,7 @@ fn attach_another(rig: &Rig) -> Result<(), crate::virtio::AttachError> {
         ram: rig.ram.clone(),
         interrupts: rig.interrupts.clone(),
         doorbells: rig.doorbells.clone(),
+        notifies: rig.notifies.clone(),
     };
     attach(&rig.root, Box::new(Rng::new()), &host).map(|_| ())
 }

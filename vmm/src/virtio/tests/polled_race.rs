@@ -1,5 +1,5 @@
-//! A driver that notifies only if it is asked to, a polling thread that comes and goes, and the I/O
-//! thread, all at once: every request is answered.
+//! A driver that notifies only if it is asked to, a polling thread that comes and goes, or notifications
+//! that change their receiver, and the I/O thread, all at once: every request is answered.
 //!
 //! What the model in `ownership.rs` says of the order of two stores and two loads, this says of the
 //! code around them, as far as chance finds it.
@@ -13,7 +13,7 @@ use vmm_sys_util::tempfile::TempFile;
 
 use super::blk_rig::{open, Engine, DATA, HEADER, STATUS};
 use super::rig::{Dice, Rig, Ring, F_EVENT_IDX, NEXT, WRITE};
-use crate::virtio::{BlkAccess, Wanted};
+use crate::virtio::{BlkAccess, NotifyPolicy, Wanted};
 
 const ROUNDS: u64 = 4_000;
 const SECTORS: u64 = 8;
@@ -28,6 +28,8 @@ struct Driver<'a> {
     uses_event_idx: bool,
     kick: &'a dyn Fn(),
     nr_kicks: u64,
+    /// In which rounds it writes.
+    writes: fn(u64, &mut Dice) -> bool,
 }
 
 impl Driver<'_> {
@@ -79,7 +81,7 @@ impl Driver<'_> {
         for round in 0..ROUNDS {
             let sector = dice.below(SECTORS);
             // Writes are the I/O thread's work, whoever owns the queue.
-            let is_write = dice.below(4) == 0;
+            let is_write = (self.writes)(round, &mut dice);
             if is_write {
                 let content = [sector as u8; 512];
                 self.ram.write_slice(&content, GuestAddress(DATA)).unwrap();
@@ -101,7 +103,9 @@ fn no_request_is_lost_while_the_queue_changes_hands() {
             .flat_map(|sector| [sector; 512])
             .collect();
         std::fs::write(file.as_path(), content).unwrap();
-        let mut rig = Rig::new(open(&file, BlkAccess::ReadWrite, 1, Engine::Sync));
+        let mut blk = open(&file, BlkAccess::ReadWrite, 1, Engine::Sync);
+        blk.receive_by(NotifyPolicy::Thread);
+        let mut rig = Rig::new(blk);
         rig.start(features, 16);
         let polled = rig.polled.clone().expect("a disk can be polled");
         let (doorbells, gpa, ram) = (rig.doorbells.clone(), rig.notify_gpa(0), rig.ram.clone());
@@ -132,6 +136,7 @@ fn no_request_is_lost_while_the_queue_changes_hands() {
                     uses_event_idx: features & F_EVENT_IDX != 0,
                     kick: &|| kick(),
                     nr_kicks: 0,
+                    writes: |_, dice| dice.below(4) == 0,
                 };
                 driver.run();
                 driver.nr_kicks
@@ -153,5 +158,75 @@ fn no_request_is_lost_while_the_queue_changes_hands() {
             "{counts:?}"
         );
         assert_eq!(counts.take_overs, counts.hand_backs);
+    }
+}
+
+/// Reads for long enough to pay, then writes for long enough to give up.
+fn in_turns(round: u64, _dice: &mut Dice) -> bool {
+    round % 340 >= 300
+}
+
+#[test]
+fn no_request_is_lost_while_its_notifies_change_their_receiver() {
+    for (features, has_poller) in [(0, false), (F_EVENT_IDX, false), (F_EVENT_IDX, true)] {
+        let file = TempFile::new_in("/dev/shm".as_ref()).expect("/dev/shm is a tmpfs");
+        let content: Vec<u8> = (0..SECTORS as u8)
+            .flat_map(|sector| [sector; 512])
+            .collect();
+        std::fs::write(file.as_path(), content).unwrap();
+        let mut rig = Rig::new(open(&file, BlkAccess::ReadWrite, 1, Engine::Sync));
+        rig.start(features, 16);
+        let polled = rig.polled.clone().expect("a disk can be polled");
+        let (doorbells, notifies, root) = (
+            rig.doorbells.clone(),
+            rig.notifies.clone(),
+            rig.root.clone(),
+        );
+        let (gpa, ram, ring) = (rig.notify_gpa(0), rig.ram.clone(), rig.queues[0]);
+        // As KVM and `dispatch` do: whatever changes in between, somebody hears it.
+        let kick =
+            || assert!(doorbells.ring(gpa) || notifies.hear(gpa) || root.mmio_write(gpa, &[0, 0]));
+        let stop = AtomicBool::new(false);
+        thread::scope(|scope| {
+            if has_poller {
+                scope.spawn(|| {
+                    let mut dice = Dice(features);
+                    while !stop.load(Ordering::Relaxed) {
+                        (0..dice.below(20)).for_each(|_| {
+                            polled.look(Wanted::All);
+                        });
+                        polled.hand_back();
+                        thread::sleep(Duration::from_micros(dice.below(5_000)));
+                    }
+                });
+            }
+            let kick: &(dyn Fn() + Sync) = &kick;
+            let driver = scope.spawn(move || {
+                let mut driver = Driver {
+                    ram: &ram,
+                    ring,
+                    uses_event_idx: features & F_EVENT_IDX != 0,
+                    kick: &|| kick(),
+                    nr_kicks: 0,
+                    writes: in_turns,
+                };
+                driver.run();
+            });
+            while !driver.is_finished() {
+                rig.run_once();
+                thread::yield_now();
+            }
+            stop.store(true, Ordering::Relaxed);
+            driver.join().expect("the driver is content");
+        });
+        rig.run();
+        let counts = rig.counters.counts();
+        eprintln!("{counts:?}");
+        assert_eq!(counts.requests, ROUNDS);
+        assert!(
+            has_poller || counts.notifies_served_by_vcpu > ROUNDS / 4,
+            "{counts:?}"
+        );
+        assert!(has_poller || counts.receiver_changes > 2, "{counts:?}");
     }
 }

@@ -8,6 +8,7 @@ use event_manager::{EventManager, MutEventSubscriber, SubscriberOps};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use super::fake_host::{FakeDoorbells, FakeInterrupts};
+use crate::notifies::Notifies;
 use crate::pci::{PciLayout, PciRoot};
 use crate::virtio::{attach, DeviceCounters, Host, PolledDevice, VirtioDevice, Wanted};
 
@@ -32,6 +33,7 @@ pub(super) struct Rig {
     pub(super) root: Arc<PciRoot>,
     pub(super) interrupts: Arc<FakeInterrupts>,
     pub(super) doorbells: Arc<FakeDoorbells>,
+    pub(super) notifies: Arc<Notifies>,
     events: EventManager<Box<dyn MutEventSubscriber + Send>>,
     pub(super) bar: u64,
     /// Offsets in the BAR by capability type: common, notify, isr, device.
@@ -73,10 +75,12 @@ impl Rig {
         let root = Arc::new(PciRoot::new(layout).unwrap());
         let interrupts = Arc::new(FakeInterrupts::default());
         let doorbells = Arc::new(FakeDoorbells::default());
+        let notifies = Arc::new(Notifies::new());
         let host = Host {
             ram: ram.clone(),
             interrupts: interrupts.clone(),
             doorbells: doorbells.clone(),
+            notifies: notifies.clone(),
         };
         let mut events = EventManager::<Box<dyn MutEventSubscriber + Send>>::new().unwrap();
         let worker = attach(&root, Box::new(device), &host).unwrap();
@@ -88,6 +92,7 @@ impl Rig {
             root,
             interrupts,
             doorbells,
+            notifies,
             events,
             bar: 0,
             structures: BTreeMap::new(),
@@ -248,13 +253,22 @@ impl Rig {
         self.bar + u64::from(self.structures[&2]) + u64::from(offset) * 4
     }
 
-    /// Rings a queue's doorbell and lets the I/O thread run until nothing is left to do.
+    /// Notifies of a queue and lets the I/O thread run until nothing is left to do.
     pub(super) fn notify(&mut self, queue: u16) {
+        self.notify_only(queue);
+        self.run();
+    }
+
+    /// Plays KVM and the vCPU thread. Returns whether the write exited.
+    pub(super) fn notify_only(&self, queue: u16) -> bool {
         let gpa = self.notify_gpa(queue);
-        if !self.doorbells.ring(gpa) {
+        if self.doorbells.ring(gpa) {
+            return false;
+        }
+        if !self.notifies.hear(gpa) {
             self.write(gpa, &queue.to_le_bytes());
         }
-        self.run();
+        true
     }
 
     /// Plays a turn of the polling thread, which owns all queues that it may. Returns whether it found
