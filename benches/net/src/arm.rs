@@ -14,7 +14,7 @@ use coopvirt_tests::tap::Tap;
 use coopvirt_tests::tools;
 
 /// vCPUs, and queue pairs.
-const CPUS: u32 = 2;
+pub(crate) const CPUS: u32 = 2;
 const MEMORY_MIB: u32 = 512;
 const SECTOR_BYTES: usize = 512;
 

@@ -13,11 +13,13 @@ use coopvirt::account::reason::{Isa, Reason};
 
 const EVENTS: &str = "/sys/kernel/tracing/events/kvm";
 
-/// Events with the fields that they are counted by: exits by reason, then what some of them were about.
-const HISTOGRAMS: [(&str, &str); 3] = [
+/// Events with the fields that they are counted by: exits by reason, then what some of them were about, and which
+/// interrupts the guest got.
+const HISTOGRAMS: [(&str, &str); 4] = [
     ("kvm_exit", "isa,exit_reason"),
     ("kvm_msr", "write,ecx"),
     ("kvm_mmio", "type,gpa"),
+    ("kvm_inj_virq", "vector,soft"),
 ];
 
 /// `KVM_TRACE_MMIO_WRITE`, the value of `kvm_mmio`'s `type`.
@@ -96,6 +98,7 @@ fn entry(line: &str) -> Option<(String, u64)> {
             let way = if kind == MMIO_WRITE { "write" } else { "read" };
             format!("MMIO {way} {address:#x}")
         }
+        (("vector", vector), ("soft", _)) => format!("interrupt {vector:#x}"),
         _ => return None,
     };
     Some((name, count.trim().parse().ok()?))
@@ -114,6 +117,8 @@ mod tests {
         assert_eq!(named(msr).as_deref(), Some("MSR write TSC_DEADLINE 7"));
         let mmio = "{ type:          2, gpa: 3221225472 } hitcount:         12";
         assert_eq!(named(mmio).as_deref(), Some("MMIO write 0xc0000000 12"));
+        let interrupt = "{ vector:         36, soft:          0 } hitcount:        150";
+        assert_eq!(named(interrupt).as_deref(), Some("interrupt 0x24 150"));
         assert_eq!(named("# trigger info: hist:keys=isa,exit_reason"), None);
         assert_eq!(named("    Hits: 341"), None);
     }

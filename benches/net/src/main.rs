@@ -8,11 +8,14 @@
 //!   space. The table has exits without those for the host's own interrupts, which come whatever a guest does.
 //! - CPU time: of the VMM's process with all its threads, vCPUs and vhost workers among them; not of iperf3.
 //!
+//! Threads of all arms run where `place.rs` says.
+//!
 //! Needs root, a true /dev/kvm and debugfs; `scripts/net-table` runs it, in the lab where it must.
 
 mod arm;
 mod causes;
 mod counts;
+mod place;
 mod table;
 
 use std::process::ExitCode;
@@ -20,14 +23,16 @@ use std::time::{Duration, Instant};
 
 use anyhow::{ensure, Context, Result};
 use clap::Parser;
+use coopvirt::account::backend::{kernel_release, Backend};
 use coopvirt_tests::files::Folder;
 use coopvirt_tests::tap::Tap;
 use coopvirt_tests::tools;
 use rustix::process::Signal;
 
-use self::arm::{Arm, ARMS};
+use self::arm::{Arm, ARMS, CPUS};
 use self::causes::Causes;
 use self::counts::Counts;
+use self::place::Place;
 use self::table::{Sample, Way};
 
 /// Measure exits and CPU time per MiB over a tap, ours and QEMU microvm's.
@@ -66,22 +71,30 @@ fn run(args: &Args) -> Result<()> {
         .filter(|arm| arm.name().contains(&args.arms))
         .collect();
     ensure!(!arms.is_empty(), "no arm is called {:?}", args.arms);
+    let place = Place::take(CPUS)?;
     let mut samples = Vec::new();
     for round in 1..=args.rounds {
         for &arm in &arms {
             eprintln!("[{round}/{}] {}", args.rounds, arm.name());
-            match measure(arm, args) {
+            match measure(arm, args, place) {
                 Ok(both) => samples.extend(both),
                 Err(error) => eprintln!("left out, n is less by one: {error:#}"),
             }
         }
     }
-    table::print(&arms, &samples, args.seconds);
+    println!(
+        "host {}, {}; transfers of {} s; {}",
+        kernel_release(),
+        Backend::probe().name,
+        args.seconds,
+        place.words()
+    );
+    table::print(&arms, &samples);
     Ok(())
 }
 
 /// Both ways in one guest.
-fn measure(arm: Arm, args: &Args) -> Result<[Sample; 2]> {
+fn measure(arm: Arm, args: &Args, place: Place) -> Result<[Sample; 2]> {
     let seconds = args.seconds;
     let (tap, folder) = (Tap::up(NETWORK, &[]), Folder::new());
     // A transfer may take longer than it should, a guest to start too.
@@ -89,6 +102,7 @@ fn measure(arm: Arm, args: &Args) -> Result<[Sample; 2]> {
     let mut running = arm.start(&tap, &folder, limit)?;
     running.wait_for("\"ready\"");
     running.wait_for("Server listening");
+    place.pin(running.id())?;
     let counts = Counts::of(running.id())?;
     let transfer = |way: Way| -> Result<Sample> {
         let causes = args.causes.then(Causes::start).transpose()?;

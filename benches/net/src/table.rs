@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use anyhow::{ensure, Result};
 use comfy_table::{LineStyle, Table, TableStyle};
-use coopvirt::account::backend::{kernel_release, Backend};
 use coopvirt::compare::stats::median;
 
 use crate::arm::Arm;
@@ -90,13 +89,7 @@ pub(crate) fn print_causes(causes: &[(String, u64)], bytes: u64) {
     }
 }
 
-pub(crate) fn print(arms: &[Arm], samples: &[Sample], seconds: u64) {
-    let backend = Backend::probe();
-    println!(
-        "host {}, {}; transfers of {seconds} s",
-        kernel_release(),
-        backend.name
-    );
+pub(crate) fn print(arms: &[Arm], samples: &[Sample]) {
     let mut table = Table::new();
     table.load_style(STYLE).set_header([
         "arm",

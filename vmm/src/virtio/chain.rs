@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use virtio_queue::DescriptorChain;
 use vm_memory::{GuestMemory, GuestMemoryMmap, Permissions, VolatileSlice};
 
-use super::device::{QueueError, QUEUE_SIZE_MAX};
+use super::device::QueueError;
 
 /// A request of the guest: what the device may read, then what it may write.
 #[derive(Debug)]
@@ -21,9 +21,10 @@ pub struct Chain<'r> {
 }
 
 impl<'r> Chain<'r> {
-    /// Checks a whole chain.
+    /// Checks a whole chain, of at most so many buffers.
     pub(super) fn parse(
         descriptors: DescriptorChain<&'r GuestMemoryMmap<()>>,
+        most: u16,
         ram: &'r GuestMemoryMmap<()>,
     ) -> Result<Self, QueueError> {
         let head = descriptors.head_index();
@@ -37,8 +38,8 @@ impl<'r> Chain<'r> {
         // then the last descriptor that it gave says that there is a next one, or it gave none.
         let mut is_open = true;
         for (index, descriptor) in descriptors.enumerate() {
-            if index >= usize::from(QUEUE_SIZE_MAX) {
-                return Err(malformed("longer than any queue"));
+            if index >= usize::from(most) {
+                return Err(malformed("longer than the largest queue"));
             }
             let (segments, access) = if descriptor.is_write_only() {
                 (&mut chain.writable, Permissions::Write)

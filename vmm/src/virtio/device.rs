@@ -10,7 +10,7 @@ use vmm_sys_util::eventfd::EventFd;
 use super::queue::DeviceQueue;
 use super::receiver::NotifyPolicy;
 
-/// Largest queue that a guest can make.
+/// Largest queue that a guest can make of a device that has no reason for another size.
 pub const QUEUE_SIZE_MAX: u16 = 256;
 
 /// Where a device stopped in a queue.
@@ -103,7 +103,7 @@ pub trait VirtioDevice: Send {
     fn pci_class(&self) -> u32;
     /// The feature bits of this device type; the transport adds its own.
     fn features(&self) -> u64;
-    /// The largest size of each queue; powers of two up to [`QUEUE_SIZE_MAX`].
+    /// The largest size of each queue: [`QUEUE_SIZE_MAX`], or another power of two.
     fn queue_sizes(&self) -> Vec<u16>;
     /// Fills `data` from the configuration; bytes past its end are zero. Any offset can come.
     fn config_read(&self, offset: u64, data: &mut [u8]);

@@ -13,7 +13,7 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use super::chain::Chain;
 use super::counters::Work;
-use super::device::QueueError;
+use super::device::{QueueError, QUEUE_SIZE_MAX};
 use super::latency::{Histogram, Stopwatch};
 use super::ownership::{self, RingWords};
 
@@ -28,6 +28,8 @@ const USED_ENTRY_BYTES: u64 = 8;
 /// With event indices, how far behind the next buffer the index is put that the driver shall notify
 /// for. The driver passes it after 2^16 less so many buffers, so it is moved on in time.
 const QUIET_BEHIND: u16 = 0x4000;
+/// Chains of a batch at most: all of a queue of the common size.
+const BATCH_CHAINS: u16 = QUEUE_SIZE_MAX;
 /// Chains that a look of the polling thread takes at most: 2 MiB of the largest packets, which are
 /// copied in well under the time of a lease.
 const LOOK_CHAINS: u16 = 32;
@@ -235,7 +237,8 @@ impl DeviceQueue {
             return Ok(None);
         };
         self.budget -= 1;
-        let chain = Chain::parse(descriptors, ram)?;
+        // Also by an indirect table: devices count on it.
+        let chain = Chain::parse(descriptors, self.queue.max_size(), ram)?;
         self.last_bytes = chain.readable.len_bytes();
         self.work.bytes_from_guest += self.last_bytes;
         if let Some(stopwatch) = &mut self.stopwatch {
@@ -291,14 +294,15 @@ impl DeviceQueue {
         self.add_used(ram, last, len_bytes)
     }
 
-    /// Entries of the ring.
-    pub fn size(&self) -> u16 {
-        self.queue.size()
+    /// Chains that a batch takes at most, so that other queues get their turn, and the driver is told
+    /// of the first while there is room for more.
+    pub fn batch_size(&self) -> u16 {
+        self.queue.size().min(BATCH_CHAINS)
     }
 
-    /// Starts a batch: one queue's size of chains, so that other queues get their turn.
+    /// Starts a batch.
     pub(super) fn begin_batch(&mut self) {
-        self.budget = self.queue.size();
+        self.budget = self.batch_size();
         self.used_before = self.queue.next_used();
         self.has_used = false;
     }

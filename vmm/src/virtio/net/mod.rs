@@ -63,6 +63,11 @@ const OFFLOADS: u64 = FEATURE_CSUM
     | FEATURE_HOST_TSO6
     | FEATURE_HOST_ECN;
 
+/// Of a receiving queue. A packet of 64 KiB takes 17 buffers of a page, so that 256 were 1 MiB: a
+/// driver that was not let run for a moment, or that works by the batch, finds the queue empty and has
+/// to notify that it is filled again.
+const RECEIVE_QUEUE_SIZE: u16 = 1024;
+
 /// The control queue where the driver knows of one pair only.
 const CONTROL_OF_ONE_PAIR: usize = 2;
 const STATUS_LINK_UP: u16 = 1;
@@ -194,7 +199,8 @@ impl VirtioDevice for Net {
         self.offered
     }
     fn queue_sizes(&self) -> Vec<u16> {
-        vec![QUEUE_SIZE_MAX; self.pairs.len() * 2 + 1]
+        let pairs = [RECEIVE_QUEUE_SIZE, QUEUE_SIZE_MAX].repeat(self.pairs.len());
+        [pairs, vec![QUEUE_SIZE_MAX]].concat()
     }
 
     fn config_read(&self, offset: u64, data: &mut [u8]) {

@@ -159,8 +159,8 @@ fn out_of_chains(
     ram: &GuestMemoryMmap<()>,
     taken: usize,
 ) -> Result<Option<Delivery>, QueueError> {
-    if taken >= usize::from(queue.size()) {
-        // All that the queue can hold is not enough.
+    if taken >= usize::from(queue.batch_size()) {
+        // All that the queue can hold is not enough, or so much that it is of no use.
         return Ok(Some(Delivery::Dropped));
     }
     if queue.is_budget_spent() {

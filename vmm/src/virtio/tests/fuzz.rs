@@ -52,7 +52,7 @@ impl Script<'_> {
     }
 
     fn size(&mut self) -> u16 {
-        [16, 1, 2, 4, 64, 256, 16, 16][self.below(8) as usize]
+        [16, 1, 2, 4, 64, 256, 16, 1024][self.below(8) as usize]
     }
 
     /// A length: often a small one, at times any.

@@ -189,12 +189,15 @@ fn malformed_chains_break_the_queue() {
         offer_raw(rig, &[(table, 16 * 1000, INDIRECT, 0)]);
     });
     assert_breaks("chain longer than any queue", |rig| {
-        for index in 0..300u16 {
+        // The largest queue of any device.
+        let most = 1024_u16;
+        for index in 0..most {
             let next = (buffer, 1, NEXT | WRITE, index + 1);
             put_descriptor(&rig.ram, table + u64::from(index) * 16, next);
         }
-        put_descriptor(&rig.ram, table + 300 * 16, (buffer, 1, WRITE, 0));
-        offer_raw(rig, &[(table, 16 * 301, INDIRECT, 0)]);
+        let last = table + u64::from(most) * 16;
+        put_descriptor(&rig.ram, last, (buffer, 1, WRITE, 0));
+        offer_raw(rig, &[(table, 16 * (u32::from(most) + 1), INDIRECT, 0)]);
     });
     for jump in [17u16, 0x7fff, 0x8000, 0xffff] {
         assert_breaks("avail index jumps", |rig| {
@@ -285,7 +288,10 @@ fn random_rings_are_harmless_and_take_bounded_time() {
         let mut dice = Dice(seed);
         for round in 0..1_500 {
             let rig = &mut machine.rig;
-            rig.start(dice.pick(&[0, F_EVENT_IDX]), dice.pick(&[1, 2, 16, 256]));
+            rig.start(
+                dice.pick(&[0, F_EVENT_IDX]),
+                dice.pick(&[1, 2, 16, 256, 1024]),
+            );
             let queue = dice.below(rig.queues.len() as u64) as usize;
             let ring = rig.queues[queue];
             for index in 0..ring.size {
@@ -340,7 +346,7 @@ fn reset_while_the_io_thread_works_stops_everything() {
     for mut machine in machines() {
         let rig = &mut machine.rig;
         stop.store(false, Ordering::Relaxed);
-        rig.start(F_EVENT_IDX, 256);
+        rig.start(F_EVENT_IDX, 1024);
         let queue = rig.queues.len() - 1;
         let root = rig.root.clone();
         let ram = rig.ram.clone();
@@ -402,7 +408,7 @@ fn queue_that_changes_after_it_is_ready_stays_as_it_was() {
         let rig = &mut machine.rig;
         rig.start(0, 16);
         for queue in 0..rig.queues.len() as u16 {
-            for size in [0, 1, 8, 256, 0xffff] {
+            for size in [0, 1, 8, 256, 1024, 0xffff] {
                 let other = Ring::new(queue + 8, size);
                 rig.set_up_queue(queue, &other);
                 rig.write(rig.common(0x1c), &0u16.to_le_bytes());

@@ -162,6 +162,57 @@ fn packet_that_no_queue_can_hold_is_dropped_and_the_next_comes() {
 }
 
 #[test]
+fn receiving_queue_holds_1024_buffers_and_others_256() {
+    for features in [0, F_EVENT_IDX] {
+        let (mut rig, peer) = net();
+        rig.start(features | F_MRG_RXBUF, 1024);
+        let sizes: Vec<u16> = rig.queues.iter().map(|ring| ring.size).collect();
+        assert_eq!(sizes, [1024, 256, 256]);
+        // All of them at once, and then twice around the ring.
+        let place = |at: u32| (BUFFERS + u64::from(at % 1024) * 0x100, 0x100, true);
+        (0..1024).for_each(|at| {
+            rig.add(RECEIVE, &[place(at)]);
+        });
+        rig.notify(0);
+        let pieces = |head: u32| [head, head + 1].map(|at| (place(at).0, 0x100));
+        for at in 0..1500_u32 {
+            let bytes = 300 + at as usize % 200;
+            peer.send(&packet(bytes)).unwrap();
+            rig.run();
+            let head = 2 * at % 1024;
+            assert_eq!(rig.take_used(RECEIVE), Some((head, 0x100)), "packet {at}");
+            let rest = bytes as u32 - 0x100;
+            assert_eq!(rig.take_used(RECEIVE), Some((head + 1, rest)));
+            let content = memory(&rig, &pieces(head));
+            assert_eq!(content[..bytes], with_chains(packet(bytes), 2));
+            rig.add(RECEIVE, &[place(head)]);
+            rig.add(RECEIVE, &[place(head + 1)]);
+        }
+        assert_eq!(rig.take_used(RECEIVE), None);
+        assert_eq!(rig.status(), 15);
+    }
+}
+
+#[test]
+fn large_ring_is_filled_in_batches_and_no_packet_takes_more_than_one() {
+    let (mut rig, peer) = net();
+    rig.start(F_MRG_RXBUF, 1024);
+    (0..1024).for_each(|at| {
+        rig.add(RECEIVE, &[(BUFFERS + at * 0x100, 20, true)]);
+    });
+    // One more than a batch can hold, all of a batch, and another behind it.
+    for bytes in [256 * 20 + 1, 256 * 20, 30] {
+        peer.send(&packet(bytes)).unwrap();
+    }
+    rig.notify(0);
+    let used: Vec<_> = std::iter::from_fn(|| rig.take_used(RECEIVE)).collect();
+    assert_eq!(used.len(), 256 + 2);
+    assert_eq!(used[255..], [(255, 20), (256, 20), (257, 10)]);
+    assert_eq!(rig.get::<2>(BUFFERS + 10), 256_u16.to_le_bytes());
+    assert_eq!(rig.interrupts.take(1), 2);
+}
+
+#[test]
 fn chain_without_room_for_the_header_breaks_the_queue() {
     let (mut rig, peer) = net();
     rig.start(F_MRG_RXBUF, 16);

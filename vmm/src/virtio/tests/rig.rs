@@ -226,13 +226,21 @@ impl Rig {
         self.write(self.common(0x1c), &1u16.to_le_bytes());
     }
 
-    /// The whole way of a driver, with fresh rings of `size` for all queues.
+    /// The largest size of a queue, which it has before a driver chooses one.
+    fn max_size(&self, queue: u16) -> u16 {
+        self.write(self.common(0x16), &queue.to_le_bytes());
+        self.read2(self.common(0x18))
+    }
+
+    /// The whole way of a driver, with fresh rings of `size` for all queues, or of the size that they
+    /// can have at most.
     pub(super) fn start(&mut self, features: u64, size: u16) {
         self.negotiate(features | F_VERSION_1);
         self.enable_msix();
         self.write(self.common(0x10), &0u16.to_le_bytes());
         let nr_queues = self.read2(self.common(0x12));
-        self.queues = (0..nr_queues).map(|index| Ring::new(index, size)).collect();
+        let ring = |index| Ring::new(index, size.min(self.max_size(index)));
+        self.queues = (0..nr_queues).map(ring).collect();
         self.ram
             .write_slice(&vec![0; BUFFERS as usize], GuestAddress(0))
             .unwrap();
@@ -359,12 +367,13 @@ impl Rig {
 
 impl Ring {
     pub(super) fn new(index: u16, size: u16) -> Self {
-        let base = u64::from(index) * 0x4000 + 0x1000;
+        let base = u64::from(index) * 0x8000 + 0x1000;
+        let avail = base + (u64::from(size) * 16).max(0x1000);
         Self {
             size,
             descriptors: base,
-            avail: base + 0x1000,
-            used: base + 0x2000,
+            avail,
+            used: avail + 0x1000,
             avail_index: 0,
             used_index: 0,
             next_descriptor: 0,
