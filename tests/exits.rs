@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use coopvirt::account::identity::Verdict;
-use coopvirt::account::model::Counts;
+use coopvirt::account::model::{Counts, Phase};
 use coopvirt::account::report::ExitReport;
 use coopvirt_spec::work::Work;
 use coopvirt_tests::files::Folder;
@@ -121,6 +121,20 @@ fn a_guest_is_accounted_for_from_boot_to_end() {
     }
     assert_eq!(report.vcpu_stats.len(), 2);
     assert!(!report.userspace_exits.is_empty());
+}
+
+/// A thread that computes neither leaves its CPU nor, where that has no tick, is looked at by the kernel.
+#[test]
+fn a_vcpu_that_never_leaves_its_cpu_is_seen_to_take_all_of_it() {
+    let guest = Guest::new().cpus(2).works("busy");
+    let report = report(guest.arguments(["--pin", "1-2,0"]));
+    let is_busy = |phase: &&Phase| Work::from_code(phase.work) == Some(Work::Busy);
+    let busy = report.phases.iter().find(is_busy).expect("the work");
+    let vcpus = busy.cpu_by_thread_ns["vcpus"];
+    for cpu_ns in [vcpus, busy.cpu_ns] {
+        let percent = cpu_ns * 100 / busy.elapsed_ns;
+        assert!((95..=110).contains(&percent), "{percent} %: {busy:?}");
+    }
 }
 
 #[test]

@@ -4,13 +4,22 @@
 //! follow from names, ours and QEMU's; vhost's workers are threads of the VMM since Linux 6.4 (of
 //! the kernel before, where they are in no figure). Called by the tracer's drain thread; what a
 //! process names its threads is text of strangers and is only compared.
+//!
+//! The kernel adds to a thread's CPU time when the thread leaves its CPU, and at the CPU's tick. A
+//! vCPU that computes or polls does neither for a second on a CPU without tick (`nohz_full`), and would
+//! be seen to have taken nothing. Whoever reads `/proc/PID/task/TID/stat` of a thread that runs on such
+//! a CPU has the kernel add what it has taken so far: [`Threads::settle`].
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs;
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 /// Threads that are followed; a VMM that makes and ends more loses what the ended ones took.
 const MAX_THREADS: usize = 4096;
+/// Threads that are settled: so many files stay open. More than that are exact to the tick, or to
+/// a second.
+const MAX_SETTLED: usize = 256;
 const MAX_LOOKS: u8 = 4;
 
 /// Names of the kinds, in the order of [`Times`].
@@ -25,6 +34,7 @@ pub type Times = [u64; NR_KINDS];
 pub struct Threads {
     /// Of ended threads too, so that sums never go back.
     known: HashMap<u32, Known>,
+    nr_settled: usize,
 }
 
 #[derive(Debug, Default)]
@@ -33,6 +43,8 @@ struct Known {
     cpu_ns: u64,
     /// How often its name was read: a thread may get it only after it has begun.
     nr_looks: u8,
+    /// Its `stat`, until the thread ends.
+    stat: Option<File>,
 }
 
 impl Threads {
@@ -50,16 +62,33 @@ impl Threads {
             };
             is_any = true;
             if self.known.len() >= MAX_THREADS && !self.known.contains_key(&tid) {
-                self.known.clear();
+                *self = Self::default();
             }
             let known = self.known.entry(tid).or_default();
             known.cpu_ns = cpu_ns;
+            if known.stat.is_none() && self.nr_settled < MAX_SETTLED {
+                known.stat = File::open(entry.path().join("stat")).ok();
+                self.nr_settled += usize::from(known.stat.is_some());
+            }
             if known.nr_looks < MAX_LOOKS {
                 known.nr_looks += 1;
                 known.kind = kind_at(&entry.path());
             }
         }
         is_any.then(|| self.sums())
+    }
+
+    /// Has the kernel add to the times of the threads, those that [`Threads::read`] has found before,
+    /// what they have taken until now. To be called right before these or the process's are read.
+    pub fn settle(&mut self) {
+        for known in self.known.values_mut() {
+            // The kernel makes the whole text for its first byte.
+            let is_gone = |stat: &File| !matches!(stat.read_at(&mut [0], 0), Ok(1));
+            if known.stat.as_ref().is_some_and(is_gone) {
+                known.stat = None;
+                self.nr_settled -= 1;
+            }
+        }
     }
 
     fn sums(&self) -> Times {
@@ -152,10 +181,17 @@ mod tests {
         let mut threads = Threads::default();
         let alive = threads.read(std::process::id()).unwrap();
         assert!(alive[0] > 0, "{alive:?}");
+        threads.settle();
+        let nr_settled = threads.nr_settled;
+        assert!(nr_settled >= 2, "this one and the other");
         drop(ready);
         thread.join().unwrap();
         let ended = threads.read(std::process::id()).unwrap();
         assert!(ended[0] >= alive[0]);
+        threads.settle();
+        let open = threads.known.values().filter(|known| known.stat.is_some());
+        assert_eq!(open.count(), threads.nr_settled);
+        assert!(threads.known.values().any(|known| known.stat.is_none()));
         assert_eq!(Threads::default().read(u32::MAX), None);
     }
 

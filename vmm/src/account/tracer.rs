@@ -224,6 +224,7 @@ impl Drain {
     /// Reads the rings and hands on what can no longer be overtaken by another CPU's event.
     fn round(&mut self, is_last: bool) {
         let target = self.shared.target.load(Ordering::Acquire);
+        self.threads.settle();
         let cpu_sample = target_cpu_ns(target);
         let thread_sample = self.read_threads(target, is_last);
         let now_ns = cpu_clock::monotonic_ns();

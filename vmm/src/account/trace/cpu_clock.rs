@@ -1,7 +1,8 @@
 //! Clocks: the host's monotonic clock, and the CPU time of a whole process.
 //!
 //! The process clock is exact to the nanosecond, counts guest time and also threads that have
-//! ended, which a sum over `/proc/PID/task/*/schedstat` would lose.
+//! ended, which a sum over `/proc/PID/task/*/schedstat` would lose. What another process's threads that
+//! run now have taken since they came to their CPUs is in it only after `Threads::settle`.
 #![expect(unsafe_code)]
 // UNSAFETY: clock_gettime and clock_getcpuclockid are foreign functions with an out parameter.
 
