@@ -11,6 +11,9 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
+/// What is counted at a mark and what is sampled around it agree only if nothing else happens right behind
+/// it: CPU time is sampled every some ten milliseconds, and taken to grow evenly in between.
+const LINGER: Duration = Duration::from_millis(120);
 /// The time-out of one phase, at scale 1 and below; grows with the scale.
 const PHASE_TIMEOUT_SECONDS: u64 = 60;
 /// The same of works that test.
@@ -157,7 +160,8 @@ impl<'a> Bench<'a> {
         self.pin(first.ok_or_else(|| "no CPU to run on".to_string())?)
     }
 
-    /// Lets the machine become quiet, then runs `body` between the marks of `work`.
+    /// Lets the machine become quiet, then runs `body` between the marks of `work`, and lets it be quiet
+    /// for a moment more.
     pub(crate) fn phase<T>(
         &mut self,
         work: Work,
@@ -169,6 +173,8 @@ impl<'a> Bench<'a> {
         let start = Moment::now();
         let result = self.marks.phase(work, body);
         let span = start.elapsed();
+        let linger = self.options.settle.min(LINGER);
+        time::sleep(linger).map_err(|error| format!("cannot linger: {error}"))?;
         Ok((result?, span))
     }
 
