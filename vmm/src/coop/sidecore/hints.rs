@@ -19,6 +19,10 @@ const SOONEST: Duration = Duration::from_millis(50);
 /// Between two looks while nobody does: the files are some ten microseconds each.
 const LATEST: Duration = Duration::from_secs(2);
 
+/// From how much on it is somebody waiting: each wake-up of a vCPU is a short wait, a few microseconds, and
+/// no guest heeds that.
+const NOTICED_PERMILLE: u32 = 10;
+
 /// A vCPU thread's run delay, followed.
 #[derive(Clone, Copy, Debug, Default)]
 struct Contention {
@@ -88,7 +92,7 @@ impl Hints {
             // Read without the lock: a file can take long.
             let delay = station.thread.get().and_then(|task| run_delay(task));
             let permille = contention.reading(delay.unwrap_or_default(), Instant::now());
-            is_contended |= permille > 0;
+            is_contended |= permille >= NOTICED_PERMILLE;
             if let Some(served) = station.seat.lock().as_mut() {
                 served.hint_contention(permille);
             }
