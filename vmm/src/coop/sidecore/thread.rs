@@ -20,6 +20,7 @@ use super::share::Share;
 use super::window::{Wake, Window};
 use super::worker::{self, Message, Pulse};
 use super::LEASE;
+use crate::account::trace::cpu_clock;
 use crate::coop::clock;
 use crate::coop::counters::Event;
 use crate::coop::host::{lock, Coop};
@@ -185,9 +186,7 @@ impl<'a> Poller<'a> {
     fn run(mut self) {
         let policy = self.coop.options.sidecore.policy;
         let may_poll = policy != SidecorePolicy::Off;
-        if may_poll {
-            self.try_sleeping();
-        }
+        self.try_sleeping();
         let mut polls = may_poll;
         let mut slept = Duration::ZERO;
         // Whether the last turn was one of those; between two there is a sleep.
@@ -227,7 +226,7 @@ impl<'a> Poller<'a> {
     /// but not to a thread that nobody wakes because it is taken to be quicker than it is.
     fn try_sleeping(&mut self) {
         for _ in 0..TRIAL_SLEEPS {
-            let asleep = Instant::now();
+            let (asleep, before) = (Instant::now(), own_cpu());
             let Ok(Some(alarm)) = self.sleeper.set(None, Some(TRIAL_SLEEP)) else {
                 return;
             };
@@ -237,6 +236,7 @@ impl<'a> Poller<'a> {
             }
             let late = asleep.elapsed().saturating_sub(alarm.after);
             self.window.measured(late);
+            self.window.cost(own_cpu().saturating_sub(before));
         }
     }
 
@@ -253,13 +253,13 @@ impl<'a> Poller<'a> {
         last.has_calls || has_polled && last.is_work || last.has_missed && self.window.missed(slept)
     }
 
-    /// Waits for a deadline that is nearer than falling asleep and waking up would take, which costs as
-    /// much CPU time as waiting awake; false if there is none.
+    /// Waits for a deadline for which falling asleep and waking up would cost as much CPU time as waiting
+    /// awake does; false if there is none.
     fn wait_awake(&self, next_host_tsc: Option<u64>) -> bool {
         let Some(next_host_tsc) = next_host_tsc else {
             return false;
         };
-        let reach = clock::cycles(self.sleeper.tsc_khz, self.window.wake_up());
+        let reach = clock::cycles(self.sleeper.tsc_khz, self.window.awake());
         if next_host_tsc > tsc::read().saturating_add(reach) {
             return false;
         }
@@ -409,6 +409,7 @@ impl<'a> Poller<'a> {
         let totals = &self.coop.shared.totals;
         totals.event(Event::Sleeps, 1);
         let asleep = Instant::now();
+        let before = self.window.is_shown().then(own_cpu);
         let alarm = self.sleeper.set(next_host_tsc, nap);
         self.raise();
         let Ok(alarm) = alarm else {
@@ -425,6 +426,9 @@ impl<'a> Poller<'a> {
         }
         let is_bell = self.sleeper.wait(&self.coop.wake);
         let slept = asleep.elapsed();
+        if let Some(before) = before {
+            self.window.cost(own_cpu().saturating_sub(before));
+        }
         let wake = match alarm {
             Some(alarm) if !is_bell => {
                 self.window.measured(slept.saturating_sub(alarm.after));
@@ -446,6 +450,11 @@ impl<'a> Poller<'a> {
         self.window.slept(slept, wake);
         (wake, slept)
     }
+}
+
+/// CPU time of this thread.
+fn own_cpu() -> Duration {
+    Duration::from_nanos(cpu_clock::this_thread_ns())
 }
 
 fn micros(time: Duration) -> u64 {

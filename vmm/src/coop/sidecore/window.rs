@@ -31,10 +31,17 @@ pub(super) enum Wake {
     Nap,
 }
 
+/// A sleep in so many shows what sleeps cost: asking for that costs as well.
+const SHOWN: u32 = 64;
+
 /// The two times, and what they follow from.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Window {
     wake_up: Duration,
+    /// What a sleep with its wake-up takes of this thread's CPU time, and how many there were since that
+    /// was measured.
+    sleep_cpu: Duration,
+    unseen: u32,
     window: Duration,
     /// In wake-ups with their shortest windows.
     nap: u32,
@@ -49,6 +56,8 @@ impl Window {
         let wake_up = Duration::from_micros(20);
         Self {
             wake_up,
+            sleep_cpu: wake_up,
+            unseen: SHOWN,
             window: wake_up * 8,
             nap: SHORTEST_NAP,
             is_probe: false,
@@ -85,6 +94,31 @@ impl Window {
     /// How long a wake-up takes.
     pub(super) fn wake_up(&self) -> Duration {
         self.wake_up
+    }
+
+    /// How long to wait awake rather than to sleep: for as long as a sleep would cost of CPU time. That is
+    /// not how long a wake-up takes: where others run on this thread's CPU, that may be a hundred times as
+    /// long.
+    pub(super) fn awake(&self) -> Duration {
+        self.sleep_cpu.min(self.wake_up)
+    }
+
+    /// Whether the next sleep is to be measured.
+    pub(super) fn is_shown(&mut self) -> bool {
+        self.unseen += 1;
+        if self.unseen < SHOWN {
+            return false;
+        }
+        self.unseen = 0;
+        true
+    }
+
+    /// A sleep took so much CPU time.
+    pub(super) fn cost(&mut self, cpu: Duration) {
+        // What else the kernel did in this thread's time is bounded, as for a wake-up.
+        let cpu = cpu.min(self.sleep_cpu * 2);
+        self.sleep_cpu = (self.sleep_cpu * 7 + cpu) / 8;
+        self.sleep_cpu = self.sleep_cpu.max(Duration::from_micros(1));
     }
 
     /// What follows the last work by no more than this can be caught by polling.
@@ -191,6 +225,23 @@ mod tests {
             assert!(!window.missed(far));
         }
         assert_eq!(window.polling(), window.wake_up * FEWEST);
+    }
+
+    #[test]
+    fn waiting_awake_is_bounded_by_the_cpu_time_of_a_sleep_however_late_wake_ups_are() {
+        let mut window = Window::new();
+        let shown = (0..10 * SHOWN).filter(|_| window.is_shown()).count();
+        assert_eq!(shown, 10);
+        for _ in 0..200 {
+            window.measured(Duration::from_millis(2));
+            window.cost(MICRO * 8);
+        }
+        assert!(window.wake_up() > MICRO * 1_000, "{window:?}");
+        assert!(window.awake() < MICRO * 10, "{window:?}");
+        for _ in 0..200 {
+            window.measured(MICRO * 3);
+        }
+        assert!(window.awake() < MICRO * 5, "{window:?}");
     }
 
     #[test]
