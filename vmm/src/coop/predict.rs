@@ -107,6 +107,11 @@ impl Prediction {
         }
     }
 
+    /// Whether the next deadline will be served without a stock write by a thread that sleeps, too.
+    pub(super) fn is_foreseen(&self, wake_up: u64) -> bool {
+        self.is_steady(wake_up)
+    }
+
     /// Whether nothing was promised since the last deadline, so that a new promise may lie earlier.
     pub(super) fn is_new(&self) -> bool {
         self.promises == 0

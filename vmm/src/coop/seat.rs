@@ -73,18 +73,21 @@ pub struct Found {
     pub taken: u32,
     /// Timer interrupts raised.
     pub raised: bool,
+    /// The same, for a deadline that a thread that sleeps would have served as well.
+    pub is_foreseen: bool,
     /// When the next look is promised, in the host's TSC.
     pub next_host_tsc: Option<u64>,
-    /// Whether the guest made a stock write for a deadline that was predicted later.
+    /// Whether the guest made a stock write for a deadline that was predicted later, and the next one will
+    /// not be foreseen any better.
     pub has_missed: bool,
     /// Whether calls were left to the memory worker.
     pub has_deferred: bool,
 }
 
 impl Found {
-    /// Whether there was something to do.
+    /// Whether there was something to do that a thread that sleeps could not have done as well.
     pub fn is_work(&self) -> bool {
-        self.taken > 0 || self.raised
+        self.taken > 0 || self.raised && !self.is_foreseen
     }
 }
 
@@ -244,6 +247,8 @@ impl Served {
         if let Some(timing) = self.timing.filter(|_| self.has_timer()) {
             let seen = self.look_at_deadline(shared, timing);
             found.raised = matches!(seen, Seen::Served(_));
+            let wake_up = timing.clock.cycles(self.wake_up);
+            found.is_foreseen = found.raised && self.prediction.is_foreseen(wake_up);
             match seen {
                 Seen::Served(_) => self.raise_timer(shared, timing, seen),
                 // If this thread is kept from looking, the lease ends, but the promise stays, and
@@ -283,6 +288,7 @@ impl Served {
         });
         Found {
             raised: found.raised || last.raised,
+            is_foreseen: (found.is_foreseen || !found.raised) && (last.is_foreseen || !last.raised),
             has_missed: found.has_missed || last.has_missed,
             ..last
         }
@@ -403,9 +409,12 @@ impl Served {
             // Published under the lease, before a promise that is older.
             self.timer.arm(&self.area, deadline_tsc);
         }
-        found.has_missed = std::mem::take(&mut self.has_missed);
+        let is_foreseen = self
+            .prediction
+            .is_foreseen(timing.clock.cycles(self.wake_up));
+        found.has_missed = std::mem::take(&mut self.has_missed) && !is_foreseen;
         if let Seen::Served(deadline_tsc) = seen {
-            found.raised = true;
+            (found.raised, found.is_foreseen) = (true, is_foreseen);
             self.raise_owed(shared);
             self.owed_tsc = Some(deadline_tsc);
         }

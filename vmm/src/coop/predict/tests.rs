@@ -344,3 +344,19 @@ fn trust_4_no_value_makes_it_panic() {
         let _ = prediction.promise(of(3), of(1), None);
     }
 }
+
+/// What a sleeping thread serves as well is no reason to poll; what it would miss is one.
+#[test]
+fn what_comes_like_clockwork_is_foreseen_and_nothing_else() {
+    let mut prediction = Prediction::default();
+    assert!(!prediction.is_foreseen(WAKE_UP), "nothing is known yet");
+    let mut deadline_tsc = 1_000_000;
+    let mut serve = |prediction: &mut Prediction, interval: u64| {
+        deadline_tsc += interval;
+        prediction.looked(Seen::Served(deadline_tsc), true);
+    };
+    (0..40).for_each(|_| serve(&mut prediction, 4_000));
+    assert!(prediction.is_foreseen(WAKE_UP));
+    (0..40).for_each(|n| serve(&mut prediction, 3_000 + n % 7 * 400));
+    assert!(!prediction.is_foreseen(WAKE_UP));
+}
