@@ -275,7 +275,7 @@ impl Args {
                 let near = nearest(word, known);
                 format!(
                     "unknown arm '{word}', the nearest is '{near}'; known are the groups stock, coop, \
-                     ablation and their members (README.md lists them)"
+                     ablation and their members (vmm/COMPARE.md lists them)"
                 )
             })?;
             for arm in chosen {
