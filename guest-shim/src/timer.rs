@@ -48,10 +48,17 @@ impl StockRow {
 /// Stock writes after which it is known what one takes: the first may have been disturbed.
 const FIRST_WRITES: u32 = 4;
 
+/// A timer of the host's is early by no more than one part of so many of the time that it was set for: its
+/// clock, which may be slewed, is not the TSC.
+const EARLY: u64 = 256;
+
 /// What the local APIC's own timer was set to by the last stock write, and what one takes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct StockTimer {
+    /// Zero: it is not known to be set.
     set_tsc: u64,
+    /// How far ahead that was.
+    ahead_tsc: u64,
     /// The least that a write took, and how many there were.
     write_tsc: u64,
     writes: u32,
@@ -61,6 +68,7 @@ impl StockTimer {
     pub(crate) const fn new() -> Self {
         Self {
             set_tsc: 0,
+            ahead_tsc: 0,
             write_tsc: u64::MAX,
             writes: 0,
         }
@@ -75,6 +83,15 @@ impl StockTimer {
             && self.set_tsc > now_tsc
             && self.set_tsc.abs_diff(deadline_tsc) <= self.write_tsc
     }
+
+    /// A timer interrupt has come. If it can have been this timer's, then it is not set any more; also where it
+    /// was early, which the TSC alone does not show.
+    fn interrupted(&mut self, now_tsc: u64, is_early: bool) {
+        let reach = self.write_tsc.max(self.ahead_tsc / EARLY);
+        if is_early || self.set_tsc <= now_tsc.saturating_add(reach) {
+            self.set_tsc = 0;
+        }
+    }
 }
 
 impl<C: Cpu> Session<C> {
@@ -86,6 +103,7 @@ impl<C: Cpu> Session<C> {
         let took = self.cpu.read_tsc().saturating_sub(before);
         let timer = &mut self.stock_timer;
         timer.set_tsc = deadline_tsc;
+        timer.ahead_tsc = deadline_tsc.saturating_sub(before);
         timer.write_tsc = timer.write_tsc.min(took);
         timer.writes = timer.writes.saturating_add(1);
     }
@@ -162,10 +180,12 @@ impl<C: Cpu> Session<C> {
     /// what came too early. The handler runs in any case (`[TIMER-8]`).
     pub fn timer_interrupt(&mut self) {
         self.grace_tsc = 0;
+        let now_tsc = self.cpu.read_tsc();
+        let is_early = self.deadline_tsc == 0 || now_tsc < self.deadline_tsc;
+        self.stock_timer.interrupted(now_tsc, is_early);
         if self.active.is_none() {
             return;
         }
-        let is_early = self.deadline_tsc == 0 || self.cpu.read_tsc() < self.deadline_tsc;
         // A broken area is closed here, and with that the deadline written to the stock timer.
         if self.usable().is_some() && is_early {
             self.count(GuestCounter::TimerSpurious, 1);

@@ -214,6 +214,54 @@ fn timer_2_a_deadline_that_the_stock_timer_still_has_is_not_written_again() {
     assert_eq!(stock_deadlines(&session).len(), 11);
 }
 
+/// Sets a deadline, and says whether that took a stock write.
+fn is_written(session: &mut Session<Mock>, deadline_tsc: u64) -> bool {
+    let before = stock_deadlines(session).len();
+    session.set_deadline(deadline_tsc);
+    stock_deadlines(session).len() > before
+}
+
+fn advance_to(session: &Session<Mock>, tsc: u64) {
+    advance(session, tsc - session.cpu().read_tsc());
+}
+
+/// The stock timer runs by the host's clock, which may be slewed: it can fire before the TSC has come so far. The
+/// kernel then sets the same deadline again, and nothing but a write keeps it.
+#[test]
+fn timer_2_a_stock_timer_that_fired_early_is_set_again() {
+    for fired_tsc in [60_000, 99_900, 99_998] {
+        let mut session = session(OFFERED);
+        session.cpu().stock_write_tsc.set(10);
+        for _ in 0..4 {
+            assert!(is_written(&mut session, 100_000));
+        }
+        host(&session, Act::Sleep);
+        assert!(!is_written(&mut session, 100_005));
+        advance_to(&session, fired_tsc);
+        session.timer_interrupt();
+        assert!(is_written(&mut session, 100_001), "{fired_tsc}");
+    }
+}
+
+/// The host's interrupts leave the stock timer alone, but for one that it may have raised as well.
+#[test]
+fn timer_2_an_interrupt_of_the_host_ends_a_stock_deadline_only_if_that_was_near() {
+    for (host_tsc, is_near) in [(300_000, false), (999_000, true)] {
+        let mut session = session(OFFERED);
+        session.cpu().stock_write_tsc.set(10);
+        for _ in 0..4 {
+            assert!(is_written(&mut session, 1_000_000));
+        }
+        host(&session, Act::Poll);
+        assert!(!is_written(&mut session, host_tsc));
+        advance_to(&session, host_tsc + 5);
+        host(&session, Act::Sleep);
+        assert_eq!(interrupts(&session, 0), [TIMER]);
+        session.timer_interrupt();
+        assert_eq!(is_written(&mut session, 1_000_003), is_near, "{host_tsc}");
+    }
+}
+
 #[test]
 fn life_3_closing_writes_the_deadline_to_the_stock_timer() {
     let mut session = session(OFFERED);
