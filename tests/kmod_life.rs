@@ -305,54 +305,88 @@ fn times_us(outcome: &Outcome, first: usize, end: usize) -> Vec<f64> {
     times.collect()
 }
 
+/// A guest whose host was frozen for five seconds under load, from the end of one repetition on to that of another.
+struct Frozen {
+    outcome: Outcome,
+    repetitions: usize,
+    frozen_at: usize,
+    released_at: usize,
+}
+
+impl Frozen {
+    /// Freezes the host's thread in the middle of these works; all of them have to pass, at the speed that the
+    /// guest has without the module, and no timer may be lost.
+    fn run(module: &str, policy: &str) -> Self {
+        const FREEZE_AT: usize = 10;
+        const REPETITIONS: usize = 80;
+        // A repetition is a fraction of a second: some fall into the freeze.
+        let words = "coopvirt.works=pipe,sleep coopvirt.scale=0.01 coopvirt.counters=on";
+        let stock = run(guest("coop", &format!("{words} coopvirt.reps=20")));
+        let stock = lower_quartile(&times_us(&stock.outcome, 0, 20));
+
+        let words = format!("{words} coopvirt.module={module} coopvirt.reps={REPETITIONS}");
+        let guest = guest("coop", &words).arguments(["--sidecore", policy]);
+        let running = guest.limit(Duration::from_secs(300)).start();
+        wait_until_said(&running, FREEZE_AT);
+        let frozen_at = nr_said(&running);
+        running.signal(Signal::USR2);
+        std::thread::sleep(Duration::from_secs(5));
+        let released_at = nr_said(&running);
+        running.signal(Signal::USR2);
+        let outcome = running.finish();
+        outcome.assert_powered_off();
+        assert_well(&outcome);
+
+        let frozen = times_us(&outcome, frozen_at + 1, released_at);
+        let frozen_us = lower_quartile(&frozen);
+        eprintln!(
+            "frozen from {frozen_at} to {released_at}; a repetition, in us: {frozen_us} frozen, {stock} without the \
+             module, {} before, {} afterwards",
+            lower_quartile(&times_us(&outcome, 0, frozen_at)),
+            lower_quartile(&times_us(&outcome, released_at + 1, REPETITIONS)),
+        );
+        let nr_frozen = frozen.len();
+        assert!(nr_frozen >= 3, "{nr_frozen} repetitions while frozen");
+        assert!(frozen_us <= stock * SLOWER as f64, "{frozen_us} of {stock}");
+        assert_eq!(counter(unloaded(&outcome), "timer_lost"), 0);
+        Self {
+            outcome,
+            repetitions: REPETITIONS,
+            frozen_at,
+            released_at,
+        }
+    }
+
+    /// This counter after each repetition.
+    fn counts(&self, name: &str) -> Vec<u64> {
+        let counters = self.outcome.records("counters");
+        counters.map(|values| counter(values, name)).collect()
+    }
+}
+
 /// Frozen for five seconds under load: nothing is lost, the guest goes on at the speed that it has without the module,
 /// and uses the polling host again once that is back, without anybody's doing.
 #[test]
 fn a_frozen_polling_host_is_done_without() {
-    const FREEZE_AT: usize = 10;
-    const REPETITIONS: usize = 80;
-    // A repetition is a fraction of a second: some fall into the freeze.
-    let words = "coopvirt.works=pipe,sleep coopvirt.scale=0.01 coopvirt.counters=on";
-    let stock = run(guest("coop", &format!("{words} coopvirt.reps=20")));
-    let stock = lower_quartile(&times_us(&stock.outcome, 0, 20));
-
-    let words = format!("{words} coopvirt.module=idle=0 coopvirt.reps={REPETITIONS}");
-    let guest = guest("coop", &words).arguments(["--sidecore", "adaptive"]);
-    let running = guest.limit(Duration::from_secs(300)).start();
-    wait_until_said(&running, FREEZE_AT);
-    let frozen_at = nr_said(&running);
-    running.signal(Signal::USR2);
-    std::thread::sleep(Duration::from_secs(5));
-    let released_at = nr_said(&running);
-    running.signal(Signal::USR2);
-    let outcome = running.finish();
-    outcome.assert_powered_off();
-    assert_well(&outcome);
-
-    let counters: Vec<&Value> = outcome.records("counters").collect();
-    let elided: Vec<u64> = counters.iter().map(|c| counter(c, "ipi_elided")).collect();
-    let fallback = counters.iter().map(|c| counter(c, "ipi_fallback"));
-    let fallback: Vec<u64> = fallback.collect();
-    eprintln!("frozen from {frozen_at} to {released_at}; elided {elided:?}, not {fallback:?}");
-    let frozen = times_us(&outcome, frozen_at + 1, released_at);
-    let frozen_us = lower_quartile(&frozen);
-    eprintln!(
-        "a repetition, in us: {frozen_us} frozen, {stock} without the module, {} before, {} afterwards",
-        lower_quartile(&times_us(&outcome, 0, frozen_at)),
-        lower_quartile(&times_us(&outcome, released_at + 1, REPETITIONS)),
-    );
-    assert!(
-        frozen.len() >= 3,
-        "{} repetitions while frozen",
-        frozen.len()
-    );
+    let frozen = Frozen::run("idle=0", "adaptive");
+    let [elided, fallback] = ["ipi_elided", "ipi_fallback"].map(|name| frozen.counts(name));
+    eprintln!("elided {elided:?}, not {fallback:?}");
+    let (frozen_at, released_at) = (frozen.frozen_at, frozen.released_at);
     assert!(elided[frozen_at - 1] > 0, "the host was never heard");
     // The repetition in which it froze aside, nobody was heard, and everything took the kernel's own path.
     assert_eq!(elided[frozen_at], elided[released_at - 1]);
     assert!(fallback[frozen_at] < fallback[released_at - 1]);
-    assert!(frozen_us <= stock * SLOWER as f64, "{frozen_us} of {stock}");
-    assert!(elided[REPETITIONS - 1] > elided[released_at]);
-    assert_eq!(counter(unloaded(&outcome), "timer_lost"), 0);
+    assert!(elided[frozen.repetitions - 1] > elided[released_at]);
+}
+
+/// The same for a thread that only wakes up for deadlines: what it has promised is kept by somebody else.
+#[test]
+fn timer_12_a_frozen_host_that_never_polls_is_done_without() {
+    let frozen = Frozen::run("idle=1", "off");
+    let elided = frozen.counts("deadline_elided");
+    eprintln!("elided {elided:?}");
+    assert!(elided[frozen.frozen_at - 1] > 0, "the host kept none");
+    assert!(elided[frozen.repetitions - 1] > elided[frozen.released_at]);
 }
 
 /// Another reporter of free pages was there first: memory is left to it, and the rest works.

@@ -61,6 +61,8 @@ events! {
     GapMicros = "gap_us",
     /// The longest of these turns, in microseconds.
     LongestTurn = "longest_turn_us",
+    /// Looks that the worker made in the place of a polling thread that did not come.
+    StandIns = "stand_ins",
     /// Times that the polling thread stopped to poll because it had no CPU to itself.
     Rests = "rests",
     /// How long it did not poll then, in microseconds altogether.

@@ -224,6 +224,14 @@ impl Coop {
         }
     }
 
+    /// Whether this holds for any area; one that is busy is taken to be one.
+    pub(super) fn any(&self, holds: impl Fn(&Served) -> bool) -> bool {
+        self.stations.iter().any(|station| {
+            let seat = station.seat.try_lock();
+            seat.is_none_or(|seat| seat.as_ref().is_some_and(&holds))
+        })
+    }
+
     /// Leaves a call to the worker, or has it watch the polling thread.
     pub(super) fn tell_worker(&self, message: Message) {
         if let Some(worker) = self.worker.get() {
@@ -263,8 +271,8 @@ impl Coop {
             if let Some(task) = own_task() {
                 let _ = station.thread.set(task);
             }
-            self.tell_worker(Message::Hints);
         }
+        self.tell_worker(Message::Registered);
         // A thread that sleeps has not looked at this area yet.
         self.ring_async();
         Ok(())

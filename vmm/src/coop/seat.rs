@@ -138,6 +138,11 @@ impl Served {
             && self.broken().is_none()
     }
 
+    /// Whether a lease was given and not ended.
+    pub fn is_leased(&self) -> bool {
+        self.is_leased
+    }
+
     /// Whether its deadlines can be served.
     pub fn can_time(&self) -> bool {
         self.has_timer() && self.timing.is_some()

@@ -2,7 +2,7 @@
 //! back (`[LEASE-6]`).
 //!
 //! Only with the cargo feature `fault`, which the tests with guests are built with: there SIGUSR2
-//! freezes the thread in the middle of its turn, under leases, and a second one lets it go on.
+//! freezes the thread in the middle of its turn, under leases, or as it wakes up, and a second one lets it go on.
 //! Without the feature nothing of this is there.
 
 #[cfg(feature = "fault")]

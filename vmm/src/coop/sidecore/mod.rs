@@ -3,7 +3,7 @@
 //! While there is work the thread looks at every area again and again, each under a lease that ends
 //! soon ([`thread`]), and at the virtqueues that have work ([`queues`]). [`window`] decides how long it
 //! polls without work and how long it sleeps, [`share`] whether it has the CPU for it. The [`worker`]
-//! carries out calls that may take long, and takes over if the polling thread is late.
+//! carries out calls that may take long, and takes over if the polling thread is late ([`watch`]).
 
 mod fault;
 mod hints;
@@ -12,6 +12,7 @@ mod share;
 #[cfg(test)]
 mod tests;
 mod thread;
+mod watch;
 mod window;
 mod worker;
 
@@ -25,5 +26,3 @@ use std::time::Duration;
 /// How long a lease lasts beyond the look that renews it. A preempted thread leaves what was
 /// published unseen for at most this long, and then until the worker's next look.
 pub(super) const LEASE: Duration = Duration::from_millis(3);
-/// How often the worker looks whether the polling thread is alive.
-pub(super) const WATCH: Duration = Duration::from_millis(3);

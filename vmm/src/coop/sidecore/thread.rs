@@ -17,8 +17,9 @@ use vmm_sys_util::timerfd::TimerFd;
 
 use super::fault::Fault;
 use super::share::Share;
+use super::watch::Pulse;
 use super::window::{Wake, Window};
-use super::worker::{self, Message, Pulse};
+use super::worker::{self, Message};
 use super::LEASE;
 use crate::account::trace::cpu_clock;
 use crate::coop::clock;
@@ -56,7 +57,7 @@ impl Sidecore {
             let (coop, pulse, host_cpus) =
                 (Arc::clone(&coop), Arc::clone(&pulse), host_cpus.clone());
             start("coop-worker", host_cpus, move || {
-                worker::run(&coop, &inbox, &pulse);
+                worker::run(&coop, &inbox, &pulse, tsc_khz.into());
                 account(&coop, "worker");
             })?
         };
@@ -274,13 +275,13 @@ impl<'a> Poller<'a> {
     /// have alarms of their own, and a guest that misses them rings (`[TIMER-11]`).
     fn nap(&mut self) -> Option<Duration> {
         let may_poll = self.coop.options.sidecore.policy != SidecorePolicy::Off;
-        (may_poll && self.any(Served::can_lease)).then(|| self.window.nap())
+        (may_poll && self.coop.any(Served::can_lease)).then(|| self.window.nap())
     }
 
     /// Looks at all areas under leases until there was no work for a window.
     fn poll(&mut self, policy: SidecorePolicy) {
         // Without a lease and without a queue that has work, polling serves nobody.
-        if !self.any(Served::can_lease) && !self.coop.queues.are_hot() {
+        if !self.coop.any(Served::can_lease) && !self.coop.queues.are_hot() {
             return;
         }
         self.pulse.start();
@@ -375,7 +376,7 @@ impl<'a> Poller<'a> {
         }
         pass.is_work |= self.coop.queues.hand_back();
         self.coop.queues.stop(self.window.reach());
-        self.pulse.stop();
+        self.pulse.stop(pass.next_host_tsc);
         self.coop.is_polling.store(false, Ordering::Relaxed);
         self.has_owed.set(pass.is_raised);
         pass
@@ -395,14 +396,6 @@ impl<'a> Poller<'a> {
         }
     }
 
-    /// Whether this holds for any area; one that is busy is taken to be one.
-    fn any(&self, holds: impl Fn(&Served) -> bool) -> bool {
-        self.coop.stations.iter().any(|station| {
-            let seat = station.seat.try_lock();
-            seat.is_none_or(|seat| seat.as_ref().is_some_and(&holds))
-        })
-    }
-
     /// Sleeps until a doorbell, the next deadline or the end of the nap; says which it was, and how
     /// long it took.
     fn sleep(&mut self, next_host_tsc: Option<u64>, nap: Option<Duration>) -> (Wake, Duration) {
@@ -418,6 +411,7 @@ impl<'a> Poller<'a> {
         };
         // The end of a nap is a promise as well, for whom there is none.
         if let Some(alarm) = alarm.filter(|alarm| alarm.wake == Wake::Nap) {
+            self.pulse.promise(Some(alarm.host_tsc));
             for station in &self.coop.stations {
                 if let Some(served) = station.seat.lock().as_mut() {
                     served.arm(alarm.host_tsc);
@@ -425,6 +419,7 @@ impl<'a> Poller<'a> {
             }
         }
         let is_bell = self.sleeper.wait(&self.coop.wake);
+        self.fault.point(self.stop);
         let slept = asleep.elapsed();
         if let Some(before) = before {
             self.window.cost(own_cpu().saturating_sub(before));
@@ -480,8 +475,13 @@ impl Sleeper {
     fn new(coop: &Coop, tsc_khz: u32) -> io::Result<Self> {
         let timer = TimerFd::new().map_err(|error| io::Error::from_raw_os_error(error.errno()))?;
         let epoll = Epoll::new()?;
-        for (data, fd) in [(0, timer.as_raw_fd()), (1, coop.wake.as_raw_fd())] {
-            let event = EpollEvent::new(EventSet::IN, data);
+        // The timer is set anew before each wait, and so it need not be asked again whether it is still over.
+        let timer_events = EventSet::IN | EventSet::EDGE_TRIGGERED;
+        for (events, data, fd) in [
+            (timer_events, 0, timer.as_raw_fd()),
+            (EventSet::IN, 1, coop.wake.as_raw_fd()),
+        ] {
+            let event = EpollEvent::new(events, data);
             epoll.ctl(ControlOperation::Add, fd, event)?;
         }
         Ok(Self {

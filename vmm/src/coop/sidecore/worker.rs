@@ -1,17 +1,18 @@
 //! The worker: carries out calls that may take long, and stands in for a polling thread that does
-//! not come back in time (`[LEASE-6]`).
+//! not come back in time (`[LEASE-6]`, `[TIMER-12]`).
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use coopvirt_spec::counter::HostCounter;
 
 use super::hints::Hints;
-use super::WATCH;
+use super::watch::{Pulse, Verdict, Watch, WATCH, WATCH_ASLEEP};
 use crate::coop::budget::Budget;
 use crate::coop::clock;
+use crate::coop::counters::Event;
 use crate::coop::host::{lock, Coop};
+use crate::coop::seat::Served;
 use crate::coop::serve::{carry_out, Context, Outcome, Server};
 use crate::kvm::tsc;
 
@@ -22,82 +23,19 @@ pub(crate) enum Message {
     Calls(u8),
     /// The polling thread has begun to poll: watch it.
     Watch,
-    /// An area was registered whose guest wants hints.
-    Hints,
+    /// An area was registered: its guest may want hints, and may rely on promises.
+    Registered,
     /// The machine ends.
     Stop,
 }
 
-/// Signs of life of the polling thread.
-#[derive(Debug, Default)]
-pub(super) struct Pulse {
-    is_polling: AtomicBool,
-    beats: AtomicU64,
-}
-
-// Relaxed throughout: the worker only compares two values that it reads milliseconds apart, and
-// acts under the seats' locks.
-impl Pulse {
-    /// The thread begins to give leases.
-    pub(super) fn start(&self) {
-        self.beat();
-        self.is_polling.store(true, Ordering::Relaxed);
-    }
-
-    /// The thread is about to look at all areas.
-    pub(super) fn beat(&self) {
-        let beats = self.beats.load(Ordering::Relaxed);
-        self.beats.store(beats.wrapping_add(1), Ordering::Relaxed);
-    }
-
-    /// The thread has no lease out any more.
-    pub(super) fn stop(&self) {
-        self.is_polling.store(false, Ordering::Relaxed);
-    }
-}
-
-/// Watches a pulse.
-#[derive(Debug, Default)]
-struct Watch {
-    seen: Option<u64>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Verdict {
-    /// Nobody polls: there is nothing to watch.
-    Asleep,
-    /// It has been alive since the last look, or this was the first.
-    Alive,
-    /// No turn since the last look.
-    Late,
-}
-
-impl Watch {
-    fn look(&mut self, pulse: &Pulse) -> Verdict {
-        if !pulse.is_polling.load(Ordering::Relaxed) {
-            self.seen = None;
-            return Verdict::Asleep;
-        }
-        let beats = pulse.beats.load(Ordering::Relaxed);
-        match self.seen.replace(beats) {
-            Some(seen) if seen == beats => Verdict::Late,
-            _ => Verdict::Alive,
-        }
-    }
-}
-
-/// Works until told to stop.
-pub(super) fn run(coop: &Coop, inbox: &Receiver<Message>, pulse: &Pulse) {
+/// Works until told to stop. `tsc_khz` is the rate of the host's TSC.
+pub(super) fn run(coop: &Coop, inbox: &Receiver<Message>, pulse: &Pulse, tsc_khz: u64) {
     let mut watch = Watch::default();
-    let mut is_watching = false;
-    let mut next_look = Instant::now();
+    let mut watch_at = None;
     let mut hints = Hints::new(coop.stations.len());
     loop {
-        let watch_at = is_watching.then_some(next_look);
-        let wake_at = match (watch_at, hints.next()) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
-        };
+        let wake_at = [watch_at, hints.next()].into_iter().flatten().min();
         let message = if let Some(wake_at) = wake_at {
             let wait = wake_at.saturating_duration_since(Instant::now());
             match inbox.recv_timeout(wait) {
@@ -114,22 +52,25 @@ pub(super) fn run(coop: &Coop, inbox: &Receiver<Message>, pulse: &Pulse) {
         match message {
             Some(Message::Stop) => return,
             Some(Message::Calls(vcpu)) => carry_out_calls(coop, vcpu),
-            Some(Message::Watch) if !is_watching => {
-                is_watching = true;
-                next_look = Instant::now() + WATCH;
+            Some(Message::Watch) => {
+                let soon = Instant::now() + WATCH;
+                watch_at = Some(watch_at.map_or(soon, |at| soon.min(at)));
             }
-            Some(Message::Hints) => hints.begin(),
-            Some(Message::Watch) | None => {}
+            Some(Message::Registered) => {
+                hints.begin();
+                watch_at.get_or_insert_with(|| Instant::now() + WATCH_ASLEEP);
+            }
+            None => {}
         }
         hints.look(coop);
-        if is_watching && Instant::now() >= next_look {
-            let verdict = watch.look(pulse);
-            is_watching = verdict != Verdict::Asleep;
-            let mut wait = WATCH;
-            if verdict == Verdict::Late {
-                wait = stand_in(coop).min(WATCH);
-            }
-            next_look = Instant::now() + wait;
+        if watch_at.is_some_and(|at| Instant::now() >= at) {
+            let wait = match watch.look(pulse, tsc::read(), tsc_khz) {
+                Verdict::Alive => Some(WATCH),
+                Verdict::Late => Some(stand_in(coop).min(WATCH)),
+                // Without deadlines nobody relies on a thread that sleeps.
+                Verdict::Asleep => coop.any(Served::can_time).then_some(WATCH_ASLEEP),
+            };
+            watch_at = wait.map(|wait| Instant::now() + wait);
         }
     }
 }
@@ -166,7 +107,7 @@ fn carry_out_calls(coop: &Coop, vcpu: u8) {
     }
 }
 
-/// Revokes all leases and looks once more in the polling thread's place, and gives its queues back to
+/// Looks once more in the polling thread's place, without leases from then on, and gives its queues back to
 /// the I/O thread; says how soon to look again. A seat that the late thread itself holds is left out:
 /// its lease ends by itself, and the thread is in the middle of looking at it.
 ///
@@ -174,6 +115,7 @@ fn carry_out_calls(coop: &Coop, vcpu: u8) {
 /// to sleep. Then nobody is watched any more, and nobody would keep the promise. So the thread is woken, and
 /// finds it.
 fn stand_in(coop: &Coop) -> Duration {
+    coop.shared.totals.event(Event::StandIns, 1);
     let mut wait = WATCH;
     let mut has_promised = false;
     // What is found then the I/O thread is called for.
@@ -185,8 +127,11 @@ fn stand_in(coop: &Coop) -> Duration {
         let Some(served) = seat.as_mut() else {
             continue;
         };
+        let is_leased = served.is_leased();
         let found = served.retire(&coop.shared);
-        served.count(&coop.shared, HostCounter::LeaseRevoked, 1);
+        if is_leased {
+            served.count(&coop.shared, HostCounter::LeaseRevoked, 1);
+        }
         if let (Some(at), Some(khz)) = (found.next_host_tsc, served.khz()) {
             let cycles = at.saturating_sub(tsc::read());
             wait = wait.min(clock::time(khz, cycles));
@@ -209,9 +154,10 @@ mod tests {
     use coopvirt_spec::page::at;
     use coopvirt_spec::timer;
     use coopvirt_spec::version::Features;
+    use std::sync::mpsc::channel;
 
     use super::*;
-    use crate::coop::testing::{host, Guest};
+    use crate::coop::testing::{host, Done, Guest, KHZ, TIMER_VECTOR};
 
     #[test]
     fn timer_6_a_promise_made_in_a_late_threads_place_becomes_known_to_it() {
@@ -227,19 +173,36 @@ mod tests {
         assert!(coop.wake.read().is_ok(), "the thread sleeps on");
     }
 
+    /// As if the thread had been stopped after it went to sleep: its promise is kept by the worker alone.
     #[test]
-    fn lease_6_a_thread_that_makes_no_turn_between_two_looks_is_late() {
-        let (pulse, mut watch) = (Pulse::default(), Watch::default());
-        assert_eq!(watch.look(&pulse), Verdict::Asleep);
-        pulse.start();
-        assert_eq!(watch.look(&pulse), Verdict::Alive);
-        pulse.beat();
-        assert_eq!(watch.look(&pulse), Verdict::Alive);
-        assert_eq!(watch.look(&pulse), Verdict::Late);
-        assert_eq!(watch.look(&pulse), Verdict::Late);
-        pulse.stop();
-        assert_eq!(watch.look(&pulse), Verdict::Asleep);
-        pulse.start();
-        assert_eq!(watch.look(&pulse), Verdict::Alive);
+    fn timer_12_a_promise_that_the_thread_does_not_keep_is_kept_by_the_worker() {
+        let (coop, ram, recorder) = host();
+        let guest = Guest::register(&coop, &ram, 0, Features(0x73f));
+        let ahead = u64::from(KHZ) * 20;
+        let deadline = tsc::read() + ahead;
+        let _ = timer::publish(&guest.area, deadline, tsc::read);
+        let pulse = Pulse::default();
+        let settle = || {
+            let mut seat = coop.stations[0].seat.lock();
+            let served = seat.as_mut().expect("an area");
+            served.retire(&coop.shared).next_host_tsc
+        };
+        pulse.stop(settle());
+        let (sender, inbox) = channel();
+        let _ = sender.send(Message::Registered);
+        std::thread::scope(|scope| {
+            let (coop, pulse) = (&coop, &pulse);
+            scope.spawn(move || run(coop, &inbox, pulse, KHZ.into()));
+            let start = Instant::now();
+            let mut done = recorder.done();
+            while done.is_empty() && start.elapsed() < Duration::from_secs(20) {
+                std::thread::sleep(Duration::from_millis(1));
+                done = recorder.done();
+            }
+            let _ = sender.send(Message::Stop);
+            assert_eq!(done, [Done::Raised(0, TIMER_VECTOR)]);
+        });
+        assert!(coop.shared.totals.event_value(Event::StandIns) > 0);
+        assert_eq!(coop.counts().host["lease_revoked"], 0);
     }
 }
