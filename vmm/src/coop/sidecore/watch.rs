@@ -10,8 +10,8 @@ use std::time::Duration;
 
 /// How often the worker looks while leases are out, or in a late thread's place.
 pub(super) const WATCH: Duration = Duration::from_millis(3);
-/// And while the thread sleeps. Next to nothing: ten looks a second at two words.
-pub(super) const WATCH_ASLEEP: Duration = Duration::from_millis(100);
+/// And while the thread sleeps: rarely, because each look of an idle machine is a wake-up more.
+pub(super) const WATCH_ASLEEP: Duration = Duration::from_millis(400);
 /// A promise that is overdue by this was not kept. A wake-up takes less, also on a busy host.
 const OVERDUE: Duration = Duration::from_millis(10);
 
