@@ -93,10 +93,10 @@ mod vcpu_notify;
 mod vhost_kernel;
 mod vhost_user;
 mod vsock;
+mod worker;
 
 use std::sync::Arc;
 
-pub use backend::QueueWorker;
 pub use balloon::{Balloon, BalloonControl, BalloonError, BalloonState, BalloonStatistics};
 pub use blk::{Blk, BlkAccess, BlkError, InFlight};
 pub use chain::{Chain, Segments};
@@ -116,6 +116,7 @@ pub use receiver::NotifyPolicy;
 pub use rng::Rng;
 pub use vhost_user::{ConnectionError, RingError, VhostUserBlk, VhostUserError, VhostUserFs};
 pub use vsock::{UnixVsock, UnixVsockError, Vsock, VsockCounts, VsockError, VsockGauges};
+pub use worker::QueueWorker;
 
 /// The guest's memory, as all devices share it.
 pub type GuestRam = Arc<vm_memory::GuestMemoryMmap<()>>;

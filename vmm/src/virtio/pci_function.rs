@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 
 use vmm_sys_util::eventfd::{EventFd, EFD_NONBLOCK};
 
-use super::backend::{lock, ring, Backend, QueueWorker, SharedBackend};
+use super::backend::{lock, ring, Backend, SharedBackend};
 use super::bindings::Bindings;
 use super::device::VirtioDevice;
 use super::doorbell::DoorbellSink;
@@ -21,6 +21,7 @@ use super::pci_layout::{
 use super::receiver::NotifyPolicy;
 use super::transport::{Action, Transport};
 use super::vcpu_notify::VcpuNotify;
+use super::worker::QueueWorker;
 use super::GuestRam;
 use crate::irq::{InterruptSink, IrqError};
 use crate::notifies::{Notified, Notifies};
