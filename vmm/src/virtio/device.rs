@@ -1,7 +1,6 @@
 //! What a virtio device implements.
 
 use std::fs::File;
-use std::io;
 use std::sync::Arc;
 
 use vm_memory::GuestMemoryMmap;
@@ -109,11 +108,6 @@ pub trait VirtioDevice: Send {
     fn config_read(&self, offset: u64, data: &mut [u8]);
     /// Takes a write to the configuration. Any offset can come.
     fn config_write(&mut self, _offset: u64, _data: &[u8]) {}
-    /// Gives the device its doorbells, one per queue, before anything else: signalling one has its
-    /// queue processed, as if the guest had notified it.
-    fn connect(&mut self, _doorbells: &Arc<[EventFd]>) -> io::Result<()> {
-        Ok(())
-    }
     /// The guest's driver is ready, with these features.
     fn activate(&mut self, _features: u64) {}
     /// Takes chains from the queue until it is empty or the device has to wait.
@@ -150,6 +144,11 @@ pub trait VirtioDevice: Send {
     /// The guest reset the device: forget everything about requests. Nothing touches the guest's
     /// memory any more when this returns.
     fn reset(&mut self) {}
+    /// An event of the host's side after which this queue is processed, apart from the guest's doorbell.
+    /// Does not block. A device that has taken its signal back has done what it was for.
+    fn queue_event(&self, _queue_index: usize) -> Option<Arc<EventFd>> {
+        None
+    }
     /// An event of the host's side after which all queues are processed (input arrived, output has
     /// room again).
     fn host_event(&self) -> Option<Arc<EventFd>> {

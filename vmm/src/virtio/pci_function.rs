@@ -96,10 +96,7 @@ struct VirtioPci {
 }
 
 impl VirtioPci {
-    fn new(
-        mut device: Box<dyn VirtioDevice>,
-        host: &Host,
-    ) -> Result<(Self, QueueWorker), AttachError> {
+    fn new(device: Box<dyn VirtioDevice>, host: &Host) -> Result<(Self, QueueWorker), AttachError> {
         let name = device.name().to_owned();
         let queue_sizes = device.queue_sizes();
         let nr_queues = queue_sizes.len();
@@ -117,7 +114,6 @@ impl VirtioPci {
             .map(|_| EventFd::new(EFD_NONBLOCK))
             .collect::<io::Result<_>>()
             .map_err(no_doorbell)?;
-        device.connect(&doorbells).map_err(no_doorbell)?;
         let (config, msix_cap, access_cap) = config_space(&*device, nr_vectors);
         let transport = Transport::new(device.features(), &queue_sizes, interrupts.clone());
         let host_event = device.host_event();

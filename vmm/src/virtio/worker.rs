@@ -20,8 +20,9 @@ use super::poll::{PollState, PolledDevice};
 use super::receiver::Receiver;
 
 const HOST_EVENT: u32 = u32::MAX;
-/// Tags from here on are watched files.
+/// Tags from here on are watched files, and from there on queues' own events.
 const FIRST_FILE: u32 = 1 << 16;
+const FIRST_QUEUE_EVENT: u32 = 1 << 24;
 
 /// The I/O thread's side of one device: waits for doorbells and host events, processes queues.
 ///
@@ -30,6 +31,8 @@ pub struct QueueWorker {
     backend: SharedBackend,
     doorbells: Arc<[EventFd]>,
     host_event: Option<Arc<EventFd>>,
+    // By queue.
+    queue_events: Vec<Option<Arc<EventFd>>>,
     watched: Vec<Watched>,
     counters: Arc<DeviceCounters>,
     poll: Arc<PollState>,
@@ -48,6 +51,8 @@ impl QueueWorker {
     ) -> Self {
         let mut locked = lock(&backend);
         let watched = locked.device().watched();
+        let queue_events = (0..doorbells.len()).map(|index| locked.device().queue_event(index));
+        let queue_events = queue_events.collect();
         let counters = Arc::clone(locked.counters());
         let poll = Arc::clone(&locked.poll);
         let can_be_polled = locked.can_be_polled.clone();
@@ -58,6 +63,7 @@ impl QueueWorker {
             backend,
             doorbells,
             host_event,
+            queue_events,
             watched,
             counters,
             poll,
@@ -86,16 +92,10 @@ impl QueueWorker {
 
     fn process_queue(&self, index: usize) {
         let mut backend = lock(&self.backend);
-        let again = loop {
-            if self.poll.is_given_up() {
-                backend.hand_back(&self.doorbells);
-            }
-            let again = backend.process(index);
-            // A device may have taken the bell back that was rung for it meanwhile (`blk`).
-            if !self.poll.is_given_up() {
-                break again;
-            }
-        };
+        if self.poll.is_given_up() {
+            backend.hand_back(&self.doorbells);
+        }
+        let again = backend.process(index);
         let receiver = backend.receiver(index);
         drop(backend);
         if again {
@@ -130,8 +130,12 @@ impl MutEventSubscriber for QueueWorker {
             .zip(&*self.doorbells)
             .filter(|(tag, _)| ours.contains(&(*tag as usize)));
         let host_event = self.host_event.iter().map(|event| (HOST_EVENT, &**event));
+        let queue_events = (FIRST_QUEUE_EVENT..)
+            .zip(&self.queue_events)
+            .filter_map(|(tag, event)| Some((tag, &**event.as_ref()?)));
         let events = doorbells
             .chain(host_event)
+            .chain(queue_events)
             .map(|(tag, event)| Events::with_data(event, tag, EventSet::IN));
         let files = (FIRST_FILE..).zip(&self.watched).map(|(tag, watched)| {
             let edges = EventSet::IN | EventSet::OUT | EventSet::EDGE_TRIGGERED;
@@ -151,6 +155,15 @@ impl MutEventSubscriber for QueueWorker {
             let _ = self.host_event.as_ref().map(|event| event.read());
             lock(&self.backend).device().host_event_came();
             (0..self.doorbells.len()).for_each(|index| self.process_queue(index));
+            return;
+        }
+        if let Some(index) = events.data().checked_sub(FIRST_QUEUE_EVENT) {
+            let index = index as usize;
+            let event = self.queue_events.get(index).and_then(Option::as_ref);
+            // Not signalled any more: the device has taken it back, with the work.
+            if event.is_some_and(|event| event.read().is_ok()) {
+                self.process_queue(index);
+            }
             return;
         }
         if let Some(file) = events.data().checked_sub(FIRST_FILE) {

@@ -19,7 +19,6 @@ mod request;
 mod ring;
 
 use std::io;
-use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
 use vm_memory::GuestMemoryMmap;
@@ -33,7 +32,6 @@ use self::request::{
     SEG_MAX, SIZE_MAX, STATUS_OK,
 };
 use self::ring::Ring;
-use super::backend;
 use super::device::{read_config, Polled, Progress, QueueError, VirtioDevice, QUEUE_SIZE_MAX};
 use super::queue::DeviceQueue;
 use super::receiver::NotifyPolicy;
@@ -70,7 +68,6 @@ pub struct Blk {
     disk: Disk,
     /// One per queue, or none: then requests are carried out one at a time.
     rings: Vec<Ring>,
-    doorbells: Option<Arc<[EventFd]>>,
     nr_queues: u16,
     serial: [u8; ID_BYTES],
     is_write_through: bool,
@@ -85,7 +82,6 @@ impl Blk {
             in_flight: None,
             disk,
             rings: Vec::new(),
-            doorbells: None,
             nr_queues,
             serial,
             is_write_through: true,
@@ -245,19 +241,15 @@ impl Blk {
         self.give_back(queue_index, queue, ram)?;
         loop {
             let taken = self.take(queue_index, queue, ram);
-            let (ring, doorbell) = (&mut self.rings[queue_index], self.doorbells.as_deref());
-            let doorbell = doorbell.and_then(|doorbells| doorbells.get(queue_index));
+            let ring = &mut self.rings[queue_index];
             // Also if the queue is broken now: what was taken before has to come to its end.
             let is_submitted = ring.submit();
             taken?;
             if !is_submitted {
                 // The kernel is short of something; the queue's next turn tries again.
-                doorbell.iter().for_each(|doorbell| backend::ring(doorbell));
-            } else if ring.has_finished() {
-                // Much is finished as soon as it is submitted (it was in the page cache). The signal
-                // for it is taken back before what is finished is looked at, so none is lost; nor is
-                // the guest's, as its queue is looked at again before it is asked to notify.
-                let _ = doorbell.map(EventFd::read);
+                ring.ask_again();
+            } else if ring.take_finished() {
+                // Much is finished as soon as it is submitted (it was in the page cache).
                 self.give_back(queue_index, queue, ram)?;
                 continue;
             }
@@ -326,12 +318,8 @@ impl VirtioDevice for Blk {
         read_config(&config, offset, data);
     }
 
-    fn connect(&mut self, doorbells: &Arc<[EventFd]>) -> io::Result<()> {
-        for (ring, doorbell) in self.rings.iter().zip(&**doorbells) {
-            ring.connect(doorbell.as_raw_fd())?;
-        }
-        self.doorbells = Some(doorbells.clone());
-        Ok(())
+    fn queue_event(&self, queue_index: usize) -> Option<Arc<EventFd>> {
+        self.rings.get(queue_index).map(Ring::event)
     }
 
     fn is_timed(&self, _queue_index: usize) -> bool {

@@ -1,8 +1,9 @@
 //! The io_uring of one queue: many of its requests on their way at once.
 //!
 //! [`Ring::start`] takes a checked request, [`Ring::submit`] hands everything that was started to
-//! the kernel in one call, [`Ring::finish`] says what has come back. The kernel signals the queue's
-//! doorbell when something has. Short transfers go on where they stopped; what the kernel wants
+//! the kernel in one call, [`Ring::finish`] says what has come back. The kernel signals an event of the
+//! ring's own when something has ([`Ring::event`]): on the queue's doorbell nobody could tell it from a
+//! notification of the guest's. Short transfers go on where they stopped; what the kernel wants
 //! tried again is tried again, but not for ever.
 //!
 //! The kernel reads and writes guest memory while a request is on its way. So the ring keeps a handle
@@ -19,7 +20,9 @@ use std::sync::Arc;
 
 use io_uring::{opcode, squeue, types, IoUring, Probe};
 use vm_memory::{GuestMemoryMmap, VolatileSlice};
+use vmm_sys_util::eventfd::{EventFd, EFD_NONBLOCK};
 
+use super::super::backend;
 use super::super::device::QUEUE_SIZE_MAX;
 use super::super::sys::{iovecs_of, MAX_IOVECS, ZEROS};
 use super::allocate::PUNCH;
@@ -48,6 +51,7 @@ pub(super) struct Ring {
     free: Vec<usize>,
     ram: Option<GuestMemoryMmap<()>>,
     has_unsubmitted: bool,
+    event: Arc<EventFd>,
 }
 
 /// A request on its way.
@@ -95,6 +99,8 @@ impl Ring {
         if !can_all || !uring.params().is_feature_submit_stable() {
             return Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP));
         }
+        let event = Arc::new(EventFd::new(EFD_NONBLOCK)?);
+        uring.submitter().register_eventfd(event.as_raw_fd())?;
         Ok(Self {
             uring,
             file,
@@ -103,12 +109,18 @@ impl Ring {
             free: (0..CAPACITY as usize).collect(),
             ram: None,
             has_unsubmitted: false,
+            event,
         })
     }
 
-    /// Says what is to be signalled when something has come back.
-    pub(super) fn connect(&self, event: RawFd) -> io::Result<()> {
-        self.uring.submitter().register_eventfd(event)
+    /// What is signalled when something has come back.
+    pub(super) fn event(&self) -> Arc<EventFd> {
+        Arc::clone(&self.event)
+    }
+
+    /// Has the queue processed again.
+    pub(super) fn ask_again(&self) {
+        backend::ring(&self.event);
     }
 
     /// Whether no request can be started before another one has come back.
@@ -168,9 +180,15 @@ impl Ring {
         true
     }
 
-    /// Whether something has come back that `finish` would say.
-    pub(super) fn has_finished(&mut self) -> bool {
-        !self.uring.completion().is_empty()
+    /// Whether something has come back that `finish` would say. The signal for it is taken back: whoever
+    /// asks calls `finish` then. What comes back later is signalled again, so none is lost.
+    pub(super) fn take_finished(&mut self) -> bool {
+        let has_finished = !self.uring.completion().is_empty();
+        if has_finished {
+            // Nobody signalled yet: then the event comes for nothing.
+            let _ = self.event.read();
+        }
+        has_finished
     }
 
     /// Calls `done` with head and length of each request that is finished, its status written. What
