@@ -27,6 +27,8 @@ pub struct Inputs {
     pub vmm_run_returns: Reading,
     /// Events that the kernel dropped.
     pub lost: Reading,
+    /// Host CPUs that went offline or came while it was traced.
+    pub untraced_cpus: Vec<usize>,
 }
 
 /// The comparison of two counts.
@@ -67,6 +69,9 @@ pub struct Identity {
     pub checks: Vec<Check>,
     /// What they say together.
     pub verdict: Verdict,
+    /// Which counts are known to be too low and why, if so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub too_low: Option<String>,
 }
 
 impl Inputs {
@@ -81,6 +86,7 @@ impl Inputs {
             tracepoint_userspace: of(|trace| trace.whole.userspace),
             vmm_run_returns: unknown(),
             lost: of(|trace| trace.lost),
+            untraced_cpus: trace.map_or_else(|_| Vec::new(), |trace| trace.untraced_cpus.clone()),
         }
     }
 }
@@ -108,14 +114,40 @@ pub fn check(inputs: &Inputs) -> Identity {
         ),
         exact("lost events", &inputs.lost, "none", &Ok(0)),
     ];
-    let verdict = verdict(&checks);
-    Identity { checks, verdict }
+    let too_low = untraced(&inputs.untraced_cpus);
+    let verdict = match too_low {
+        // Within the tolerance, perhaps, but not to be relied on.
+        Some(_) => Verdict::Disagree,
+        None => verdict(&checks),
+    };
+    Identity {
+        checks,
+        verdict,
+        too_low,
+    }
+}
+
+/// What is missing if these host CPUs were not traced all the time.
+pub fn untraced(cpus: &[usize]) -> Option<String> {
+    let cpus: Vec<String> = cpus.iter().map(ToString::to_string).collect();
+    let which = match cpus.as_slice() {
+        [] => return None,
+        [one] => format!("host CPU {one}"),
+        _ => format!("host CPUs {}", cpus.join(", ")),
+    };
+    Some(format!(
+        "{which} went offline or came while exits were traced: those on it since then are missing from \
+         all counts by tracepoints (totals, reasons, causes, phases); KVM's statistics and the VMM's own \
+         count have them"
+    ))
 }
 
 impl Identity {
-    /// One line of text for each check.
+    /// One line of text for each check, and one for what is known to be missing.
     pub fn lines(&self) -> Vec<String> {
-        self.checks.iter().map(Check::line).collect()
+        let missing = self.too_low.iter();
+        let missing = missing.map(|what| format!("identity: {what}"));
+        self.checks.iter().map(Check::line).chain(missing).collect()
     }
 }
 
@@ -215,6 +247,7 @@ mod tests {
             tracepoint_userspace: Ok(10),
             vmm_run_returns: Ok(10),
             lost: Ok(0),
+            untraced_cpus: Vec::new(),
         }
     }
 
@@ -251,6 +284,27 @@ mod tests {
             ..inputs(100_000, 100_000)
         };
         assert_eq!(check(&sum).verdict, Verdict::Disagree);
+    }
+
+    #[test]
+    fn a_host_cpu_that_was_not_traced_is_the_reason_and_is_said() {
+        let mut gone = inputs(999, 1000);
+        gone.untraced_cpus = vec![2];
+        let identity = check(&gone);
+        assert_eq!(identity.verdict, Verdict::Disagree);
+        let last = identity.lines().pop().unwrap();
+        assert!(
+            last.starts_with("identity: host CPU 2 went offline or came"),
+            "{last}"
+        );
+        assert!(
+            last.contains("missing from all counts by tracepoints"),
+            "{last}"
+        );
+        gone.untraced_cpus = vec![1, 3];
+        let last = check(&gone).lines().pop().unwrap();
+        assert!(last.contains("host CPUs 1, 3 went"), "{last}");
+        assert_eq!(check(&inputs(5, 5)).too_low, None);
     }
 
     #[test]

@@ -117,6 +117,9 @@ pub struct Trace {
     pub whole: Counts,
     /// Events that the kernel had to drop. Not zero: the figures are too low and say so.
     pub lost: u64,
+    /// Host CPUs that went offline or came meanwhile, whose events are missing from then on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub untraced_cpus: Vec<usize>,
     /// Why the host's own tick could not be told from other interrupts, if so.
     #[serde(default)]
     pub host_tick_unknown: Option<String>,

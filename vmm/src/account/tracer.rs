@@ -203,7 +203,12 @@ impl Drain {
         self.rings.bind_drain_thread();
         while !self.shared.is_over.load(Ordering::Acquire) {
             self.round(false);
+            self.rings.note_online_cpus();
             std::thread::park_timeout(drain_every);
+        }
+        let untraced = self.rings.untraced_cpus();
+        if let Some(aggregator) = self.shared.lock().as_mut() {
+            aggregator.feed_untraced_cpus(untraced);
         }
         self.rings.disable();
         self.round(true);

@@ -15,6 +15,7 @@ use super::plan::Cell;
 use super::records::{self, Latency, Records};
 use super::setting::Backing;
 use super::symbols;
+use crate::account::identity::untraced;
 use crate::account::model::{Counts, Phase};
 use crate::account::stats_fd::Snapshot;
 use crate::coop::counters::CoopCounts;
@@ -98,6 +99,7 @@ pub fn evaluate(cell: &Cell, cpus: u32, attempt: u32, command: Vec<String>, vm: 
             problems.push(format!("{}: {reason}", work.name()));
         }
     }
+    problems.extend(untraced(&vm.trace.untraced_cpus));
     let own = own_counts(&vm);
     let phases = phases_by_work(&vm.trace.phases);
     let mut samples = Vec::new();

@@ -45,6 +45,7 @@ pub struct Aggregator {
     cpu_samples: Samples<1>,
     thread_samples: Samples<{ threads::KINDS.len() }>,
     lost: u64,
+    untraced_cpus: Vec<usize>,
 }
 
 impl Aggregator {
@@ -67,6 +68,7 @@ impl Aggregator {
             cpu_samples: Samples::default(),
             thread_samples: Samples::default(),
             lost: 0,
+            untraced_cpus: Vec::new(),
         }
     }
 
@@ -150,6 +152,11 @@ impl Aggregator {
         self.lost = self.lost.saturating_add(events);
     }
 
+    /// Takes the host CPUs that could not be traced all the time.
+    pub fn feed_untraced_cpus(&mut self, cpus: Vec<usize>) {
+        self.untraced_cpus = cpus;
+    }
+
     /// The phases completed so far.
     pub fn phases(&self) -> Vec<Phase> {
         let is_tick_known = self.host_tick_unknown.is_none();
@@ -182,6 +189,7 @@ impl Aggregator {
             phases,
             whole: whole.to_counts(&*self.names, self.host_tick_unknown.is_none()),
             lost: self.lost,
+            untraced_cpus: self.untraced_cpus,
             host_tick_unknown: self.host_tick_unknown,
             dropped_marks: self.marks.dropped,
             is_untraced: false,

@@ -3,9 +3,11 @@
 //! One ring per CPU holds all its events, so that their order on that CPU is the kernel's own.
 //! Nobody waits for these rings: the kernel is asked for no wake-up before a ring is full.
 
+use std::collections::BTreeSet;
 use std::ffi::CString;
 use std::io::{self, ErrorKind};
 use std::os::fd::AsRawFd;
+use std::time::{Duration, Instant};
 
 use perf_event::{Builder, Clock, Counter, SampleFlag, Sampler};
 
@@ -20,16 +22,24 @@ const RECORD_LOST: u32 = 2;
 const RECORD_SAMPLE: u32 = 9;
 /// Before the raw data of a sample: process, thread, time, length of the raw data.
 const SAMPLE_HEAD_BYTES: usize = 4 + 4 + 8 + 4;
+/// Two clocks of the kernel may differ by this share, and by this much.
+const CLOCKS_DIFFER_SHARE: u32 = 100;
+const CLOCKS_DIFFER: Duration = Duration::from_millis(1);
 
 /// The events of all CPUs.
 pub struct Rings {
     cpus: Vec<CpuRing>,
     decoder: Decoder,
+    /// All that were online at any time.
+    seen: BTreeSet<usize>,
 }
 
 /// The ring of one CPU.
 struct CpuRing {
+    cpu: usize,
     ring: Sampler,
+    /// Not before the ring's events were enabled.
+    enabled_at: Instant,
     /// Events that write into the ring; they live as long as they are open.
     others: Vec<Counter>,
     /// Time of the last record: an interrupt between taking the time and writing the record can
@@ -60,11 +70,36 @@ pub trait Sink {
 impl Rings {
     /// Opens and enables everything that `decoder` knows, on every online CPU.
     pub fn open(decoder: Decoder, ring_bytes: usize) -> Result<Rings, TraceError> {
+        let online = online_cpus().map_err(TraceError::Cpus)?;
         let mut cpus = Vec::new();
-        for cpu in online_cpus().map_err(TraceError::Cpus)? {
+        for &cpu in &online {
             cpus.push(CpuRing::open(&decoder, cpu, ring_bytes)?);
         }
-        Ok(Rings { cpus, decoder })
+        Ok(Rings {
+            cpus,
+            decoder,
+            seen: online.into_iter().collect(),
+        })
+    }
+
+    /// Looks which CPUs are online. To be called now and then.
+    pub fn note_online_cpus(&mut self) {
+        // Where it cannot be read, those that were there at the beginning are still watched.
+        self.seen.extend(online_cpus().unwrap_or_default());
+    }
+
+    /// The CPUs whose events are missing since some time: the kernel takes a CPU's events away when it
+    /// goes offline and does not bring them back, and one that has come since `open` has none. Before
+    /// `disable`; it interrupts every CPU once.
+    pub fn untraced_cpus(&mut self) -> Vec<usize> {
+        self.note_online_cpus();
+        let mut untraced = self.seen.clone();
+        for ring in &mut self.cpus {
+            if ring.was_traced_always() {
+                untraced.remove(&ring.cpu);
+            }
+        }
+        untraced.into_iter().collect()
     }
 
     /// Keeps the calling thread, which is going to drain, off the CPUs set apart for vCPUs.
@@ -127,10 +162,20 @@ impl CpuRing {
                 .map_err(|error| control("enable", source, cpu, error))?;
         }
         Ok(CpuRing {
+            cpu,
             ring,
+            enabled_at: Instant::now(),
             others,
             last_ns: 0,
         })
+    }
+
+    fn was_traced_always(&mut self) -> bool {
+        let elapsed = self.enabled_at.elapsed();
+        let read = self.ring.read_full();
+        let enabled = read.ok().and_then(|read| read.time_enabled());
+        // What cannot be told is not complained of: the counts themselves are compared too.
+        enabled.is_none_or(|enabled| has_counted(enabled, elapsed))
     }
 
     fn drain(&mut self, decoder: &Decoder, sink: &mut impl Sink) {
@@ -160,6 +205,11 @@ impl CpuRing {
             }
         }
     }
+}
+
+/// Whether an event that was enabled for so long has missed nothing.
+fn has_counted(enabled: Duration, elapsed: Duration) -> bool {
+    enabled + elapsed / CLOCKS_DIFFER_SHARE + CLOCKS_DIFFER >= elapsed
 }
 
 fn open_event(source: &Source, cpu: usize, len_bytes: usize) -> Result<Counter, TraceError> {
@@ -284,6 +334,16 @@ mod tests {
         body.extend(12u64.to_le_bytes());
         assert!(matches!(parse(RECORD_LOST, &body), Parsed::Lost(12)));
         assert!(matches!(parse(14, &body), Parsed::Ignored));
+    }
+
+    #[test]
+    fn an_event_that_stopped_with_its_cpu_has_missed_something() {
+        let ms = Duration::from_millis;
+        assert!(has_counted(ms(10_000), ms(10_000)));
+        // Enabled before the time was taken, and by another clock.
+        assert!(has_counted(ms(9_950), ms(10_000)));
+        assert!(!has_counted(ms(9_500), ms(10_000)));
+        assert!(!has_counted(ms(0), ms(10)));
     }
 
     #[test]
