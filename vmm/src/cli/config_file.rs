@@ -356,6 +356,10 @@ fn words(
         .get_value_names()
         .is_some_and(|names| names.iter().any(|name| name.as_str() == "LIST"));
     let texts = match arg.get_action() {
+        // Nobody has an option with nothing behind it; left out, most mean their default.
+        _ if texts.is_empty() && of.name == COMPARE.name => {
+            return Err("is empty; name something, or leave the key out for its default".into())
+        }
         ArgAction::Append => texts,
         _ if texts.is_empty() => texts,
         _ if is_list => vec![texts.join(",")],

@@ -156,3 +156,14 @@ fn an_experiment_that_does_not_exist_is_told_with_those_that_do() {
     let error = parsed(&["/nowhere/x.toml"]).map(|_| ()).unwrap_err();
     assert!(error.contains("/nowhere/x.toml"), "{error}");
 }
+
+#[test]
+fn an_empty_list_is_no_list_of_everything() {
+    for key in ["works", "arms", "arm"] {
+        let error = with_file(&format!("repetitions = 1\n{key} = []\n"), &[]).unwrap_err();
+        let wanted = format!(":2: {key}: is empty; name something, or leave the key out");
+        assert!(error.contains(&wanted), "{error}");
+    }
+    // The command line wins, but the file has to be right.
+    assert!(with_file("works = []\n", &["--works", "pipe"]).is_err());
+}
