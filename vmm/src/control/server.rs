@@ -45,7 +45,7 @@ const END_LIMIT: Duration = Duration::from_millis(500);
 pub struct ControlServer {
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
-    _file: SocketFile,
+    file: Option<SocketFile>,
 }
 
 impl ControlServer {
@@ -78,13 +78,14 @@ impl ControlServer {
         Ok(Self {
             stop: Some(stop),
             thread: Some(thread),
-            _file: file,
+            file: Some(file),
         })
     }
 }
 
 impl Drop for ControlServer {
     fn drop(&mut self) {
+        self.file = None;
         // Dropping the sender says the same as a message.
         self.stop = None;
         if let Some(thread) = self.thread.take() {

@@ -29,15 +29,16 @@ pub enum SocketError {
 
 /// A socket that listens; dropping it removes its file.
 pub struct ControlSocket {
+    // The first to be dropped.
+    pub(super) file: SocketFile,
     pub(super) runtime: Runtime,
     pub(super) listener: UnixListener,
-    pub(super) file: SocketFile,
 }
 
 impl ControlSocket {
     /// Makes the socket. Clients can connect from now on, and are answered once there is a server.
     pub fn bind(path: &Path) -> Result<Self, SocketError> {
-        make_way(path).map_err(|why| taken(path, why))?;
+        let _claim = make_way(path).map_err(|why| taken(path, why))?;
         let failed = |source| SocketError::Make {
             path: path.to_owned(),
             source,

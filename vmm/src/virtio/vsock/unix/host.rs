@@ -71,12 +71,13 @@ pub(super) enum News {
 
 /// The host's sockets.
 pub(super) struct Host {
+    // The first to be dropped.
+    _file: SocketFile,
     path: PathBuf,
     epoll: Arc<File>,
     listener: OwnedFd,
     timer: OwnedFd,
     is_ticking: bool,
-    _file: SocketFile,
 }
 
 impl Host {
@@ -86,7 +87,7 @@ impl Host {
         if path.as_os_str().len() > MAX_PATH_BYTES - PORT_BYTES {
             return Err(UnixVsockError::TooLong { path: owned() });
         }
-        make_way(path).map_err(|why| match why {
+        let _claim = make_way(path).map_err(|why| match why {
             PathTaken::InUse => UnixVsockError::InUse { path: owned() },
             PathTaken::NotASocket => UnixVsockError::NotASocket { path: owned() },
             PathTaken::Io(source) => UnixVsockError::Make {
