@@ -71,6 +71,45 @@ pub fn entries(folder: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(numbered.into_iter().map(|(_, path)| path).collect())
 }
 
+/// A link as it was when its socket was asked, so that no other one is taken away in its place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seen {
+    link: PathBuf,
+    number: (u64, i64, i64),
+}
+
+impl Seen {
+    /// The link now; `None` if it is none.
+    pub fn new(link: &Path) -> Option<Self> {
+        use std::os::unix::fs::MetadataExt;
+        let metadata = fs::symlink_metadata(link).ok()?;
+        metadata.is_symlink().then(|| Self {
+            link: link.to_owned(),
+            number: (metadata.ino(), metadata.ctime(), metadata.ctime_nsec()),
+        })
+    }
+
+    /// Takes the link away of a machine that was killed, if the socket said so: nobody listens on it, or
+    /// it is gone too and its process with it.
+    pub fn forget_if_dead(&self, answer: io::ErrorKind) {
+        let is_dead = match answer {
+            io::ErrorKind::ConnectionRefused => true,
+            // It may be in a place that only other processes see.
+            io::ErrorKind::NotFound => !self.is_process_there(),
+            _ => false,
+        };
+        if is_dead && Self::new(&self.link).as_ref() == Some(self) {
+            // Whoever may not remove it does without.
+            let _ = fs::remove_file(&self.link);
+        }
+    }
+
+    fn is_process_there(&self) -> bool {
+        let pid = self.link.file_stem().unwrap_or_default();
+        Path::new("/proc").join(pid).exists()
+    }
+}
+
 fn is_root() -> bool {
     // The owner of what this process makes is its effective user.
     fs::metadata("/proc/self").is_ok_and(|metadata| {
@@ -83,6 +122,37 @@ fn is_root() -> bool {
 mod tests {
     use super::*;
     use vmm_sys_util::tempdir::TempDir;
+
+    #[test]
+    fn the_link_of_a_killed_machine_goes_and_no_other_one() {
+        let folder = TempDir::new().unwrap();
+        let link = |name: &str, to: &str| {
+            let link = folder.as_path().join(name);
+            symlink(to, &link).unwrap();
+            (Seen::new(&link).unwrap(), link)
+        };
+        use io::ErrorKind::{ConnectionRefused, NotFound, PermissionDenied};
+        let own = format!("{}.sock", std::process::id());
+        let (seen, path) = link(&own, "/nowhere");
+        seen.forget_if_dead(PermissionDenied);
+        // Its process is there, so the socket may be as well.
+        seen.forget_if_dead(NotFound);
+        assert!(path.is_symlink());
+        // Replaced meanwhile.
+        fs::remove_file(&path).unwrap();
+        symlink("/other", &path).unwrap();
+        seen.forget_if_dead(ConnectionRefused);
+        assert!(path.is_symlink());
+        Seen::new(&path).unwrap().forget_if_dead(ConnectionRefused);
+        assert!(!path.is_symlink());
+        // No process has such a number.
+        let (seen, path) = link("4294967295.sock", "/nowhere");
+        seen.forget_if_dead(NotFound);
+        assert!(!path.is_symlink());
+        // What is no link was left by nobody of ours.
+        fs::write(folder.as_path().join("3.sock"), "").unwrap();
+        assert_eq!(Seen::new(&folder.as_path().join("3.sock")), None);
+    }
 
     #[test]
     fn an_entry_links_to_the_socket_and_goes_with_its_owner() {

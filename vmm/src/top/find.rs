@@ -1,9 +1,12 @@
 //! Which machines are watched: those whose sockets are given, else all of this user's that are found.
 
-use std::path::PathBuf;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{channel, Receiver, Sender};
+use std::thread::Builder;
 
 use crate::control::client::{self, ClientError};
-use crate::control::registry;
+use crate::control::registry::{self, Seen};
 use crate::control::State;
 
 /// Why there is nothing to watch.
@@ -43,27 +46,44 @@ pub struct Found {
     pub state: State,
 }
 
-/// The machines of these sockets, each of which has to answer, or without any all that are found.
+/// The machines of these sockets, each of which has to answer, or without any all that are found. All are
+/// asked at once: however many do not answer, it takes as long as one of them.
 pub fn find(sockets: &[PathBuf]) -> Result<Vec<Found>, FindError> {
-    if !sockets.is_empty() {
-        return sockets.iter().map(|path| ask(path.clone())).collect();
+    let mut asking = Asking::new();
+    if sockets.is_empty() {
+        asking.look(&[])?;
+        return those_that_answer(asking.finish());
     }
-    those_that_answer(ask_registered(&[])?)
+    for path in sockets {
+        asking.ask(path.clone(), None);
+    }
+    let mut answers = asking.finish();
+    let place = |path: &Path| sockets.iter().position(|socket| socket == path);
+    answers.sort_by_key(|(path, _)| place(path));
+    answers.into_iter().map(|(_, answer)| answer).collect()
 }
 
 /// Those that answer; if none does, why one does not that is there.
-fn those_that_answer(asked: Vec<Result<Found, FindError>>) -> Result<Vec<Found>, FindError> {
-    let (mut found, mut trouble) = (Vec::new(), FindError::Nothing);
-    for answer in asked {
+fn those_that_answer(
+    mut asked: Vec<(PathBuf, Result<Found, FindError>)>,
+) -> Result<Vec<Found>, FindError> {
+    let number = |path: &Path| path.file_stem()?.to_str()?.parse::<u32>().ok();
+    asked.sort_by_key(|(path, _)| number(path));
+    let (mut found, mut silent) = (Vec::new(), Vec::new());
+    for (_, answer) in asked {
         match answer {
             Ok(machine) => found.push(machine),
-            Err(error) if !is_gone(&error) => trouble = error,
+            Err(error) if !is_gone(&error) => silent.push(error),
             Err(_) => {}
         }
     }
     if found.is_empty() {
-        return Err(trouble);
+        return Err(silent.pop().unwrap_or(FindError::Nothing));
     }
+    // Nobody shall take those that answer for all.
+    silent
+        .iter()
+        .for_each(|error| complain!("coopvirt: a machine is left out: {error}"));
     Ok(found)
 }
 
@@ -72,23 +92,83 @@ fn is_gone(error: &FindError) -> bool {
     matches!(error, FindError::Client(ClientError::Connect { .. }))
 }
 
-/// Machines of this user's that are not among those known.
-pub(super) fn registered(known: &[PathBuf]) -> Result<Vec<Found>, FindError> {
-    // What does not answer now is asked again the next time.
-    Ok(ask_registered(known)?.into_iter().flatten().collect())
+type Answer = (PathBuf, Result<Found, FindError>);
+
+/// Machines that are being asked what they are, each on a thread of its own: one that stands still
+/// holds up nobody.
+pub(super) struct Asking {
+    asked: BTreeSet<PathBuf>,
+    sender: Sender<Answer>,
+    answers: Receiver<Answer>,
 }
 
-fn ask_registered(known: &[PathBuf]) -> Result<Vec<Result<Found, FindError>>, FindError> {
-    let folder = registry::folder().ok_or(FindError::NoFolder)?;
-    let paths =
-        registry::entries(&folder).map_err(|source| FindError::Folder { folder, source })?;
-    let new = paths.into_iter().filter(|path| !known.contains(path));
-    Ok(new.map(ask).collect())
+impl Asking {
+    pub(super) fn new() -> Self {
+        let (sender, answers) = channel();
+        Self {
+            asked: BTreeSet::new(),
+            sender,
+            answers,
+        }
+    }
+
+    /// Asks machines of this user's that are not among those known, nor being asked.
+    pub(super) fn look(&mut self, known: &[PathBuf]) -> Result<(), FindError> {
+        let folder = registry::folder().ok_or(FindError::NoFolder)?;
+        let paths =
+            registry::entries(&folder).map_err(|source| FindError::Folder { folder, source })?;
+        paths
+            .into_iter()
+            .filter(|path| !known.contains(path))
+            .for_each(|path| {
+                let link = Seen::new(&path);
+                self.ask(path, link);
+            });
+        Ok(())
+    }
+
+    /// `link`: to be taken away if its machine was killed.
+    fn ask(&mut self, path: PathBuf, link: Option<Seen>) {
+        if !self.asked.insert(path.clone()) {
+            return;
+        }
+        let (sender, of_thread) = (self.sender.clone(), path.clone());
+        let work = move || {
+            let answer = ask(of_thread.clone(), link.as_ref());
+            // Nobody may want it any more.
+            let _ = sender.send((of_thread, answer));
+        };
+        // Without another thread this one waits.
+        if Builder::new().name("ask".into()).spawn(work).is_err() {
+            let answer = ask(path.clone(), None);
+            let _ = self.sender.send((path, answer));
+        }
+    }
+
+    /// Those that have answered. What has not is asked again the next time.
+    pub(super) fn found(&mut self) -> Vec<Found> {
+        let answers: Vec<Answer> = self.answers.try_iter().collect();
+        answers.iter().for_each(|(path, _)| {
+            self.asked.remove(path);
+        });
+        let found = answers.into_iter().filter_map(|(_, answer)| answer.ok());
+        found.collect()
+    }
+
+    /// Waits for all answers.
+    fn finish(self) -> Vec<Answer> {
+        // Each asked thread has a sender until it has answered.
+        drop(self.sender);
+        self.answers.iter().collect()
+    }
 }
 
-fn ask(path: PathBuf) -> Result<Found, FindError> {
-    let answer = client::request(&path, "GET", "/state", String::new())?;
-    match serde_json::from_str(&answer) {
+fn ask(path: PathBuf, link: Option<&Seen>) -> Result<Found, FindError> {
+    let answer = client::request(&path, "GET", "/state", String::new());
+    if let (Err(ClientError::Connect { source, .. }), Some(link)) = (&answer, link) {
+        link.forget_if_dead(source.kind());
+    }
+    match serde_json::from_str(&answer?) {
         Ok(state) => Ok(Found { path, state }),
         Err(source) => Err(FindError::NotUnderstood { path, source }),
     }
@@ -104,13 +184,17 @@ mod tests {
     #[test]
     fn a_machine_that_is_there_but_stands_still_is_not_taken_for_none() {
         let path = || PathBuf::from("7.sock");
-        let silent = || Err(FindError::Client(ClientError::Silent { path: path() }));
+        let silent = || {
+            let silent = ClientError::Silent { path: path() };
+            (path(), Err(FindError::Client(silent)))
+        };
         let killed = || {
             let source = io::ErrorKind::ConnectionRefused.into();
-            Err(FindError::Client(ClientError::Connect {
+            let killed = ClientError::Connect {
                 path: path(),
                 source,
-            }))
+            };
+            (path(), Err(FindError::Client(killed)))
         };
         let alive = Found {
             path: path(),
@@ -126,7 +210,7 @@ mod tests {
         let error = |asked| those_that_answer(asked).unwrap_err().to_string();
         assert!(error(vec![killed()]).contains("no machine of yours"));
         assert!(error(vec![silent(), killed()]).contains("did not answer within"));
-        let found = those_that_answer(vec![silent(), Ok(alive), killed()]).unwrap();
+        let found = those_that_answer(vec![silent(), (path(), Ok(alive)), killed()]).unwrap();
         assert_eq!(found.len(), 1);
     }
 }

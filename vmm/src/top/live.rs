@@ -10,7 +10,7 @@ use anyhow::Context;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 use ratatui::DefaultTerminal;
 
-use super::find::{registered, Found};
+use super::find::{Asking, Found};
 use super::screen::{draw, View};
 use super::watch::{self, News, Watched};
 
@@ -80,6 +80,7 @@ impl Top {
         finds_more: bool,
     ) -> anyhow::Result<()> {
         let mut looked = Instant::now();
+        let mut asking = Asking::new();
         let mut is_new = true;
         while signal.load(Ordering::Relaxed) == 0 {
             if is_new {
@@ -114,10 +115,11 @@ impl Top {
                 let living = self.machines.iter().filter(|watched| !watched.is_gone());
                 let known: Vec<_> = living.map(|watched| watched.path.clone()).collect();
                 // A folder that cannot be read now says nothing new.
-                let new = registered(&known).unwrap_or_default();
-                is_new |= !new.is_empty();
-                self.add(new)?;
+                let _ = asking.look(&known);
             }
+            let new = asking.found();
+            is_new |= !new.is_empty();
+            self.add(new)?;
         }
         Ok(())
     }

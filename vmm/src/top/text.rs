@@ -77,8 +77,17 @@ pub fn csv(found: Vec<Found>, every: Duration, is_once: bool) -> anyhow::Result<
 /// Prints all counters once, for Prometheus.
 pub fn prometheus(found: &[Found]) -> anyhow::Result<()> {
     let mut metrics = Vec::new();
-    for machine in found {
-        match watch::ask(&machine.path) {
+    // All at once, as one that stands still by now holds up nobody then.
+    let answers = std::thread::scope(|scope| {
+        let asked = found
+            .iter()
+            .map(|machine| scope.spawn(|| watch::ask(&machine.path)));
+        let asked: Vec<_> = asked.collect();
+        let answers = asked.into_iter().map(|thread| thread.join());
+        answers.collect::<Vec<_>>()
+    });
+    for (machine, answer) in found.iter().zip(answers) {
+        match answer.unwrap_or_else(|panic| std::panic::resume_unwind(panic)) {
             Ok(sample) => metrics.push((machine.state.pid, sample.metrics)),
             Err(trouble) => anyhow::bail!(
                 "process {}: {}",
