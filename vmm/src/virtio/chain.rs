@@ -135,6 +135,14 @@ impl<'r> Segments<'r> {
         front
     }
 
+    /// Takes the first pieces, so many at most.
+    pub fn take_pieces(&mut self, most: usize) -> Segments<'r> {
+        let rest = self.slices.split_off(most.min(self.slices.len()));
+        Segments {
+            slices: std::mem::replace(&mut self.slices, rest),
+        }
+    }
+
     /// Takes the last byte.
     pub fn take_last_byte(&mut self) -> Option<Segments<'r>> {
         let front = self.take_front(self.len_bytes().checked_sub(1)?);

@@ -5,8 +5,8 @@
 //! (`frames.rs`). A smaller target gives pages back: the guest takes them out and uses them, and the
 //! host backs them again at the first touch. The guest may take pages out by itself before it runs
 //! out of memory (DEFLATE_ON_OOM). It says how it is off for memory in one buffer that waits here
-//! until somebody asks (`statistics.rs`). Free page reporting is apart from all that: reported memory
-//! stays the guest's, and only its contents go.
+//! until somebody asks (`statistics.rs`). Free page reporting is apart from all that
+//! (`reports.rs`): reported memory stays the guest's, and only its contents go.
 //!
 //! Nothing here protects a guest from itself: memory that it gave up and still uses is zero. Host
 //! memory comes back only as far as nobody fills it again: khugepaged may, where guest memory is
@@ -14,6 +14,7 @@
 
 mod control;
 mod frames;
+mod reports;
 mod statistics;
 
 use std::io;
@@ -26,7 +27,6 @@ pub use self::control::{BalloonControl, BalloonError, BalloonState};
 pub use self::statistics::BalloonStatistics;
 use super::device::{read_config, Progress, QueueError, VirtioDevice, QUEUE_SIZE_MAX};
 use super::queue::DeviceQueue;
-use super::sys;
 
 const TYPE_BALLOON: u16 = 5;
 const CLASS_OTHER: u32 = 0xff_00_00;
@@ -165,7 +165,7 @@ impl VirtioDevice for Balloon {
         if role == Role::Statistics {
             return self.statistics(queue, ram);
         }
-        let mut nr_frames = 0;
+        let (mut nr_frames, mut reports) = (0, reports::Turn::new());
         while let Some(mut chain) = queue.pop(ram)? {
             match role {
                 Role::Inflate => {
@@ -174,16 +174,14 @@ impl VirtioDevice for Balloon {
                     self.control.count_inflated(frames::release(frames, ram));
                 }
                 Role::Report => {
-                    // What is not whole pages, or cannot be given back, is a report that the host makes
-                    // no use of: the guest's memory stays as it is.
-                    let bytes = sys::discard(&chain.writable, ram).unwrap_or(0);
+                    let bytes = reports.release(&mut chain.writable, ram);
                     self.control.count_reported(bytes);
                 }
                 // Backed again when it is touched.
                 Role::Deflate | Role::Statistics => {}
             }
             queue.add_used(ram, chain.head(), 0)?;
-            if nr_frames >= frames::MAX_FRAMES {
+            if nr_frames >= frames::MAX_FRAMES || reports.is_over() {
                 // Others get their turn; the rest comes with the next batch.
                 queue.end_batch();
             }

@@ -67,6 +67,45 @@ fn reported_pages_are_given_back_and_read_as_zero() {
 }
 
 #[test]
+fn reports_come_in_turns_of_bounded_size_and_a_chain_is_bounded_too() {
+    let (mut rig, control) = rig(REPORTING);
+    rig.start(REPORTING, 256);
+    // Four chains of 60 pages each: with the second one a turn has done enough.
+    let pages: Vec<_> = (0..60)
+        .map(|page| (BUFFERS + 2 * page * PAGE, 0x1000, true))
+        .collect();
+    (0..4).for_each(|_| {
+        rig.add(2, &pages);
+    });
+    let gpa = rig.notify_gpa(2);
+    assert!(rig.doorbells.ring(gpa));
+    rig.run_once();
+    assert_eq!(control.state().reported_bytes, 2 * 60 * PAGE);
+    rig.run();
+    assert_eq!(control.state().reported_bytes, 4 * 60 * PAGE);
+    while rig.take_used(2).is_some() {}
+
+    // All memory behind the rings in each buffer: of 60 times 3 MiB, 128 MiB are taken, and the chain gets
+    // its answer.
+    let rest = (BUFFERS, (RAM_BYTES - BUFFERS) as u32, true);
+    rig.add(2, &[rest; 60]);
+    rig.notify(2);
+    assert!(rig.take_used(2).is_some());
+    let more = control.state().reported_bytes - 4 * 60 * PAGE;
+    assert_eq!(more, 128 << 20);
+    // Pieces beyond the 64th are kept.
+    let mut pages: Vec<_> = (0..65)
+        .map(|page| (BUFFERS + page * PAGE, 0x1000, true))
+        .collect();
+    pages.iter().for_each(|page| rig.put(page.0, &[7; 4]));
+    pages.rotate_left(1);
+    rig.add(2, &pages);
+    rig.notify(2);
+    assert_eq!(rig.get::<4>(BUFFERS + PAGE), [0; 4]);
+    assert_eq!(rig.get::<4>(BUFFERS), [7; 4]);
+}
+
+#[test]
 fn what_is_no_whole_page_or_was_not_given_for_writing_is_kept() {
     let (mut rig, control) = rig(REPORTING);
     for (at, len, is_writable) in [
