@@ -14,6 +14,7 @@
 // First: its macro is for all that follow.
 #[macro_use]
 mod say;
+mod outbox;
 
 pub mod account;
 pub mod accounting;

@@ -3,11 +3,23 @@
 //! The standard macros panic where nobody listens any more: a pipe without a reader, a full disk, a
 //! terminal that is gone. A thread of a machine must not end of that, and a report that is still to be
 //! written must not be lost by it. So nothing in this crate uses them (the lints see to it).
+//!
+//! While a machine runs ([`without_waiting`]) messages are written by a thread of its own, as nobody may
+//! empty standard error. Everything else waits for its reader, as programs do.
 
 use std::fmt;
 use std::io::{self, Write};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use anyhow::Context;
+
+use crate::outbox::Outbox;
+
+/// At the end, for a reader that takes nothing.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+static OUTBOX: OnceLock<Arc<Outbox>> = OnceLock::new();
 
 /// Prints a result. A reader who has had enough is no failure.
 pub(crate) fn say(text: &str) -> anyhow::Result<()> {
@@ -26,8 +38,29 @@ fn say_to(output: &mut impl Write, text: &str) -> anyhow::Result<()> {
 
 /// Tells the user something, in one piece; whether anybody reads it or not.
 pub(crate) fn tell(text: fmt::Arguments<'_>) {
-    // In one call: threads of a machine speak at the same time.
-    let _ = io::stderr().lock().write_all(text.to_string().as_bytes());
+    let text = text.to_string();
+    match OUTBOX.get() {
+        Some(outbox) => outbox.put(&text),
+        None => {
+            // In one call: threads speak at the same time.
+            let _ = io::stderr().lock().write_all(text.as_bytes());
+        }
+    }
+}
+
+/// From now on until the process ends, nobody who tells something waits for who reads it.
+pub(crate) fn without_waiting() {
+    // Without another thread it is as before.
+    if let Ok(outbox) = Outbox::start(io::stderr()) {
+        let _ = OUTBOX.set(outbox);
+    }
+}
+
+/// Waits until what was told has been written, as far as anybody reads it. For the end of the process.
+pub(crate) fn finish() {
+    if let Some(outbox) = OUTBOX.get() {
+        outbox.finish(PATIENCE);
+    }
 }
 
 /// Tells the user a line, as `eprintln!` would, but goes on where nobody reads it.

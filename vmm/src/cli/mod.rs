@@ -16,7 +16,7 @@ use clap::error::ErrorKind;
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::compare;
-use crate::say::say;
+use crate::say::{finish, say};
 
 /// The exit status of a command line, or a file of options, that cannot be understood.
 const WRONG_ARGUMENTS: i32 = 2;
@@ -90,11 +90,13 @@ pub fn main() -> ExitCode {
         Command::Top(args) => top::run(&args),
         Command::Validate(args) => validate::run(&args),
     };
-    result.unwrap_or_else(|error| {
+    let code = result.unwrap_or_else(|error| {
         crate::console::terminal::restore();
         complain!("coopvirt: {}", chain(&error));
         ExitCode::FAILURE
-    })
+    });
+    finish();
+    code
 }
 
 /// One line: what was tried, then why it failed. Names of files and answers of other programs can be

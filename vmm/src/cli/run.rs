@@ -26,7 +26,7 @@ use crate::kvm::features;
 use crate::machine::{ConsoleEnds, Machine};
 use crate::mark_log::MarkLog;
 use crate::mem::Backing;
-use crate::say::tell;
+use crate::say::{tell, without_waiting};
 
 /// Boot a Linux kernel in a virtual machine.
 #[derive(Debug, ClapArgs)]
@@ -263,6 +263,7 @@ impl Args {
 /// Runs the machine that the arguments describe.
 pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let config = args.config()?;
+    without_waiting();
     if args.exits.is_some() && args.accounting == AccountingArg::Off {
         anyhow::bail!("--exits asks for a report and --accounting off for none; leave one out");
     }
