@@ -229,6 +229,19 @@ fn another_timer_is_refused_and_the_rest_goes_on() {
     );
 }
 
+/// A kernel that keeps its periodic tick sets the next one in the handler of the last, and only if that is still the
+/// device's: none may be missing.
+#[test]
+fn a_periodic_tick_goes_on() {
+    let words = "nohz=off highres=off";
+    for sidecore in ["off", "always"] {
+        let run = run("idle=1,timer=1", "sleep,busy", sidecore, words, &[]);
+        run.assert_says("timer on");
+        assert!(run.counter("deadline_published") > 0);
+        assert_eq!(run.counter("timer_lost"), 0);
+    }
+}
+
 /// Free memory is given back; when it is used again the module asks for it in whole blocks. The same without it
 /// shows what that spares.
 #[test]

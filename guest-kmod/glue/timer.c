@@ -47,11 +47,20 @@ static int nothing(struct clock_event_device *device)
 	return 0;
 }
 
-/* Reason: a callback. The interrupt itself is the kernel's; here it reaches the device. */
+/*
+ * Reason: a callback. The interrupt itself is the kernel's; here it reaches the device. Meanwhile the device has the
+ * kernel's handler, as that of a periodic tick (nohz=off highres=off, or a CPU that has just come) sets the next tick
+ * only if it finds itself there; and it may put another one in its place, which is called from then on.
+ */
 static void handler(struct clock_event_device *device)
 {
+	struct timer_hook *hook = this_cpu_ptr(&hooks);
+
 	coopvirt_rs_timer_interrupt();
-	this_cpu_ptr(&hooks)->stock.event_handler(device);
+	device->event_handler = hook->stock.event_handler;
+	hook->stock.event_handler(device);
+	hook->stock.event_handler = device->event_handler;
+	device->event_handler = handler;
 }
 
 static bool is_ours(struct clock_event_device *device, int cpu)
