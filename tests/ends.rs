@@ -1,7 +1,12 @@
 //! Every way in which a machine ends has its exit status and its one line on standard error.
 
+use std::io::Write;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
 use coopvirt_tests::files::Folder;
 use coopvirt_tests::{kernels, Console, Guest};
+use rustix::fs::{fcntl_setfl, OFlags};
 use rustix::process::Signal;
 
 #[test]
@@ -110,4 +115,33 @@ fn sigint_while_it_boots() {
     running.wait_for("Linux version");
     running.signal(Signal::INT);
     running.finish().assert_ended(130, "ended by signal 2");
+}
+
+/// Its reader has stopped, and the pipe is full: whoever has something to say, the end above all, goes on.
+#[test]
+fn power_off_where_nobody_empties_standard_error() {
+    let (_reader, mut writer) = std::io::pipe().expect("a pipe");
+    fcntl_setfl(&writer, OFlags::NONBLOCK).expect("our own pipe");
+    while writer.write(&[b'.'; 4096]).is_ok() {}
+    while writer.write(b".").is_ok() {}
+    fcntl_setfl(&writer, OFlags::empty()).expect("our own pipe");
+    let guest = Guest::new();
+    let mut command = guest.command();
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(writer);
+    let mut child = command.spawn().expect("coopvirt can be started");
+    let started = Instant::now();
+    let status = loop {
+        if let Some(status) = child.try_wait().expect("our own child") {
+            break status;
+        }
+        if started.elapsed() > guest.time_limit() {
+            let _ = child.kill();
+            panic!("it did not end");
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    };
+    assert_eq!(status.code(), Some(0));
 }

@@ -154,3 +154,28 @@ fn statistics_only() {
         );
     }
 }
+
+/// The kernel takes a CPU's events away with the CPU: the report says so, and which counts are too low.
+#[test]
+fn a_host_cpu_that_goes_meanwhile_is_named() {
+    if std::env::var_os("COOPVIRT_LAB").is_none() {
+        eprintln!("left out: it takes a CPU of the host away, which is done in the lab only");
+        return;
+    }
+    let folder = Folder::new();
+    let path = folder.path("exits.json");
+    let guest = Guest::new().works("sleep").cmdline("coopvirt.reps=3");
+    let mut running = guest.arguments(["--exits".into(), path.clone()]).start();
+    running.wait_for("\"type\":\"platform\"");
+    for is_online in ["0", "1"] {
+        std::fs::write("/sys/devices/system/cpu/cpu2/online", is_online).expect("root of the lab");
+    }
+    let outcome = running.finish();
+    assert_eq!(outcome.status(), 0, "{}", outcome.stderr);
+    let line = "coopvirt: identity: host CPU 2 went offline or came while exits were traced";
+    assert!(outcome.stderr.contains(line), "{}", outcome.stderr);
+    let text = std::fs::read(path).expect("a report");
+    let report: ExitReport = serde_json::from_slice(&text).expect("the report reads back");
+    assert_eq!(report.identity.verdict, Verdict::Disagree);
+    assert!(report.identity.too_low.is_some());
+}
