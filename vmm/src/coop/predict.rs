@@ -39,6 +39,12 @@ const FRESH: u8 = 6;
 /// After a stock write that was replaced before it was due, so many deadlines are looked for at once: a
 /// guest publishes its tick as it wakes up, and then, a little later, what it sleeps for.
 const EAGER: u8 = 8;
+/// The first look that follows a deadline at once comes after so many wake-ups ...
+const EAGER_WAKE_UPS: u64 = 4;
+/// ... doubled as often as such a look has come before the guest had published, but no more often than this ...
+const MOST_DOUBLINGS: u8 = 5;
+/// ... and halved again after so many in a row that did not.
+const EAGER_HITS: u8 = 64;
 /// The longest row of stock writes that is believed.
 const LONGEST_ROW: u64 = 1 << 16;
 /// What comes steadily deviates by no more than one part of so many of a wake-up.
@@ -82,6 +88,11 @@ pub(super) struct Prediction {
     stock_writes: u64,
     /// For how many deadlines the first promise is one for as soon as the guest may have published.
     eager: u8,
+    /// How much later than as soon as can be that is, in doublings; how many looks in a row were not too soon;
+    /// and whether the look to come is one of these.
+    eager_doublings: u8,
+    eager_hits: u8,
+    is_eager_look: bool,
     /// How many of the next intervals are the first of a new habit.
     fresh: u8,
     /// Whether the last interval was not learnt from, because it was unlike those before.
@@ -166,6 +177,9 @@ impl Prediction {
                 Seen::Nothing => None,
                 Seen::Later(deadline_tsc) | Seen::Served(deadline_tsc) => Some(deadline_tsc),
             });
+            if std::mem::take(&mut self.is_eager_look) {
+                self.learn_eagerness(seen == Seen::Nothing);
+            }
         }
         match seen {
             Seen::Nothing => (is_promised && self.is_guessed).then_some(Outcome::Early),
@@ -192,6 +206,7 @@ impl Prediction {
             // As if there had been one just now: then the first one can be expected.
             self.last_tsc = now_tsc;
         }
+        self.is_eager_look = self.promises == 0 && published.is_none() && self.is_eager(wake_up);
         let guess_tsc = self.guess(now_tsc, wake_up, published);
         self.is_guessed |= guess_tsc.is_some();
         let at_tsc = guess_tsc.or(published)?;
@@ -267,10 +282,13 @@ impl Prediction {
         };
         let usual = self.mean.max(wake_up.saturating_mul(4));
         match promises {
-            0 if self.is_eager(wake_up) => self
-                .last_tsc
-                .saturating_add(wake_up.saturating_mul(4))
-                .max(soonest_tsc),
+            0 if self.is_eager(wake_up) => {
+                let wake_ups = EAGER_WAKE_UPS << self.eager_doublings;
+                let after = wake_up.saturating_mul(wake_ups);
+                // Not so late that the next deadline may be over.
+                let after = after.min((self.mean / 2).max(wake_up.saturating_mul(EAGER_WAKE_UPS)));
+                self.last_tsc.saturating_add(after).max(soonest_tsc)
+            }
             0 if self.is_steady(wake_up) => {
                 // What comes like clockwork may as well be served a little late: nobody waits awake then.
                 let early = spread.saturating_mul(4).max(wake_up / 4).min(wake_up);
@@ -300,6 +318,21 @@ impl Prediction {
     fn is_eager(&self, wake_up: u64) -> bool {
         let is_foreseen = self.is_steady(wake_up) || self.tick.is_known();
         self.eager > 0 && !(self.is_thrifty && is_foreseen)
+    }
+
+    /// A look that followed a deadline at once has found what the guest published then, or came too soon. How
+    /// long a guest takes to go back to sleep is its own matter.
+    fn learn_eagerness(&mut self, is_too_soon: bool) {
+        if is_too_soon {
+            self.eager_doublings = (self.eager_doublings + 1).min(MOST_DOUBLINGS);
+            self.eager_hits = 0;
+            return;
+        }
+        self.eager_hits += 1;
+        if self.eager_hits >= EAGER_HITS {
+            self.eager_doublings = self.eager_doublings.saturating_sub(1);
+            self.eager_hits = 0;
+        }
     }
 
     /// A guest that moves its deadline again and again, always a little ahead, must not keep a

@@ -232,6 +232,29 @@ fn a_sleeper_without_a_tick_in_its_halts_is_found_soon() {
     }
 }
 
+/// What a guest does before it sleeps again may take longer than a few of the host's wake-ups: a look that comes
+/// before that spares nothing, and the tick that is published first then is a stock write.
+#[test]
+fn the_first_look_waits_for_a_guest_that_takes_long_to_go_back_to_sleep() {
+    for busy in [30, 120, 300] {
+        let mut tick = 0;
+        let cost = run(1_000, |guest| {
+            let task = guest.now + busy + guest.below(5);
+            while tick <= task {
+                tick += 4_000;
+            }
+            let sleep = task + 1_050 + guest.below(10);
+            match tick < sleep {
+                // Published first, and replaced: it is stopped while the guest sleeps.
+                true => vec![(task, tick), (task + 3, sleep)],
+                false => vec![(task, sleep)],
+            }
+        });
+        assert!(cost.stock <= 160, "{busy}: {cost:?}");
+        assert!(cost.looks <= 2_100, "{busy}: {cost:?}");
+    }
+}
+
 #[test]
 fn a_thrifty_host_looks_once_for_a_sleeper_whose_tick_was_known() {
     let (mut turn, mut far) = (0, 0);
