@@ -36,6 +36,8 @@ pub(crate) enum Vmm {
     Coop,
     /// The same, and the guest loads our module.
     Module,
+    /// The same, and the thread never sleeps.
+    Always,
     /// QEMU's microvm with virtio-pci.
     Qemu,
 }
@@ -52,11 +54,12 @@ const fn arm(vmm: Vmm, server: Server) -> Arm {
 }
 
 /// In the order of the table.
-pub(crate) const ARMS: [Arm; 6] = [
+pub(crate) const ARMS: [Arm; 7] = [
     arm(Vmm::Kvm, Server::Vhost),
     arm(Vmm::Kvm, Server::Process),
     arm(Vmm::Coop, Server::Process),
     arm(Vmm::Module, Server::Process),
+    arm(Vmm::Always, Server::Process),
     arm(Vmm::Qemu, Server::Vhost),
     arm(Vmm::Qemu, Server::Process),
 ];
@@ -70,6 +73,8 @@ impl Arm {
             (Vmm::Coop, Server::Process) => "coopvirt coop, in-process",
             (Vmm::Module, Server::Vhost) => "coopvirt coop with module, vhost-net",
             (Vmm::Module, Server::Process) => "coopvirt coop with module, in-process",
+            (Vmm::Always, Server::Vhost) => "coopvirt coop always with module, vhost-net",
+            (Vmm::Always, Server::Process) => "coopvirt coop always with module, in-process",
             (Vmm::Qemu, Server::Vhost) => "QEMU microvm, vhost-net",
             (Vmm::Qemu, Server::Process) => "QEMU microvm, in-process",
         }
@@ -86,7 +91,7 @@ impl Arm {
         match self.vmm {
             Vmm::Kvm => mode = "kvm",
             Vmm::Coop => {}
-            Vmm::Module => {
+            Vmm::Module | Vmm::Always => {
                 let disk = module_disk(folder)?;
                 disks = vec!["--disk".to_owned(), format!("{},ro", disk.display())];
                 script.push_str(" /dev/vdb");
@@ -95,6 +100,11 @@ impl Arm {
         }
         let guest = tools::guest(&script).cpus(CPUS).limit(limit);
         let guest = guest.memory(&format!("{MEMORY_MIB}M")).arguments(disks);
+        let policy = match self.vmm {
+            Vmm::Always => &["--sidecore", "always"][..],
+            _ => &[],
+        };
+        let guest = guest.arguments(policy);
         let net = format!("tap={},vhost={vhost},queues={CPUS}", tap.name);
         Ok(guest.arguments(["--mode", mode, "--net", &net]).start())
     }
