@@ -9,12 +9,14 @@ use coopvirt_spec::version::Features;
 use crate::platform::Cpu;
 use crate::session::Session;
 
-/// Stock writes in a row after which the host is woken: fewer happen with a host that is well.
+/// Stock writes after which the host is woken: fewer happen with a host that is well.
 const FEWEST_BEFORE_BELL: u32 = 4;
 /// The longest row between two rings, if ringing does not help: then it costs next to nothing.
 const MOST_BEFORE_BELL: u32 = 1 << 14;
 
-/// How many deadlines have taken the stock path one after the other, and when to ring.
+/// How many deadlines have taken the stock path since the host served one last, and when to ring. One that the host
+/// would have served, but that was replaced before it was due, says nothing: a kernel that wakes up publishes a timer far
+/// ahead, then its tick, then what it sleeps for, and it is the last that a host has to foresee.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct StockRow {
     len: u32,
@@ -30,6 +32,11 @@ impl StockRow {
             ring_at: FEWEST_BEFORE_BELL,
             last_tsc: 0,
         }
+    }
+
+    /// The host has served a deadline: it foresees them.
+    fn served(&mut self) {
+        (self.len, self.ring_at) = (0, FEWEST_BEFORE_BELL);
     }
 
     /// One more; says whether to ring. Rows between rings double.
@@ -134,7 +141,7 @@ impl<C: Cpu> Session<C> {
                 if self.stock_row.last_tsc > 0 && cpu.read_tsc() < self.stock_row.last_tsc {
                     timer::forget_stock(cpu.area());
                 }
-                self.stock_row = StockRow::new();
+                self.stock_row.last_tsc = timer::NONE;
                 self.count(GuestCounter::DeadlinePublished, 1);
                 self.count(GuestCounter::DeadlineElided, 1);
             }
@@ -183,6 +190,9 @@ impl<C: Cpu> Session<C> {
         let now_tsc = self.cpu.read_tsc();
         let is_early = self.deadline_tsc == 0 || now_tsc < self.deadline_tsc;
         self.stock_timer.interrupted(now_tsc, is_early);
+        if !is_early && self.stock_row.last_tsc == timer::NONE {
+            self.stock_row.served();
+        }
         if self.active.is_none() {
             return;
         }

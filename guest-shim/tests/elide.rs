@@ -351,3 +351,40 @@ fn timer_11_a_host_that_does_not_expect_deadlines_is_woken() {
     assert_eq!(word(&session, at::STOCK_DEADLINE), 0);
     assert_eq!(word(&session, at::DEADLINE), 5_000);
 }
+
+/// A host that is armed for what lies far ahead, in a guest that sleeps for less: as it wakes up, that is what the
+/// kernel publishes first, and it is never reached.
+#[test]
+fn timer_11_a_deadline_that_is_elided_and_replaced_does_not_keep_a_guest_from_ringing() {
+    let mut session = session(OFFERED);
+    let mut rung_at = Vec::new();
+    for turn in 1..=20 {
+        let bells = session.cpu().bells.get();
+        // What the host is armed for, and two that it does not expect.
+        host(&session, Act::Poll);
+        session.set_deadline(90_000);
+        host(&session, Act::Sleep);
+        for deadline in [turn * 500 + 100, turn * 500 + 50] {
+            session.set_deadline(deadline);
+        }
+        if session.cpu().bells.get() > bells {
+            rung_at.push(turn);
+        }
+    }
+    assert!(!stock_deadlines(&session).contains(&90_000));
+    assert_eq!(rung_at, [2, 6, 14]);
+    host(&session, Act::Poll);
+    session.set_deadline(90_000);
+    host(&session, Act::Sleep);
+    // One that the host has served shows that it expects them.
+    advance(&session, 90_000);
+    assert_eq!(interrupts(&session, 0), [TIMER]);
+    session.timer_interrupt();
+    host(&session, Act::Sleep);
+    for deadline in [91_000, 92_000, 91_000] {
+        session.set_deadline(deadline);
+    }
+    assert_eq!(session.cpu().bells.get(), 3);
+    session.set_deadline(92_000);
+    assert_eq!(session.cpu().bells.get(), 4);
+}
