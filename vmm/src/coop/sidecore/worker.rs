@@ -150,11 +150,12 @@ fn stand_in(coop: &Coop) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc::channel;
+
     use coopvirt_spec::mem::{Load, SharedMem};
     use coopvirt_spec::page::at;
     use coopvirt_spec::timer;
     use coopvirt_spec::version::Features;
-    use std::sync::mpsc::channel;
 
     use super::*;
     use crate::coop::testing::{host, Done, Guest, KHZ, TIMER_VECTOR};
