@@ -59,6 +59,12 @@ extern "C" fn coopvirt_rs_timer_interrupt() {
     timer::interrupt();
 }
 
+/// The kernel's handler has run for it.
+#[no_mangle]
+extern "C" fn coopvirt_rs_timer_handled() {
+    timer::handled();
+}
+
 /// The kernel interrupts other CPUs.
 #[no_mangle]
 extern "C" fn coopvirt_rs_send_ipi(

@@ -56,6 +56,7 @@ fn write_params(to: &mut Show) -> fmt::Result {
         ("idle", params.idle),
         ("tick", params.tick),
         ("post", params.post),
+        ("halt", params.halt),
         ("timer", params.timer),
         ("ipi", params.ipi),
         ("populate", params.populate),

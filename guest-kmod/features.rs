@@ -66,6 +66,9 @@ pub(crate) fn options(params: &RawParams) -> Options {
     if params.post && Hook::Idle.is_wanted(params) {
         wanted = wanted | Features::POLL_DELIVERY;
     }
+    if params.halt && Hook::Idle.is_wanted(params) && Hook::Timer.is_wanted(params) {
+        wanted = wanted | Features::HALT;
+    }
     if params.level >= LEVEL_SIDECORE {
         wanted = wanted | Features::SIDECORE;
     }

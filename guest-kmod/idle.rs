@@ -130,12 +130,13 @@ pub(crate) fn wait(mut task: IdleTask, timer_ns: i64, tick_ns: u32) -> bool {
             ended
         }
         Some(Plan::Halt) => {
-            let has_work = task.halt();
+            let port = || cpus::with_this(|cpu| cpu.session.halt_port()).flatten();
+            let has_work = task.halt(port);
             cpus::with_this(|cpu| halted(cpu, has_work))
         }
         // The module goes.
         None => {
-            task.halt();
+            task.halt(|| None);
             None
         }
     };

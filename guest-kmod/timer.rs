@@ -61,6 +61,11 @@ pub(crate) fn interrupt() {
     });
 }
 
+/// The kernel's handler has run.
+pub(crate) fn handled() {
+    let _ = cpus::with_this(|cpu| cpu.session.timer_handled());
+}
+
 /// A deadline whose interrupt never came is made up for, at once, by the stock timer: the kernel
 /// sees that it is late. Called where the CPU comes by anyway.
 pub(crate) fn rescue(cpu: &mut ThisCpu, now_tsc: u64) {

@@ -119,6 +119,36 @@ fn deadlines_by_a_word() {
     assert_eq!(run.counter("timer_lost"), 0);
 }
 
+/// Halts by the doorbell hand deadlines over ([HALT-2]), with a host that polls and with one that does not; nearly no
+/// sleep needs a stock write or wakes the polling thread then. With the parameter off all is as before.
+#[test]
+fn deadlines_are_handed_over_at_a_halt() {
+    for policy in ["off", "adaptive"] {
+        let sleep = |switches| run(switches, "sleep", policy, "", &[]);
+        let event =
+            |run: &Run, name: &str| run.report.coop.as_ref().expect("coop mode").events[name];
+        let on = sleep("idle=1,timer=1");
+        let sleeps = on.outcome.work("sleep")["ops"].as_u64().expect("a number");
+        let (rung, halted) = (on.counter("idle_rung"), on.counter("idle_halted"));
+        assert!(
+            rung >= sleeps / 2 && rung <= halted,
+            "{rung} of {halted}, {sleeps} sleeps"
+        );
+        assert!(event(&on, "halt_bell") >= rung);
+        let writes = on.causes(Work::Sleep, "WRMSR 0x6e0");
+        assert!(
+            writes <= sleeps / 2,
+            "{writes} stock writes for {sleeps} sleeps"
+        );
+        let off = sleep("idle=1,timer=1,halt=0");
+        assert_eq!((off.counter("idle_rung"), event(&off, "halt_bell")), (0, 0));
+        assert_eq!(off.causes(Work::Sleep, "OUT 0xd14"), 0);
+        for run in [on, off] {
+            assert_eq!(run.counter("timer_lost"), 0);
+        }
+    }
+}
+
 /// A CPU that polls takes its disk's interrupts from a word ([POST-2]), unless the parameter says no. Every read ends all
 /// the same, and has read what is on the disk. How many interrupts that spares is left to `coopvirt compare`.
 #[test]

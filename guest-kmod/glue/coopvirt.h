@@ -25,6 +25,7 @@ struct coopvirt_params {
 	bool idle;
 	bool tick;
 	bool post;
+	bool halt;
 	bool timer;
 	bool ipi;
 	bool populate;
@@ -68,13 +69,16 @@ bool coopvirt_glue_poll_begin(void);
 bool coopvirt_glue_poll_goes_on(void);
 void coopvirt_glue_poll_stop(void);
 bool coopvirt_glue_poll_end(void);
-bool coopvirt_glue_halt(void);
 s64 coopvirt_glue_ns_until(s64 time_ns);
 /*
  * Interrupts off, polling flag on, RCU watching; returns likewise, the flag off. When the next timer is due, by the
  * kernel's clock. Whether the next wait is to begin with the tick stopped, whose period is given.
  */
 bool coopvirt_rs_idle(s64 timer_ns, u32 tick_ns);
+
+/* halt.c. The second halts by writing the value to the port; by HLT if that is zero. */
+bool coopvirt_glue_halt_begin(void);
+bool coopvirt_glue_halt(u16 port, u32 value);
 
 /* post.c. On the CPU itself; the second in its idle task, interrupts on or off. */
 bool coopvirt_glue_post_prepare(void);
@@ -89,6 +93,7 @@ bool coopvirt_glue_timer_is_pending(void);
 /* Interrupts off, on the CPU whose deadline it is; zero for none. */
 void coopvirt_rs_deadline(u64 deadline_tsc);
 void coopvirt_rs_timer_interrupt(void);
+void coopvirt_rs_timer_handled(void);
 
 /* ipi.c */
 DECLARE_PER_CPU(struct task_struct *, coopvirt_idle_task);

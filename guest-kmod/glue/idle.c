@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * The idle driver: one state, so that no governor is asked. What to do is decided by coopvirt_rs_idle(); here are the
- * structures with callbacks, the flags of the idle task, and the halt, which runs with RCU off.
+ * structures with callbacks and the flags of the idle task; the halt is in halt.c.
  */
 #include <linux/cpu.h>
 #include <linux/cpuidle.h>
@@ -56,31 +56,10 @@ static struct cpuidle_driver driver = {
 		.desc = "poll, then halt",
 		.exit_latency = 1,
 		.target_residency = 1,
-		/* RCU is switched off around the halt alone, by halt_rcu_off(). */
+		/* RCU is switched off around the halt alone, by halt.c. */
 		.flags = CPUIDLE_FLAG_RCU_IDLE,
 	} },
 };
-
-/*
- * Reason: inline, and everything between the two must not be traced. arch_cpu_idle() is the kernel's own halt, with
- * what the CPU's errata ask for; it comes back with interrupts off.
- */
-static void __cpuidle halt_rcu_off(void)
-{
-	ct_cpuidle_enter();
-	arch_cpu_idle();
-	ct_cpuidle_exit();
-}
-
-/* Reason: calls the above, unless there is a task already: a later one interrupts. Whether there is one after it. */
-bool coopvirt_glue_halt(void)
-{
-	if (current_clr_polling_and_test())
-		return true;
-	this_cpu_write(coopvirt_answers, false);
-	halt_rcu_off();
-	return need_resched();
-}
 
 /*
  * Reason: inline. From enter() to coopvirt_glue_poll_end() whoever has a task for this CPU sets need_resched and sends

@@ -13,6 +13,7 @@ static struct coopvirt_params params = {
 	.idle = true,
 	.tick = true,
 	.post = true,
+	.halt = true,
 	.timer = true,
 	.ipi = true,
 	.populate = true,
@@ -27,6 +28,8 @@ module_param_named(tick, params.tick, bool, 0444);
 MODULE_PARM_DESC(tick, "stop the tick of CPUs that idle, where it would wake them for nothing (default on)");
 module_param_named(post, params.post, bool, 0444);
 MODULE_PARM_DESC(post, "let the host post interrupts to CPUs that poll (default on)");
+module_param_named(halt, params.halt, bool, 0444);
+MODULE_PARM_DESC(halt, "halt by the host's doorbell, which sets the local APIC's timer (default on)");
 module_param_named(timer, params.timer, bool, 0444);
 MODULE_PARM_DESC(timer, "timer deadlines by shared memory (default on)");
 module_param_named(ipi, params.ipi, bool, 0444);

@@ -61,6 +61,7 @@ static void handler(struct clock_event_device *device)
 	hook->stock.event_handler(device);
 	hook->stock.event_handler = device->event_handler;
 	device->event_handler = handler;
+	coopvirt_rs_timer_handled();
 }
 
 static bool is_ours(struct clock_event_device *device, int cpu)

@@ -14,6 +14,7 @@ pub(crate) struct RawParams {
     pub(crate) idle: bool,
     pub(crate) tick: bool,
     pub(crate) post: bool,
+    pub(crate) halt: bool,
     pub(crate) timer: bool,
     pub(crate) ipi: bool,
     pub(crate) populate: bool,
@@ -66,7 +67,8 @@ unsafe extern "C" {
     pub(super) fn coopvirt_glue_poll_stop();
     pub(super) fn coopvirt_glue_poll_end() -> bool;
     pub(super) safe fn coopvirt_glue_ns_until(time_ns: i64) -> i64;
-    pub(super) fn coopvirt_glue_halt() -> bool;
+    pub(super) fn coopvirt_glue_halt_begin() -> bool;
+    pub(super) fn coopvirt_glue_halt(port: u16, value: u32) -> bool;
     pub(super) safe fn coopvirt_glue_post_prepare() -> bool;
     pub(super) fn coopvirt_glue_post_handle(vector: u8);
     pub(super) fn coopvirt_glue_timer_register() -> c_int;

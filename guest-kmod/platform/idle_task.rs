@@ -60,9 +60,12 @@ impl IdleTask {
     }
 
     /// Halts until an interrupt has been handled, or not at all if there is a task already. Whether there
-    /// is one; interrupts are off.
-    pub(crate) fn halt(&mut self) -> bool {
+    /// is one; interrupts are off. `port` is asked just before: a doorbell that halts, or none for HLT.
+    pub(crate) fn halt(&mut self, port: impl FnOnce() -> Option<u16>) -> bool {
         // SAFETY: in the idle task, interrupts off, RCU watching.
-        unsafe { coopvirt_glue_halt() }
+        unsafe {
+            coopvirt_glue_halt_begin()
+                || coopvirt_glue_halt(port().unwrap_or(0), coopvirt_spec::doorbell::HALT)
+        }
     }
 }

@@ -112,6 +112,8 @@ pub struct Session<C> {
     pub(crate) grace_tsc: u64,
     pub(crate) stock_row: StockRow,
     pub(crate) stock_timer: StockTimer,
+    /// Whether a stock write of before, which comes first, is all that the deadline has.
+    pub(crate) rests_on_stock: bool,
     pub(crate) next_tag: u64,
     pub(crate) asking: Asking,
     pub(crate) posts: GuestPost,
@@ -132,6 +134,7 @@ impl<C: Cpu> Session<C> {
             grace_tsc: 0,
             stock_row: StockRow::new(),
             stock_timer: StockTimer::new(),
+            rests_on_stock: false,
             next_tag: 1,
             asking: Asking::new(),
             posts: GuestPost::new(),
@@ -164,6 +167,7 @@ impl<C: Cpu> Session<C> {
         self.close();
         // The kernel may have set it by itself since this vCPU was here before.
         self.stock_timer = StockTimer::new();
+        self.rests_on_stock = false;
         let offer = Offer::find(|leaf| self.cpu.cpuid(leaf)).ok_or(OpenError::NotFound)?;
         let wanted = self.options.wanted.intersection(Features::KNOWN);
         let features = offer.features.intersection(wanted);
@@ -222,6 +226,7 @@ impl<C: Cpu> Session<C> {
         // The stock deadline first: between the two an interrupt too many may come, but none is lost.
         if active.features.contains(Features::TIMER) && self.deadline_tsc != 0 {
             self.write_stock_deadline(self.deadline_tsc);
+            self.rests_on_stock = false;
         }
         let _ = self.set_up(&active.offer, AREA_OFFSET, 0);
     }

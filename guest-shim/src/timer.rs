@@ -1,8 +1,11 @@
-//! Deadlines without an exit (`[TIMER-2]`, `[TIMER-3]`, `[TIMER-8]`, `[TIMER-10]`, `[TIMER-11]`).
+//! Deadlines without an exit (`[TIMER-2]`, `[TIMER-3]`, `[TIMER-8]`, `[TIMER-10]`, `[TIMER-11]`, `[HALT-4]`).
 //!
 //! Called by the clock event device, with interrupts off, in place of the TSC-deadline write.
 
 use coopvirt_spec::counter::GuestCounter;
+use coopvirt_spec::lease;
+use coopvirt_spec::mem::{Load, SharedMem};
+use coopvirt_spec::page::at;
 use coopvirt_spec::timer::{self, Published};
 use coopvirt_spec::version::Features;
 
@@ -66,6 +69,8 @@ pub(crate) struct StockTimer {
     set_tsc: u64,
     /// How far ahead that was.
     ahead_tsc: u64,
+    /// The same as what it is set to, if the host did that at a halt.
+    handed_tsc: u64,
     /// The least that a write took, and how many there were.
     write_tsc: u64,
     writes: u32,
@@ -76,6 +81,7 @@ impl StockTimer {
         Self {
             set_tsc: 0,
             ahead_tsc: 0,
+            handed_tsc: 0,
             write_tsc: u64::MAX,
             writes: 0,
         }
@@ -91,12 +97,18 @@ impl StockTimer {
             && self.set_tsc.abs_diff(deadline_tsc) <= self.write_tsc
     }
 
+    /// The host sets it as the vCPU halts (`[HALT-2]`).
+    fn set_by_host(&mut self, deadline_tsc: u64, now_tsc: u64) {
+        (self.set_tsc, self.handed_tsc) = (deadline_tsc, deadline_tsc);
+        self.ahead_tsc = deadline_tsc.saturating_sub(now_tsc);
+    }
+
     /// A timer interrupt has come. If it can have been this timer's, then it is not set any more; also where it
     /// was early, which the TSC alone does not show.
     fn interrupted(&mut self, now_tsc: u64, is_early: bool) {
         let reach = self.write_tsc.max(self.ahead_tsc / EARLY);
         if is_early || self.set_tsc <= now_tsc.saturating_add(reach) {
-            self.set_tsc = 0;
+            (self.set_tsc, self.handed_tsc) = (0, 0);
         }
     }
 }
@@ -109,7 +121,7 @@ impl<C: Cpu> Session<C> {
         self.cpu.write_stock_deadline(deadline_tsc);
         let took = self.cpu.read_tsc().saturating_sub(before);
         let timer = &mut self.stock_timer;
-        timer.set_tsc = deadline_tsc;
+        (timer.set_tsc, timer.handed_tsc) = (deadline_tsc, 0);
         timer.ahead_tsc = deadline_tsc.saturating_sub(before);
         timer.write_tsc = timer.write_tsc.min(took);
         timer.writes = timer.writes.saturating_add(1);
@@ -124,6 +136,7 @@ impl<C: Cpu> Session<C> {
     /// ([`Session::take_due`]). The stock write is made for the deadline itself.
     pub fn set_deadline_by(&mut self, deadline_tsc: u64, grace_tsc: u64) {
         (self.deadline_tsc, self.grace_tsc) = (deadline_tsc, 0);
+        self.rests_on_stock = false;
         if self.with_feature(Features::TIMER).is_none() {
             self.write_stock_deadline(deadline_tsc);
             return;
@@ -138,12 +151,7 @@ impl<C: Cpu> Session<C> {
             Published::NoDeadline => {}
             Published::Listening | Published::Armed => {
                 self.grace_tsc = grace_tsc;
-                if self.stock_row.last_tsc > 0 && cpu.read_tsc() < self.stock_row.last_tsc {
-                    timer::forget_stock(cpu.area());
-                }
-                self.stock_row.last_tsc = timer::NONE;
-                self.count(GuestCounter::DeadlinePublished, 1);
-                self.count(GuestCounter::DeadlineElided, 1);
+                self.elided();
             }
             Published::Fallback if self.stock_timer.has(deadline_tsc, cpu.read_tsc()) => {
                 // As after a write; but the row of writes gets no longer.
@@ -151,6 +159,10 @@ impl<C: Cpu> Session<C> {
                 self.stock_row.last_tsc = deadline_tsc;
                 self.count(GuestCounter::DeadlinePublished, 1);
                 self.count(GuestCounter::DeadlineElided, 1);
+            }
+            Published::Fallback if self.can_rest_on_stock(deadline_tsc) => {
+                self.rests_on_stock = true;
+                self.elided();
             }
             Published::Fallback => {
                 self.write_stock_deadline(deadline_tsc);
@@ -163,6 +175,58 @@ impl<C: Cpu> Session<C> {
                 }
             }
         }
+    }
+
+    /// One that needs no stock write; the stock write before is replaced, if that was not due (`[TIMER-10]`).
+    fn elided(&mut self) {
+        let cpu = &self.cpu;
+        if self.stock_row.last_tsc > 0 && cpu.read_tsc() < self.stock_row.last_tsc {
+            timer::forget_stock(cpu.area());
+        }
+        self.stock_row.last_tsc = timer::NONE;
+        self.count(GuestCounter::DeadlinePublished, 1);
+        self.count(GuestCounter::DeadlineElided, 1);
+    }
+
+    /// Whether the stock timer will interrupt before this deadline anyway, so that it need not be written before:
+    /// a vCPU that halts by then hands the deadline over (`[HALT-2]`), without an interrupt for nothing.
+    fn can_rest_on_stock(&self, deadline_tsc: u64) -> bool {
+        let set_tsc = self.stock_timer.set_tsc;
+        self.features().contains(Features::HALT)
+            && set_tsc > self.cpu.read_tsc()
+            && set_tsc < deadline_tsc
+    }
+
+    /// To be called by the timer interrupt after its handler. One that came early, for an older stock write, is nothing
+    /// to a kernel that has set a later deadline; where it does not set that again, this does.
+    pub fn timer_handled(&mut self) {
+        if self.rests_on_stock && self.stock_timer.set_tsc == 0 {
+            self.set_deadline(self.deadline_tsc);
+        }
+    }
+
+    /// How to halt now, to be called where nothing but the halt comes between: by the doorbell at this port
+    /// ([`coopvirt_spec::doorbell::HALT`] is written to it), or, `None`, by HLT (`[HALT-4]`). By the doorbell, the local APIC's timer
+    /// is set to the deadline without a stock write.
+    pub fn halt_port(&mut self) -> Option<u16> {
+        let due_tsc = self.interrupt_tsc();
+        let now_tsc = self.cpu.read_tsc();
+        let is_handed_over = self.stock_timer.handed_tsc == due_tsc && due_tsc > now_tsc;
+        let (active, mem) = self.with_feature(Features::HALT)?;
+        let port = active.offer.sync_port;
+        let armed_tsc = mem.load_u64(at::ARMED, Load::Relaxed);
+        let has_nothing_to_say = match due_tsc {
+            0 => armed_tsc == timer::NONE,
+            _ => is_handed_over,
+        };
+        if has_nothing_to_say || lease::seems_held(mem, now_tsc) {
+            return None;
+        }
+        if due_tsc > now_tsc {
+            self.stock_timer.set_by_host(due_tsc, now_tsc);
+        }
+        self.count(GuestCounter::IdleRung, 1);
+        Some(port)
     }
 
     /// When the interrupt for the deadline is due at the host's, zero for never.

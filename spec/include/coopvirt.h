@@ -28,6 +28,8 @@
 #define COOPVIRT_MARK_PORT 0xd0cU
 #define COOPVIRT_DEFAULT_ASYNC_PORT 0xd10U
 #define COOPVIRT_DEFAULT_SYNC_PORT 0xd14U
+#define COOPVIRT_BELL_VALUE 0x0U
+#define COOPVIRT_BELL_HALT 0x1U
 #define COOPVIRT_DEFAULT_MSR_BASE 0x43560000U
 #define COOPVIRT_MSR_MARK 0x0U
 #define COOPVIRT_MSR_FEATURES 0x1U
@@ -76,6 +78,7 @@
 #define COOPVIRT_FEATURE_HINTS 0x800U /* The contention and I/O hints of the host line are kept up to date. */
 #define COOPVIRT_FEATURE_IDLE 0x1000U /* The host reads the idle word. */
 #define COOPVIRT_FEATURE_POLL_DELIVERY 0x2000U /* Interrupts posted to a polling idle loop. */
+#define COOPVIRT_FEATURE_HALT 0x4000U /* Halts by the synchronous doorbell, at which the host sets the local APIC's timer. */
 #define COOPVIRT_FEATURE_EXPERIMENTAL 0x8000000000000000ULL /* Opcodes of the experimental range. */
 
 /* How an operation ended. */
@@ -168,6 +171,7 @@
 #define COOPVIRT_GUEST_COUNTER_IDLE_POLLED 0xcU
 #define COOPVIRT_GUEST_COUNTER_IDLE_HALTED 0xdU
 #define COOPVIRT_GUEST_COUNTER_POSTED_TAKEN 0xeU
+#define COOPVIRT_GUEST_COUNTER_IDLE_RUNG 0xfU
 #define COOPVIRT_HOST_COUNTER_TIMER_RAISED 0x0U
 #define COOPVIRT_HOST_COUNTER_TIMER_REARMED 0x1U
 #define COOPVIRT_HOST_COUNTER_TIMER_LATE 0x2U
@@ -176,6 +180,7 @@
 #define COOPVIRT_HOST_COUNTER_REFUSED 0x5U
 #define COOPVIRT_HOST_COUNTER_IPI_RAISED 0x6U
 #define COOPVIRT_HOST_COUNTER_LEASE_REVOKED 0x7U
+#define COOPVIRT_HOST_COUNTER_TIMER_HANDED 0x8U
 
 /* Host, at registration only: what this area is. Constant while it is registered. */
 struct coopvirt_header {
@@ -206,7 +211,7 @@ COOPVIRT_ASSERT(offsetof(struct coopvirt_header, reserved) == 40, "coopvirt_head
 struct coopvirt_host_status {
 	uint64_t lease_until_tsc; /* Guest TSC until which the host will look; 0 if it does not. */
 	uint64_t armed_deadline_tsc; /* Guest TSC at which the host will look at the deadline; 0 if none. */
-	uint64_t served_deadline_tsc; /* The deadline for which the host has last raised the timer interrupt. */
+	uint64_t served_deadline_tsc; /* The deadline for which the host has last raised the timer interrupt, or set the local APIC's timer. */
 	uint32_t broken; /* Why the area is broken, a broken reason; 0 while it is not. */
 	uint32_t contention_permille; /* Time that this vCPU lately waited for a CPU of the host, in parts per thousand. */
 	uint32_t io_in_flight; /* Requests of this VM that devices have in flight. */

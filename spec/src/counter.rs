@@ -57,6 +57,8 @@ counters! {
     IdleHalted = 13 "idle_halted",
     /// Posted interrupts taken.
     Taken = 14 "posted_taken",
+    /// Of the halts, those by the synchronous doorbell.
+    IdleRung = 15 "idle_rung",
 }
 
 counters! {
@@ -78,6 +80,8 @@ counters! {
     IpiRaised = 6 "ipi_raised",
     /// Leases revoked by another thread because the polling one was late.
     LeaseRevoked = 7 "lease_revoked",
+    /// Deadlines that the local APIC's timer was set to at a halt.
+    TimerHanded = 8 "timer_handed",
 }
 
 #[cfg(test)]

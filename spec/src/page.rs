@@ -60,7 +60,7 @@ shared_struct! {
         0 => lease_until_tsc: u64,
         /// Guest TSC at which the host will look at the deadline; 0 if none.
         8 => armed_deadline_tsc: u64,
-        /// The deadline for which the host has last raised the timer interrupt.
+        /// The deadline for which the host has last raised the timer interrupt, or set the local APIC's timer.
         16 => served_deadline_tsc: u64,
         /// Why the area is broken, a broken reason; 0 while it is not.
         24 => broken: u32,

@@ -1,4 +1,4 @@
-//! The timer words (`[TIMER-1]` to `[TIMER-11]`).
+//! The timer words (`[TIMER-1]` to `[TIMER-12]`, `[HALT-2]`).
 //!
 //! The guest publishes its deadline in a word; the host says in another when it will look at it. A
 //! stock TSC-deadline write is needed only if the host neither listens nor will look in time.
@@ -187,6 +187,22 @@ impl HostTimer {
         self.armed = at_tsc;
         // Relaxed: a promise about a look to come. Who sees it late takes the stock path.
         mem.store_u64(at::ARMED, at_tsc, Store::Relaxed);
+    }
+
+    /// The local APIC's timer is set to this deadline and raises the interrupt (`[HALT-2]`): a look finds nothing
+    /// to be served in it any more.
+    pub fn hand_over<M: SharedMem>(&mut self, mem: &M, deadline_tsc: u64) {
+        self.served = deadline_tsc;
+        // Relaxed: its vCPU waits for the exit's end, and sees it then.
+        mem.store_u64(at::SERVED, deadline_tsc, Store::Relaxed);
+    }
+
+    /// The local APIC's timer may have been set to something else since (`[HALT-2]`).
+    pub fn take_over<M: SharedMem>(&mut self, mem: &M, deadline_tsc: u64) {
+        if self.served == deadline_tsc {
+            self.served = NONE;
+            mem.store_u64(at::SERVED, NONE, Store::Relaxed);
+        }
     }
 
     /// Forgets what was served and takes the promise back, after the guest's TSC was rewritten or

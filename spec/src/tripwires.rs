@@ -26,6 +26,8 @@ tripwires! {
     mark::MARK_PORT => 0x0d0c;
     doorbell::ASYNC_PORT => 0x0d10;
     doorbell::SYNC_PORT => 0x0d14;
+    doorbell::VALUE => 0;
+    doorbell::HALT => 1;
     mark::MARK_MSR => 0x4356_0000;
     setup::FEATURES_MSR => 0x4356_0001;
     setup::AREA_MSR => 0x4356_0002;
@@ -80,8 +82,9 @@ tripwires! {
     Features::HINTS.0 => 0x800;
     Features::IDLE.0 => 0x1000;
     Features::POLL_DELIVERY.0 => 0x2000;
+    Features::HALT.0 => 0x4000;
     Features::EXPERIMENTAL.0 => 0x8000_0000_0000_0000;
-    Features::ALL.len() => 15;
+    Features::ALL.len() => 16;
     Status::OK.0 => 1;
     Status::PARTIAL.0 => 2;
     Status::UNKNOWN_OPCODE.0 => 0x100;

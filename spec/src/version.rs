@@ -94,6 +94,8 @@ features! {
     IDLE = 12,
     /// Interrupts posted to a polling idle loop.
     POLL_DELIVERY = 13,
+    /// Halts by the synchronous doorbell, at which the host sets the local APIC's timer.
+    HALT = 14,
     /// Opcodes of the experimental range.
     EXPERIMENTAL = 63,
 }
@@ -210,6 +212,6 @@ mod tests {
         assert_eq!(std::format!("{set:?}"), "RING|0x10000000000");
         assert_eq!(std::format!("{:?}", Features::NONE), "0x0");
         assert!(!set.contains(Features::IPI));
-        assert_eq!(Features::KNOWN, Features(0x8000_0000_0000_3fff));
+        assert_eq!(Features::KNOWN, Features(0x8000_0000_0000_7fff));
     }
 }

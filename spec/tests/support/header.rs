@@ -76,7 +76,7 @@ fn line(out: &mut String, text: &str) {
 fn constants(out: &mut String) {
     let signature = std::str::from_utf8(&discover::SIGNATURE).expect("ASCII");
     line(out, &format!("#define COOPVIRT_SIGNATURE \"{signature}\""));
-    let values: [(&str, u64); 42] = [
+    let values: [(&str, u64); 44] = [
         ("VERSION_MAJOR", Version::CURRENT.major.into()),
         ("VERSION_MINOR", Version::CURRENT.minor.into()),
         ("CPUID_SCAN_FIRST", discover::SCAN_FIRST.into()),
@@ -87,6 +87,8 @@ fn constants(out: &mut String) {
         ("MARK_PORT", mark::MARK_PORT.into()),
         ("DEFAULT_ASYNC_PORT", doorbell::ASYNC_PORT.into()),
         ("DEFAULT_SYNC_PORT", doorbell::SYNC_PORT.into()),
+        ("BELL_VALUE", doorbell::VALUE.into()),
+        ("BELL_HALT", doorbell::HALT.into()),
         ("DEFAULT_MSR_BASE", mark::MARK_MSR.into()),
         ("MSR_MARK", 0),
         ("MSR_FEATURES", setup::FEATURES_OFFSET.into()),

@@ -93,7 +93,7 @@ mod tests {
         let line = build(arm, setting, &[Work::Refill], PLAIN, None).unwrap();
         assert!(
             line.contains(
-                " coopvirt.module=idle=0,timer=0,ipi=1,populate=0,release=0,tick=0,post=0 "
+                " coopvirt.module=idle=0,timer=0,ipi=1,populate=0,release=0,tick=0,post=0,halt=0 "
             ),
             "{line}"
         );

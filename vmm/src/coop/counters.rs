@@ -33,6 +33,8 @@ events! {
     Broken = "broken",
     /// Synchronous doorbells.
     SyncBell = "sync_bell",
+    /// Halts by the synchronous doorbell.
+    HaltBell = "halt_bell",
     /// Wake-ups of the polling thread by a doorbell.
     AsyncBell = "async_bell",
     /// Turns of the polling loop.

@@ -20,7 +20,7 @@ use super::pages;
 use super::postbox::PostBox;
 use super::seat::{Found, Seat, Served, Timing};
 use super::serve::{Prefault, Server, Shared};
-use super::sidecore::{own_task, Message, Queues};
+use super::sidecore::{own_task, Alarm, Message, Promise, Queues};
 use super::CoopOptions;
 use crate::irq::Poster;
 use crate::kvm::tsc::MSR_TSC;
@@ -33,12 +33,18 @@ pub trait OwnVcpu: Prefault {
     fn timing(&self) -> Result<Timing, String>;
     /// Makes the vCPU's TSC read this value now.
     fn set_tsc(&self, value: u64) -> Result<(), String>;
+    /// Sets the timer of the vCPU's local APIC as a write of its TSC-deadline MSR does; whether that worked.
+    fn set_deadline(&self, deadline_tsc: u64) -> bool;
+    /// Lets the vCPU wait, when it runs next, as behind HLT.
+    fn halt(&self);
 }
 
 /// One vCPU's part.
 pub(super) struct Station {
     setup: Mutex<VcpuSetup>,
     pub(super) seat: Seat,
+    /// When a look at its area is promised, for the alarm.
+    pub(super) promise: Promise,
     /// Held by the worker while it carries out one of this vCPU's calls outside the seat's lock.
     pub(super) in_hand: Mutex<()>,
     /// The vCPU thread's folder in /proc, from its first registration on.
@@ -51,6 +57,7 @@ pub struct Coop {
     pub(super) stations: Vec<Station>,
     pub(super) options: CoopOptions,
     pub(super) wake: EventFd,
+    pub(super) alarm: Alarm,
     pub(super) worker: OnceLock<Sender<Message>>,
     pub(super) queues: Queues,
     /// Name, CPU time and time spent waiting for a CPU of each thread that has ended.
@@ -71,6 +78,7 @@ impl Coop {
         let station = |_| Station {
             setup: Mutex::new(VcpuSetup::new(options.offered(), AreaLayout::DEFAULT)),
             seat: Seat::default(),
+            promise: Promise::default(),
             in_hand: Mutex::new(()),
             thread: OnceLock::new(),
         };
@@ -88,6 +96,7 @@ impl Coop {
             stations: (0..nr_vcpus).map(station).collect(),
             options,
             wake: EventFd::new(libc::EFD_NONBLOCK)?,
+            alarm: Alarm::default(),
             worker: OnceLock::new(),
             queues: Queues::new(options.sidecore.policy),
             thread_times: Mutex::default(),
@@ -160,6 +169,30 @@ impl Coop {
             served.drain_deferred(&self.shared, &mut budget, server);
             served.drain(&self.shared, &mut budget, server);
         }
+    }
+
+    /// Serves a halt by the synchronous doorbell on the vCPU's own thread (`[HALT-1]`).
+    pub fn ring_halt(&self, vcpu: u8, own: &dyn OwnVcpu) {
+        let Some(station) = self.station(vcpu) else {
+            return;
+        };
+        self.shared.totals.event(Event::HaltBell, 1);
+        let mut seat = station.seat.lock();
+        let Some(served) = seat.as_mut().filter(|served| served.can_halt()) else {
+            return;
+        };
+        let halted = served.halt(&self.shared, |deadline_tsc| own.set_deadline(deadline_tsc));
+        station.promise.set(halted.next_host_tsc);
+        drop(seat);
+        self.alarm.changed(self.promises());
+        if halted.waits {
+            own.halt();
+        }
+    }
+
+    /// What the host has promised, for each area.
+    pub(super) fn promises(&self) -> impl Iterator<Item = &Promise> {
+        self.stations.iter().map(|station| &station.promise)
     }
 
     /// Serves an asynchronous doorbell that came as an exit.
@@ -281,7 +314,10 @@ impl Coop {
     /// When this returns, nobody touches the area any more (`[LIFE-2]`): whoever served it held the
     /// seat's lock, and what the worker has in hand is over.
     fn unregister(&self, vcpu: u8, station: &Station) {
-        let served = station.seat.lock().take();
+        let mut seat = station.seat.lock();
+        let served = seat.take();
+        station.promise.set(None);
+        drop(seat);
         drop(lock(&station.in_hand));
         if let Some(post_box) = self.shared.post_boxes.get(usize::from(vcpu)) {
             post_box.close();
@@ -357,5 +393,7 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+#[cfg(test)]
+mod halt_tests;
 #[cfg(test)]
 mod tests;

@@ -67,7 +67,8 @@ const SERVED: Features = Features(
         | Features::MARK.0
         | Features::HINTS.0
         | Features::IDLE.0
-        | Features::POLL_DELIVERY.0,
+        | Features::POLL_DELIVERY.0
+        | Features::HALT.0,
 );
 
 /// Why an option is not understood.

@@ -90,6 +90,10 @@ impl OwnVcpu for FakeVcpu {
     fn set_tsc(&self, _value: u64) -> Result<(), String> {
         Ok(())
     }
+    fn set_deadline(&self, _deadline_tsc: u64) -> bool {
+        true
+    }
+    fn halt(&self) {}
 }
 
 /// A host half with two vCPUs, and what it did.

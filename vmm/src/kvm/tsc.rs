@@ -10,6 +10,8 @@ use kvm_ioctls::VcpuFd;
 
 /// `IA32_TSC`.
 pub const MSR_TSC: u32 = 0x10;
+/// `IA32_TSC_DEADLINE`.
+const MSR_TSC_DEADLINE: u32 = 0x6e0;
 /// `_IOW(KVMIO, 0xe1, struct kvm_device_attr)`, Documentation/virt/kvm/api.rst 4.80.
 const KVM_SET_DEVICE_ATTR: libc::c_ulong = 0x4018_aee1;
 /// `_IOW(KVMIO, 0xe2, struct kvm_device_attr)`.
@@ -35,6 +37,22 @@ pub fn read_guest(vcpu: &VcpuFd) -> io::Result<u64> {
     match msrs.as_slice().first() {
         Some(entry) if got == 1 => Ok(entry.data),
         _ => Err(io::Error::from_raw_os_error(libc::EINVAL)),
+    }
+}
+
+/// Writes the vCPU's TSC-deadline MSR; KVM ignores that where its local APIC's timer is in another mode.
+pub fn set_deadline(vcpu: &VcpuFd, deadline_tsc: u64) -> io::Result<()> {
+    let entry = kvm_msr_entry {
+        index: MSR_TSC_DEADLINE,
+        data: deadline_tsc,
+        ..Default::default()
+    };
+    let msrs =
+        Msrs::from_entries(&[entry]).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
+    match vcpu.set_msrs(&msrs) {
+        Ok(1) => Ok(()),
+        Ok(_) => Err(io::Error::from_raw_os_error(libc::EINVAL)),
+        Err(error) => Err(io::Error::from_raw_os_error(error.errno())),
     }
 }
 

@@ -30,6 +30,8 @@ pub enum Outcome {
     },
     /// The guest rang the synchronous doorbell (`[BELL-3]`).
     Doorbell,
+    /// The guest halts by the synchronous doorbell (`[HALT-1]`).
+    Halt,
     /// The vCPU triple-faulted.
     TripleFault,
     /// KVM says that the guest wants a reset.
@@ -85,6 +87,7 @@ pub fn dispatch(exit: Exit<'_>, buses: &Buses, coop: Option<CoopVcpu<'_>>) -> Ou
             if let (Some(CoopVcpu { coop, .. }), Some(bell)) = (coop, Bell::decode(port, data)) {
                 return match bell {
                     Bell::Sync => Outcome::Doorbell,
+                    Bell::Halt => Outcome::Halt,
                     // Comes as an exit only where KVM did not match it itself.
                     Bell::Async => {
                         coop.ring_async();

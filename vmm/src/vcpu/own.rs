@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use kvm_bindings::{kvm_mp_state, KVM_MP_STATE_HALTED};
 use kvm_ioctls::VcpuFd;
 
 use crate::coop::clock::{GuestClock, Reading};
@@ -47,5 +48,16 @@ impl OwnVcpu for OwnFd<'_> {
         let offset = value.wrapping_sub(tsc::read());
         tsc::set_offset(self.0, offset)
             .map_err(|error| format!("could not set the guest's TSC: {error}"))
+    }
+
+    fn set_deadline(&self, deadline_tsc: u64) -> bool {
+        tsc::set_deadline(self.0, deadline_tsc).is_ok()
+    }
+
+    fn halt(&self) {
+        // If KVM would not have it, the guest's write returns at once, and it comes again.
+        let _ = self.0.set_mp_state(kvm_mp_state {
+            mp_state: KVM_MP_STATE_HALTED,
+        });
     }
 }

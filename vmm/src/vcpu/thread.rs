@@ -295,6 +295,12 @@ impl Vcpu {
                 }
                 Step::Continue
             }
+            Outcome::Halt => {
+                if let Some(coop) = &parts.coop {
+                    coop.ring_halt(parts.id, &OwnFd(&parts.fd));
+                }
+                Step::Continue
+            }
             Outcome::TripleFault => Step::End(MachineEvent::TripleFault),
             Outcome::Reset => Step::End(MachineEvent::Reset),
             Outcome::Crash => Step::End(MachineEvent::Panicked),

@@ -13,7 +13,7 @@ pub(super) const FEATURES: [&str; 5] = ["idle", "timer", "ipi", "populate", "rel
 /// The feature that brings an idle driver of the module's own.
 const IDLE: &str = "idle";
 /// What that driver does besides, by the names of its parameters: nothing without it.
-const PARTS_OF_IDLE: [&str; 2] = ["tick", "post"];
+const PARTS_OF_IDLE: [&str; 3] = ["tick", "post", "halt"];
 /// That driver's name.
 const IDLE_DRIVER: &str = "coopvirt";
 
@@ -200,19 +200,19 @@ mod tests {
         };
         assert_eq!(
             words("coop"),
-            "coopvirt.module=idle=1,timer=1,ipi=1,populate=1,release=1,tick=1,post=1"
+            "coopvirt.module=idle=1,timer=1,ipi=1,populate=1,release=1,tick=1,post=1,halt=1"
         );
         assert_eq!(
             words("coop+sidecore/only-timer"),
-            "coopvirt.module=idle=0,timer=1,ipi=0,populate=0,release=0,tick=0,post=0"
+            "coopvirt.module=idle=0,timer=1,ipi=0,populate=0,release=0,tick=0,post=0,halt=0"
         );
         assert_eq!(
             words("coop/no-release"),
-            "coopvirt.module=idle=1,timer=1,ipi=1,populate=1,release=0,tick=1,post=1"
+            "coopvirt.module=idle=1,timer=1,ipi=1,populate=1,release=0,tick=1,post=1,halt=1"
         );
         assert_eq!(
             words("coop/no-post"),
-            "coopvirt.module=idle=1,timer=1,ipi=1,populate=1,release=1,tick=1,post=0"
+            "coopvirt.module=idle=1,timer=1,ipi=1,populate=1,release=1,tick=1,post=0,halt=1"
         );
     }
 

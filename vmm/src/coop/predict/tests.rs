@@ -383,3 +383,27 @@ fn what_comes_like_clockwork_is_foreseen_and_nothing_else() {
     (0..40).for_each(|n| serve(&mut prediction, 3_000 + n % 7 * 400));
     assert!(!prediction.is_foreseen(WAKE_UP));
 }
+
+/// A thread that was late once, and has not woken up since, is still taken to be slow.
+#[test]
+fn halt_3_a_promise_behind_a_deadline_lies_before_the_next_one_however_late_wake_ups_are() {
+    const PERIOD: u64 = 1_000_000;
+    let mut prediction = Prediction::default();
+    let mut halts = Halts::default();
+    for tick in 1..=20 {
+        let deadline_tsc = tick * PERIOD;
+        prediction.looked(Seen::Served(deadline_tsc), false);
+        halts.halts(deadline_tsc + 50_000);
+        for wake_up in [0, 1_000, 290_000, 2_000_000, u64::MAX] {
+            let next_tsc = deadline_tsc + PERIOD;
+            let at_tsc = prediction.behind(halts, next_tsc, wake_up);
+            let is_learnt = tick > 2;
+            assert!(at_tsc > next_tsc, "{wake_up}");
+            assert!(
+                !is_learnt || at_tsc < next_tsc + PERIOD,
+                "{wake_up}: {at_tsc}"
+            );
+        }
+        halts.waits(deadline_tsc + PERIOD);
+    }
+}

@@ -3,8 +3,10 @@
 //! While there is work the thread looks at every area again and again, each under a lease that ends
 //! soon ([`thread`]), and at the virtqueues that have work ([`queues`]). [`window`] decides how long it
 //! polls without work and how long it sleeps, [`share`] whether it has the CPU for it. The [`worker`]
-//! carries out calls that may take long, and takes over if the polling thread is late ([`watch`]).
+//! carries out calls that may take long, and takes over if the polling thread is late ([`watch`]). While the
+//! thread sleeps, its [`alarm`] follows what vCPUs that halt have seen to themselves.
 
+mod alarm;
 mod fault;
 mod hints;
 mod queues;
@@ -16,6 +18,7 @@ mod watch;
 mod window;
 mod worker;
 
+pub(super) use alarm::{Alarm, Promise};
 pub(super) use hints::own_task;
 pub(super) use queues::Queues;
 pub use thread::Sidecore;

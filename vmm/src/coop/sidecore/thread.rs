@@ -47,17 +47,15 @@ impl Sidecore {
     /// their own; empty: no pinning.
     pub fn spawn(coop: Arc<Coop>, tsc_khz: u32, host_cpus: Vec<usize>) -> io::Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
-        let pulse = Arc::new(Pulse::default());
         let (sender, inbox) = channel();
         // A second sidecore for one machine would be our own mistake; the first one stays.
         let _ = coop.worker.set(sender);
-        let sleeper = Sleeper::new(&coop, tsc_khz)?;
+        let sleeper = Sleeper::new(&coop, tsc_khz.into())?;
         let fault = Fault::new()?;
         let worker = {
-            let (coop, pulse, host_cpus) =
-                (Arc::clone(&coop), Arc::clone(&pulse), host_cpus.clone());
-            start("coop-worker", host_cpus, move || {
-                worker::run(&coop, &inbox, &pulse, tsc_khz.into());
+            let coop = Arc::clone(&coop);
+            start("coop-worker", host_cpus.clone(), move || {
+                worker::run(&coop, &inbox, &coop.alarm.pulse, tsc_khz.into());
                 account(&coop, "worker");
             })?
         };
@@ -66,7 +64,7 @@ impl Sidecore {
             let (coop, stop) = (Arc::clone(&coop), Arc::clone(&stop));
             let host_cpus = own_cpu.map_or(host_cpus, |cpu| vec![cpu]);
             start("coop-poll", host_cpus, move || {
-                Poller::new(&coop, &stop, &pulse, sleeper, fault).run();
+                Poller::new(&coop, &stop, sleeper, fault).run();
                 account(&coop, "polling");
             })
         };
@@ -134,6 +132,8 @@ struct Poller<'a> {
     was_rung: bool,
     /// Whether interrupts are still to be raised.
     has_owed: Cell<bool>,
+    /// When a guest asked to be heard last, and how many stock paths all had taken by then.
+    asked: Option<(Instant, u64)>,
 }
 
 /// What one pass over all seats found.
@@ -163,24 +163,19 @@ impl Pass {
 }
 
 impl<'a> Poller<'a> {
-    fn new(
-        coop: &'a Coop,
-        stop: &'a AtomicBool,
-        pulse: &'a Pulse,
-        sleeper: Sleeper,
-        fault: Fault,
-    ) -> Self {
+    fn new(coop: &'a Coop, stop: &'a AtomicBool, sleeper: Sleeper, fault: Fault) -> Self {
         let window = Window::new();
         Self {
             coop,
             stop,
-            pulse,
+            pulse: &coop.alarm.pulse,
             sleeper,
             window,
             share: Share::default(),
             fault,
             was_rung: false,
             has_owed: Cell::new(false),
+            asked: None,
         }
     }
 
@@ -218,7 +213,7 @@ impl<'a> Poller<'a> {
             has_waited = false;
             let nap = rest.or_else(|| self.nap());
             let wake;
-            (wake, slept) = self.sleep(last.next_host_tsc, nap);
+            (wake, slept) = self.sleep(nap);
             polls = may_poll && wake == Wake::Nap;
         }
     }
@@ -227,16 +222,18 @@ impl<'a> Poller<'a> {
     /// but not to a thread that nobody wakes because it is taken to be quicker than it is.
     fn try_sleeping(&mut self) {
         for _ in 0..TRIAL_SLEEPS {
-            let (asleep, before) = (Instant::now(), own_cpu());
-            let Ok(Some(alarm)) = self.sleeper.set(None, Some(TRIAL_SLEEP)) else {
+            let before = own_cpu();
+            let alarm = &self.coop.alarm;
+            if alarm.set(self.coop.promises(), Some(TRIAL_SLEEP)).is_err() {
                 return;
-            };
+            }
             if self.sleeper.wait(&self.coop.wake) {
                 self.was_rung = true;
                 return;
             }
-            let late = asleep.elapsed().saturating_sub(alarm.after);
-            self.window.measured(late);
+            if let Some((_, late)) = alarm.over() {
+                self.window.measured(late);
+            }
             self.window.cost(own_cpu().saturating_sub(before));
         }
     }
@@ -246,12 +243,27 @@ impl<'a> Poller<'a> {
         let is_rung = std::mem::take(&mut self.was_rung);
         if is_rung && !last.is_work && !last.has_missed {
             // Nothing to be seen: what the guest wants is to be heard (`[BELL-6]`).
-            self.window.asked();
+            let is_likely = self.would_have_heard();
+            self.window.asked(is_likely);
             return true;
         }
         // For deadlines that are predicted well, polling would spare nothing; for one that was not,
         // only if it had gone on until then.
         last.has_calls || has_polled && last.is_work || last.has_missed && self.window.missed(slept)
+    }
+
+    /// Whether the stock paths since a guest asked last came close enough to each other for a thread that
+    /// polls to hear one after the other (`[BELL-6]`). Those of an idle guest do not.
+    fn would_have_heard(&mut self) -> bool {
+        let seats = self.coop.stations.iter().map(|station| station.seat.lock());
+        let paths = seats.filter_map(|seat| seat.as_ref().map(Served::stock_paths));
+        let paths = paths.fold(0, u64::wrapping_add);
+        let now = Instant::now();
+        let Some((before, paths_before)) = self.asked.replace((now, paths)) else {
+            return true;
+        };
+        let new = u32::try_from(paths.wrapping_sub(paths_before)).unwrap_or(u32::MAX);
+        now.saturating_duration_since(before) / new.max(1) <= self.window.reach()
     }
 
     /// Waits for a deadline for which falling asleep and waking up would cost as much CPU time as waiting
@@ -362,13 +374,14 @@ impl<'a> Poller<'a> {
     fn retire(&self) -> Pass {
         let mut pass = Pass::default();
         for (vcpu, station) in (0..).zip(&self.coop.stations) {
-            let found = match station.seat.lock().as_mut() {
-                Some(served) => {
-                    served.set_wake_up(self.window.wake_up());
-                    served.settle(&self.coop.shared)
-                }
-                None => continue,
+            let mut seat = station.seat.lock();
+            let Some(served) = seat.as_mut() else {
+                continue;
             };
+            served.set_wake_up(self.window.wake_up());
+            let found = served.settle(&self.coop.shared);
+            station.promise.set(found.next_host_tsc);
+            drop(seat);
             if found.taken > 0 && found.has_deferred {
                 self.coop.tell_worker(Message::Calls(vcpu));
             }
@@ -396,25 +409,24 @@ impl<'a> Poller<'a> {
         }
     }
 
-    /// Sleeps until a doorbell, the next deadline or the end of the nap; says which it was, and how
+    /// Sleeps until a doorbell, the first promise of all or the end of the nap; says which it was, and how
     /// long it took.
-    fn sleep(&mut self, next_host_tsc: Option<u64>, nap: Option<Duration>) -> (Wake, Duration) {
+    fn sleep(&mut self, nap: Option<Duration>) -> (Wake, Duration) {
         let totals = &self.coop.shared.totals;
         totals.event(Event::Sleeps, 1);
         let asleep = Instant::now();
         let before = self.window.is_shown().then(own_cpu);
-        let alarm = self.sleeper.set(next_host_tsc, nap);
+        let set = self.coop.alarm.set(self.coop.promises(), nap);
         self.raise();
-        let Ok(alarm) = alarm else {
+        let Ok(set) = set else {
             // Cannot fail for a valid time; without a timer there is no sleep.
             return (Wake::Deadline, Duration::ZERO);
         };
         // The end of a nap is a promise as well, for whom there is none.
-        if let Some(alarm) = alarm.filter(|alarm| alarm.wake == Wake::Nap) {
-            self.pulse.promise(Some(alarm.host_tsc));
+        if let Some(set) = set.filter(|set| set.wake == Wake::Nap) {
             for station in &self.coop.stations {
                 if let Some(served) = station.seat.lock().as_mut() {
-                    served.arm(alarm.host_tsc);
+                    served.arm(set.host_tsc);
                 }
             }
         }
@@ -424,10 +436,10 @@ impl<'a> Poller<'a> {
         if let Some(before) = before {
             self.window.cost(own_cpu().saturating_sub(before));
         }
-        let wake = match alarm {
-            Some(alarm) if !is_bell => {
-                self.window.measured(slept.saturating_sub(alarm.after));
-                alarm.wake
+        let wake = match self.coop.alarm.over() {
+            Some((set, late)) if !is_bell => {
+                self.window.measured(late);
+                set.wake
             }
             _ => {
                 if let Some(late) = self.coop.queues.since_rung() {
@@ -456,23 +468,14 @@ fn micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
-/// What the timer is set to.
-#[derive(Clone, Copy, Debug)]
-struct Alarm {
-    host_tsc: u64,
-    after: Duration,
-    wake: Wake,
-}
-
-/// A timer and the doorbell, waited for together.
+/// The alarm and the doorbell, waited for together.
 struct Sleeper {
     epoll: Epoll,
-    timer: TimerFd,
     tsc_khz: u64,
 }
 
 impl Sleeper {
-    fn new(coop: &Coop, tsc_khz: u32) -> io::Result<Self> {
+    fn new(coop: &Coop, tsc_khz: u64) -> io::Result<Self> {
         let timer = TimerFd::new().map_err(|error| io::Error::from_raw_os_error(error.errno()))?;
         let epoll = Epoll::new()?;
         // The timer is set anew before each wait, and so it need not be asked again whether it is still over.
@@ -484,43 +487,8 @@ impl Sleeper {
             let event = EpollEvent::new(events, data);
             epoll.ctl(ControlOperation::Add, fd, event)?;
         }
-        Ok(Self {
-            epoll,
-            timer,
-            tsc_khz: tsc_khz.into(),
-        })
-    }
-
-    /// Sets the timer to the earlier of both.
-    fn set(
-        &mut self,
-        next_host_tsc: Option<u64>,
-        nap: Option<Duration>,
-    ) -> io::Result<Option<Alarm>> {
-        let now = tsc::read();
-        let alarm = |after, wake| Alarm {
-            host_tsc: now.saturating_add(clock::cycles(self.tsc_khz, after)),
-            after,
-            wake,
-        };
-        let deadline = next_host_tsc.map(|at| {
-            // The time is cut at an hour, and then so is the promise.
-            let after = clock::time(self.tsc_khz, at.saturating_sub(now));
-            let alarm = alarm(after, Wake::Deadline);
-            let host_tsc = alarm.host_tsc.min(at);
-            Alarm { host_tsc, ..alarm }
-        });
-        let nap = nap.map(|after| alarm(after, Wake::Nap));
-        let alarms = [deadline, nap].into_iter().flatten();
-        let first = alarms.min_by_key(|alarm| alarm.after);
-        // Zero would switch the timer off.
-        let time = first.map_or(Duration::ZERO, |alarm| {
-            alarm.after.max(Duration::from_nanos(1))
-        });
-        self.timer
-            .reset(time, None)
-            .map_err(|error| io::Error::from_raw_os_error(error.errno()))?;
-        Ok(first)
+        coop.alarm.connect(timer, tsc_khz);
+        Ok(Self { epoll, tsc_khz })
     }
 
     /// Waits; true if it was the doorbell.

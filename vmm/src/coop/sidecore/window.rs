@@ -17,8 +17,9 @@ const SHORTEST_NAP: u32 = 64;
 const LONGEST_NAP: u32 = 16 * 1024;
 /// A window is from this many wake-up times ...
 const FEWEST: u32 = 2;
-/// ... to this many.
+/// ... to this many; to this many for a guest that asks for it without need, as far as is known.
 const MOST: u32 = 16;
+const UNLIKELY: u32 = 4;
 
 /// Why a sleep ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -136,9 +137,9 @@ impl Window {
     }
 
     /// A doorbell came, with nothing to do: a guest goes by its stock path and would rather be heard
-    /// (`[BELL-6]`). How often is not to be seen from here, so the longest window tries it.
-    pub(super) fn asked(&mut self) {
-        self.window = self.wake_up * MOST;
+    /// (`[BELL-6]`). The longest window tries it, a shorter one where that is not likely to hear anything.
+    pub(super) fn asked(&mut self, is_likely: bool) {
+        self.window = self.wake_up * if is_likely { MOST } else { UNLIKELY };
         self.is_probe = true;
     }
 

@@ -129,6 +129,7 @@ fn stand_in(coop: &Coop) -> Duration {
         };
         let is_leased = served.is_leased();
         let found = served.retire(&coop.shared);
+        station.promise.set(found.next_host_tsc);
         if is_leased {
             served.count(&coop.shared, HostCounter::LeaseRevoked, 1);
         }

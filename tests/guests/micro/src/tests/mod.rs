@@ -4,6 +4,7 @@
 
 mod coop_abuse;
 mod coop_batch;
+mod coop_halt;
 mod coop_hints;
 mod coop_hostile;
 mod coop_ipi;

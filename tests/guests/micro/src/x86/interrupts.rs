@@ -122,9 +122,20 @@ pub fn halt_until(mut is_done: impl FnMut() -> bool) {
         if is_done() {
             break enable();
         }
-        // SAFETY: STI takes effect after HLT has begun, so an interrupt that came since CLI ends it.
-        unsafe { asm!("sti", "hlt", options(nostack)) };
+        halt();
     }
+}
+
+/// Halts once, with interrupts on from then; they were off.
+pub fn halt() {
+    // SAFETY: STI takes effect after HLT has begun, so an interrupt that came since CLI ends it.
+    unsafe { asm!("sti", "hlt", options(nostack)) };
+}
+
+/// The same by a port that halts.
+pub fn halt_by_port(port: u16, value: u32) {
+    // SAFETY: as for HLT; the write has no other effect on this CPU.
+    unsafe { asm!("sti", "out dx, eax", in("dx") port, in("eax") value, options(nostack)) };
 }
 
 /// Stops this CPU for good.

@@ -1,0 +1,67 @@
+//! How long a guest takes from a deadline until it halts again: a promise made at a halt need not come due before.
+
+/// Promises lie so many times as far behind the deadline as the guest has halted lately.
+const MARGIN: u64 = 2;
+/// One halt that comes sooner makes the time expected shorter by one part of so many: what was busy once is soon
+/// forgotten, because a promise that lies too far ahead is of no use to a guest.
+const DECAY: u64 = 4;
+
+/// What one vCPU's halts have shown. All times are the guest's TSC.
+#[derive(Clone, Copy, Debug, Default)]
+pub(in crate::coop) struct Halts {
+    /// The deadline of the halt before, until the vCPU halts behind it.
+    deadline_tsc: u64,
+    /// From such a deadline to the next halt.
+    busy: u64,
+}
+
+impl Halts {
+    /// The vCPU halts.
+    pub(in crate::coop) fn halts(&mut self, now_tsc: u64) {
+        if self.deadline_tsc == 0 || self.deadline_tsc > now_tsc {
+            return;
+        }
+        let busy = now_tsc - std::mem::take(&mut self.deadline_tsc);
+        if busy > self.busy {
+            self.busy = busy;
+        } else {
+            self.busy -= (self.busy - busy) / DECAY;
+        }
+    }
+
+    /// It waits until this deadline.
+    pub(in crate::coop) fn waits(&mut self, deadline_tsc: u64) {
+        self.deadline_tsc = deadline_tsc;
+    }
+
+    /// How long behind a deadline it will most likely have halted again.
+    pub(super) fn margin(self) -> u64 {
+        self.busy.saturating_mul(MARGIN)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn halt_3_a_guest_that_halts_soon_again_is_given_little_time_and_a_busy_one_more() {
+        let mut halts = Halts::default();
+        let mut now = 1_000_000;
+        let mut run = |halts: &mut Halts, busy: u64, times: u32| {
+            for _ in 0..times {
+                halts.waits(now + 1_000);
+                // Woken before its deadline by somebody else: that is no measure.
+                halts.halts(now + 500);
+                now += 1_000 + busy;
+                halts.halts(now);
+                halts.halts(now + 1);
+            }
+            halts.margin()
+        };
+        assert_eq!(run(&mut halts, 40, 1), 80);
+        assert_eq!(run(&mut halts, 300, 1), 600);
+        let later = run(&mut halts, 40, 20);
+        assert!((80..120).contains(&later), "{later}");
+    }
+}
