@@ -214,11 +214,8 @@ fn wakeups_beside_a_stock_guest() {
 /// The guest's clocks keep the host's time and never step back, in two guests at the same time.
 /// Part of the long forms alone: two guests that never idle, beside each other, take an emulated host's every CPU.
 #[test]
+#[ignore = "with COOPVIRT_LONG: a clock is judged over ten minutes"]
 fn clocks_keep_the_hosts_time() {
-    if !is_long() {
-        eprintln!("not run: a clock is judged over ten minutes, where COOPVIRT_LONG is set (scripts/soak)");
-        return;
-    }
     let seconds = 600;
     let with = |mode| move || clock(mode, seconds);
     let threads = ["kvm", "coop"].map(|mode| std::thread::spawn(with(mode)));

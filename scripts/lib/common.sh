@@ -30,6 +30,18 @@ show_help() { sed -n '2,/^[^#]/{/^#/{s/^# \{0,1\}//;p}}' "$0"; }
 
 is_number() { [[ $1 =~ ^[1-9][0-9]{0,6}$ ]]; }
 
+# Whether this machine can run guests itself.
+has_kvm() { grep -qwE 'svm|vmx' /proc/cpuinfo && (: <>/dev/kvm) 2>/dev/null; }
+
+# Whether scripts/lab would emulate a host.
+in_the_lab() {
+    case ${COOPVIRT_LAB_WHEN:-auto} in
+        always) true ;;
+        never) false ;;
+        *) ! has_kvm ;;
+    esac
+}
+
 need() {
     local program
     for program; do
