@@ -3,6 +3,7 @@
 //! The guest's half is `guests/micro/src/tests/coop_halt.rs`; on Linux it is `kmod_hooks`.
 
 use coopvirt_tests::exits::{causes, phase, run_with_report};
+use coopvirt_tests::micro::Verdict;
 use coopvirt_tests::MicroGuest;
 
 const WORK_HALTS: u8 = 0xed;
@@ -56,4 +57,21 @@ fn halt_1_an_interrupt_that_is_pending_ends_a_halt() {
     for policy in ["off", "adaptive"] {
         guest(policy, 2).param("rounds", 2_000).run(PENDING);
     }
+}
+
+/// A guest whose HLT is no exit is not offered one that is.
+#[test]
+fn bell_7_where_hlt_is_no_exit_there_is_no_doorbell_for_it() {
+    let guest = guest("off", 1).arguments(["--disable-exits", "hlt"]);
+    let run = guest.run_to_end(DEADLINES);
+    let verdicts: Vec<_> = run
+        .transcript
+        .tests
+        .iter()
+        .map(|test| &test.verdict)
+        .collect();
+    assert!(
+        matches!(verdicts[..], [Verdict::Skipped(_)]),
+        "{verdicts:?}"
+    );
 }

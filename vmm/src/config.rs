@@ -10,6 +10,8 @@ mod vsock;
 use std::num::NonZeroU8;
 use std::path::PathBuf;
 
+use coopvirt_spec::version::Features;
+
 use crate::coop::CoopOptions;
 pub use crate::disk_option::{disk, DiskConfig, DiskIo};
 use crate::mem::{Backing, Sharing};
@@ -118,6 +120,19 @@ pub struct MachineConfig {
 }
 
 impl MachineConfig {
+    /// What of the cooperative interface is offered: a guest whose HLT is no exit is better off with that than with
+    /// a doorbell that halts (`[HALT-1]`).
+    pub fn coop_offered(&self) -> CoopOptions {
+        let features = match self.disable_hlt_exits {
+            true => self.coop.features.without(Features::HALT),
+            false => self.coop.features,
+        };
+        CoopOptions {
+            features,
+            ..self.coop
+        }
+    }
+
     /// Whether other processes have to map guest memory.
     pub fn sharing(&self) -> Sharing {
         if self.vhost_user_disks.is_empty() && self.shares.is_empty() {

@@ -28,13 +28,16 @@ pub(super) fn create(
         vm: Arc::clone(vm),
         observer: Arc::clone(observer),
     };
-    let coop =
-        Coop::new(config.coop, ram, config.vcpus.get(), Box::new(effects)).map_err(|source| {
-            BuildError::Io {
-                what: "make the cooperative interface",
-                source,
-            }
-        })?;
+    let coop = Coop::new(
+        config.coop_offered(),
+        ram,
+        config.vcpus.get(),
+        Box::new(effects),
+    )
+    .map_err(|source| BuildError::Io {
+        what: "make the cooperative interface",
+        source,
+    })?;
     // Matches a 32-bit write of zero only; all else exits and is ignored (`[BELL-5]`).
     let port = IoEventAddress::Pio(doorbell::ASYNC_PORT.into());
     vm.register_ioevent(coop.doorbell(), &port, doorbell::VALUE)

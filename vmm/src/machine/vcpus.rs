@@ -31,7 +31,7 @@ pub(super) fn create(
             kvm_features: config.kvm_features,
             vcpus: config.vcpus.get(),
             tsc_khz,
-            offer: (config.mode == Mode::Coop).then(|| Offer::new(config.coop.offered())),
+            offer: (config.mode == Mode::Coop).then(|| Offer::new(config.coop_offered().offered())),
         };
         let entries = cpuid::for_vcpu(&supported, &cpuid_config, id);
         let cpuid = CpuId::from_entries(&entries).map_err(|_| BuildError::Kvm {
