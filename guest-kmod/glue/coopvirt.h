@@ -84,6 +84,10 @@ bool coopvirt_glue_halt(u16 port, u32 value);
 bool coopvirt_glue_post_prepare(void);
 void coopvirt_glue_post_handle(u8 vector);
 
+/* clock_event.c, for timer.c: NULL if it is another device. On the CPU itself, where it may sleep. */
+struct clock_event_device;
+struct clock_event_device *coopvirt_clock_event(int cpu);
+
 /* hotplug.c, timer.c: on each CPU, after its session is open and before it is closed. */
 int coopvirt_glue_timer_register(void);
 void coopvirt_glue_timer_unregister(void);

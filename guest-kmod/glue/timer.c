@@ -9,7 +9,6 @@
 #include <linux/ktime.h>
 #include <linux/percpu.h>
 #include <linux/smp.h>
-#include <linux/uaccess.h>
 #include <asm/msr.h>
 #include <asm/tsc.h>
 
@@ -17,11 +16,8 @@
 
 /* The device counts in eights of the TSC: TSC_DIVISOR, which is private to the kernel's driver. */
 #define TSC_PER_TICK 8
-/* A list that changes while it is walked must not keep us for ever. */
-#define MOST_DEVICES 65536
 
 struct timer_hook {
-	struct clock_event_device probe;
 	struct clock_event_device *device;
 	struct clock_event_device stock;	/* as it was before: its functions */
 };
@@ -41,7 +37,7 @@ static int stop(struct clock_event_device *device)
 	return 0;
 }
 
-/* Reason: a callback. Stock unmasks LVTT, which was not masked. Also for a device that does nothing. */
+/* Reason: a callback. Stock unmasks LVTT, which was not masked. */
 static int nothing(struct clock_event_device *device)
 {
 	return 0;
@@ -64,44 +60,6 @@ static void handler(struct clock_event_device *device)
 	coopvirt_rs_timer_handled();
 }
 
-static bool is_ours(struct clock_event_device *device, int cpu)
-{
-	static const char name[] = "lapic-deadline";
-	const struct cpumask *mask;
-	char text[sizeof(name)] = "";
-	const char *at;
-
-	/* The ring's head has something else around it. */
-	if (get_kernel_nofault(at, &device->name) || get_kernel_nofault(mask, &device->cpumask))
-		return false;
-	return mask == cpumask_of(cpu) && !copy_from_kernel_nofault(text, at, sizeof(text)) &&
-	       !memcmp(text, name, sizeof(name));
-}
-
-/*
- * Reason: structures without bindings. The kernel exports no way to its devices, but they are in a ring: one of our own
- * is put into it, to look at its neighbours, and taken out again. A dummy is never chosen for anything.
- */
-static struct clock_event_device *find(struct timer_hook *hook, int cpu)
-{
-	struct clock_event_device *found = NULL;
-	struct list_head *at, *next;
-	unsigned int left = MOST_DEVICES;
-
-	hook->probe = (struct clock_event_device) {
-		.name = "coopvirt-probe", .features = CLOCK_EVT_FEAT_DUMMY, .set_state_shutdown = nothing,
-		.cpumask = cpumask_of(cpu), .irq = -1 };
-	clockevents_register_device(&hook->probe);
-	for (at = hook->probe.list.next; !found && at != &hook->probe.list && left--; at = next) {
-		if (is_ours(list_entry(at, struct clock_event_device, list), cpu))
-			found = list_entry(at, struct clock_event_device, list);
-		if (get_kernel_nofault(next, &at->next))
-			break;
-	}
-	clockevents_unbind_device(&hook->probe, cpu);
-	return found;
-}
-
 /* Reason: structures without bindings. On the CPU itself, by a caller that may sleep and cannot be moved. */
 int coopvirt_glue_timer_hook(void)
 {
@@ -111,7 +69,7 @@ int coopvirt_glue_timer_hook(void)
 
 	if (check_tsc_unstable())
 		return -EINVAL;
-	device = find(hook, smp_processor_id());
+	device = coopvirt_clock_event(smp_processor_id());
 	if (!device)
 		return -ENODEV;
 	local_irq_save(flags);
