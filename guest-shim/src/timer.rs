@@ -1,4 +1,4 @@
-//! Deadlines without an exit (`[TIMER-2]`, `[TIMER-3]`, `[TIMER-8]`, `[TIMER-10]`, `[TIMER-11]`, `[HALT-4]`).
+//! Deadlines without an exit (`[TIMER-2]`, `[TIMER-3]`, `[TIMER-8]`, `[TIMER-10]`, `[TIMER-11]`, `[HALT-4]`, `[HALT-5]`).
 //!
 //! Called by the clock event device, with interrupts off, in place of the TSC-deadline write.
 
@@ -188,8 +188,8 @@ impl<C: Cpu> Session<C> {
         self.count(GuestCounter::DeadlineElided, 1);
     }
 
-    /// Whether the stock timer will interrupt before this deadline anyway, so that it need not be written before:
-    /// a vCPU that halts by then hands the deadline over (`[HALT-2]`), without an interrupt for nothing.
+    /// Whether the stock timer will interrupt before this deadline anyway, so that it need not be written before
+    /// (`[HALT-5]`): a vCPU that halts by then hands the deadline over, without an interrupt for nothing.
     fn can_rest_on_stock(&self, deadline_tsc: u64) -> bool {
         let set_tsc = self.stock_timer.set_tsc;
         self.features().contains(Features::HALT)

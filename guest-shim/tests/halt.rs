@@ -1,4 +1,4 @@
-//! Which halt a guest makes (`[HALT-4]`), and what it takes its timer to be set to then (`[HALT-2]`).
+//! Which halt a guest makes (`[HALT-4]`), and what it takes its timer to be set to then (`[HALT-2]`, `[HALT-5]`).
 
 #[path = "../../spec/tests/support/machine.rs"]
 mod machine;
@@ -66,7 +66,7 @@ fn halt_4_while_the_host_looks_there_is_nothing_to_be_said() {
 }
 
 #[test]
-fn halt_2_a_later_deadline_rests_on_a_stock_write_that_comes_before_it() {
+fn halt_5_a_later_deadline_rests_on_a_stock_write_that_comes_before_it() {
     let mut session = halting();
     let now = session.cpu().read_tsc();
     session.set_deadline(now + 100);
@@ -84,7 +84,7 @@ fn halt_2_a_later_deadline_rests_on_a_stock_write_that_comes_before_it() {
 }
 
 #[test]
-fn halt_2_what_rests_on_a_stock_write_is_set_when_that_has_come_for_nothing() {
+fn halt_5_what_rests_on_a_stock_write_is_set_when_that_has_come_for_nothing() {
     let mut session = halting();
     let now = session.cpu().read_tsc();
     session.set_deadline(now + 100);
@@ -100,7 +100,7 @@ fn halt_2_what_rests_on_a_stock_write_is_set_when_that_has_come_for_nothing() {
 }
 
 #[test]
-fn halt_2_closing_leaves_the_deadline_to_the_stock_timer() {
+fn halt_5_closing_leaves_the_deadline_to_the_stock_timer() {
     let mut session = halting();
     let now = session.cpu().read_tsc();
     session.set_deadline(now + 100);
