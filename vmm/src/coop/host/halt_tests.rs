@@ -1,7 +1,7 @@
 //! Halts by the doorbell (`[HALT-1]` to `[HALT-3]`), without KVM.
 
-use std::sync::Mutex;
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use coopvirt_spec::mem::{Load, SharedMem, Store};
 use coopvirt_spec::page::at;
@@ -11,7 +11,9 @@ use coopvirt_spec::version::Features;
 use crate::coop::host::{lock, Coop, OwnVcpu};
 use crate::coop::seat::Timing;
 use crate::coop::serve::Prefault;
-use crate::coop::testing::{host, Done, FakeVcpu, Guest, KHZ, TIMER_VECTOR};
+use crate::coop::sidecore::Sidecore;
+use crate::coop::testing::{host, host_with, Done, FakeVcpu, Guest, KHZ, TIMER_VECTOR};
+use crate::coop::{CoopOptions, SidecorePolicy};
 use crate::kvm::tsc;
 
 const HALTS: Features =
@@ -196,5 +198,54 @@ fn trust_4_no_deadline_and_no_stock_deadline_does_more_than_set_this_vcpus_timer
                 assert!(told == Told::Halt || told == Told::Deadline(deadline));
             }
         }
+    }
+}
+
+/// A guest that sleeps and is woken by others meanwhile, beside the threads of a real host: each deadline that is not left
+/// to a stock write is raised by the host or set at the halt, none is lost.
+#[test]
+fn halt_2_no_deadline_is_lost_between_halts_and_a_thread_that_looks() {
+    for policy in [SidecorePolicy::Off, SidecorePolicy::Adaptive] {
+        let mut options = CoopOptions::default();
+        options.sidecore.policy = policy;
+        let (coop, ram, recorder) = host_with(options);
+        let sidecore = Sidecore::spawn(Arc::clone(&coop), KHZ, Vec::new()).expect("threads");
+        let features = HALTS.intersection(options.offered());
+        let (guest, vcpu) = (Guest::register(&coop, &ram, 0, features), Vcpu::default());
+        let mut random = 88_172_645_463_325_252_u64;
+        let (mut handed, mut raised) = (0, 0);
+        for _ in 0..3_000 {
+            random ^= random << 13;
+            random ^= random >> 7;
+            random ^= random << 17;
+            let deadline = tsc::read() + random % (u64::from(KHZ) / 5);
+            if timer::publish(&guest.area, deadline, tsc::read).needs_stock_write() {
+                // As the shim does where nothing is set before it.
+                timer::note_stock(&guest.area, deadline);
+                vcpu.halts(&coop, 0);
+                continue;
+            }
+            let told = match random % 4 {
+                // It does not halt this time.
+                0 => Vec::new(),
+                _ => vcpu.halts(&coop, 0),
+            };
+            if told.contains(&Told::Deadline(deadline)) {
+                handed += 1;
+                while tsc::read() < deadline {}
+                continue;
+            }
+            let start = Instant::now();
+            let served = || word(&guest, at::SERVED) == deadline;
+            while !served() && start.elapsed() < Duration::from_secs(20) {
+                std::thread::yield_now();
+            }
+            assert!(served(), "{policy:?}: lost after {handed} and {raised}");
+            raised += 1;
+        }
+        drop(sidecore);
+        let interrupts = recorder.done().len();
+        assert!(interrupts >= raised, "{interrupts} of {raised}");
+        assert!(handed > 0, "{policy:?}: none was handed over");
     }
 }
