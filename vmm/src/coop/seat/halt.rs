@@ -26,13 +26,11 @@ impl Served {
     /// The vCPU is about to wait as behind HLT (`[HALT-2]`, `[HALT-3]`): its deadline goes to its own timer, by
     /// `set_timer`, which says whether that worked.
     pub fn halt(&mut self, shared: &Shared, set_timer: impl FnOnce(u64) -> bool) -> Halted {
-        let Some(timing) = self.timing.filter(|_| self.has_timer() && !self.is_leased) else {
-            // Without timer words there is nothing to look at; under a lease somebody does.
-            let next_host_tsc = None;
-            let waits = true;
+        let Some(timing) = self.timing.filter(|_| self.has_timer()) else {
+            // There is no deadline to look at.
             return Halted {
-                waits,
-                next_host_tsc,
+                waits: true,
+                next_host_tsc: None,
             };
         };
         let now = timing.clock.now();

@@ -216,6 +216,18 @@ mod tests {
     }
 
     #[test]
+    fn bell_6_who_asks_without_need_is_listened_to_for_less_but_not_for_nothing() {
+        let mut window = Window::new();
+        window.asked(true);
+        assert_eq!(window.polling(), window.wake_up * MOST);
+        window.asked(false);
+        assert_eq!(window.polling(), window.wake_up * UNLIKELY);
+        // What is heard then makes it longer.
+        window.worked(window.polling());
+        assert!(window.polling() > window.wake_up * UNLIKELY);
+    }
+
+    #[test]
     fn a_missed_deadline_is_polled_for_only_if_that_would_have_caught_it() {
         let mut window = Window::new();
         let near = window.polling();
