@@ -3,6 +3,7 @@
 //! The guest's side is `guests/micro/src/tests/coop_ipi.rs`; the host's side counts exits, and
 //! freezes the polling thread by the hook of the feature `fault`.
 
+use std::collections::BTreeMap;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -36,9 +37,11 @@ fn guest(policy: &str, cpus: u32) -> MicroGuest {
 ///
 /// Whoever receives one ends a halt and writes the end of the interrupt: those exits, and the host's
 /// own interrupts, are not the sender's. Where the machine keeps the polling thread from running
-/// for longer than its lease, the sender takes its stock path, exactly counted. So the bar of one in
-/// fifty is for the best of the blocks, and only on a machine that lets threads run: one on which
-/// seven interrupts by the stock path take two leases' time does not.
+/// for longer than its lease, the sender takes its stock path, exactly counted, and only then: while
+/// the host's promise holds, none does. How often the machine does that is not ours to judge. So the
+/// bar of one in fifty is for the best of the blocks, and only on a machine that lets threads run:
+/// one on which seven interrupts by the stock path take two leases' time does not, nor one that
+/// keeps the polling thread waiting for a CPU for a tenth of the time that it runs.
 #[test]
 fn to_seven_others() {
     let rounds = 100;
@@ -62,10 +65,23 @@ fn to_seven_others() {
         }
         eprintln!("{policy}, kept awake {awake}: of {BLOCK} each, stock {fallbacks:?}, {bells:?} doorbells");
         let stock_call = Duration::from_nanos(phase(&report, WORK_STOCK).elapsed_ns / rounds);
-        let is_quiet = stock_call < LEASE * 2;
+        let coop = report.coop.as_ref().expect("coop mode");
+        let of_thread = |of: &BTreeMap<String, u64>| of.get("polling").copied().unwrap_or(0);
+        let (ran, waited) = (
+            of_thread(&coop.thread_cpu_ns),
+            of_thread(&coop.thread_wait_ns),
+        );
+        let is_quiet = stock_call < LEASE * 2 && waited < ran / 10;
         eprintln!("seven by the stock path take {stock_call:?}, quiet machine: {is_quiet}");
+        // Revoked and renewed in between looks the same to the guest, and is rare.
+        let unheard: u64 = run.values(BROADCAST, "unheard").iter().sum();
+        let calls = fallbacks.len() as u64 * BLOCK;
+        assert!(
+            unheard <= calls / BLOCK,
+            "{policy}: {unheard} of {calls} under a promise"
+        );
         let least = fallbacks.iter().min().copied();
-        let rests = report.coop.as_ref().expect("coop mode").events["rests"];
+        let rests = coop.events["rests"];
         match (policy, awake) {
             ("off", _) => assert_eq!(least, Some(BLOCK)),
             ("adaptive", 1) | ("always", _) if is_quiet && rests == 0 => {

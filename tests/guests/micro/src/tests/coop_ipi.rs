@@ -128,11 +128,17 @@ fn to_all_others() -> Ran {
         }
     });
     let mut company = Company::default();
+    let mut unheard = 0;
     let mut call = |session: &mut Session<Vcpu>| {
         if is_kept_awake {
             company.keep(session);
         }
+        let is_promised =
+            |session: &Session<Vcpu>| lease::seems_held(session.cpu().area(), tsc::now());
+        let (before, was_promised) = (counts(session)[1], is_promised(session));
         let asked = ask_others(session, CALL);
+        // A promise that held all the time, and yet the stock path.
+        unheard += u64::from(counts(session)[1] > before && was_promised && is_promised(session));
         while !have_seen(asked.value) {
             asked.assert_in_time();
             if is_kept_awake {
@@ -161,6 +167,7 @@ fn to_all_others() -> Ran {
         value("bells", bells);
         (blocks, best, totals) = (blocks + 1, best.min(fallback), after);
     }
+    value("unheard", unheard);
     for cpu in 1..cpus::count() {
         // By the stock path none came twice; by the other only what was sent by both.
         assert_eq!(interrupts_of(cpu, STOCK), rounds);
