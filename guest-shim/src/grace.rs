@@ -4,7 +4,8 @@
 //! come into their idle loops all the time, mostly a little after that. So the deadline that such a
 //! vCPU publishes for its tick lies behind the tick by a *grace*; if it comes into its idle loop before
 //! that, it finds the tick due and calls the handler, without an exit. Else the host raises the
-//! interrupt, late by the grace, which is what a wake-up from a halt was measured to take.
+//! interrupt, late by the grace: what a wake-up from a halt was measured to take, or, if that is longer, some
+//! times as long as it takes this vCPU to come back into its loop, but a small part of the tick's period at most.
 //!
 //! [`Grace`] says for one vCPU which deadlines those are; [`Session::set_deadline_by`] publishes them and
 //! [`Session::take_due`] finds them due.
@@ -13,6 +14,11 @@ use coopvirt_spec::timer::NONE;
 
 use crate::platform::Cpu;
 use crate::session::Session;
+
+/// A vCPU has so many times as long as it has lately taken from poll to poll.
+const POLLS: u64 = 4;
+/// But no more than one part of so many of its tick's period: what a kernel does by the tick may come late by that.
+const PART: u64 = 32;
 
 /// Which of one vCPU's deadlines are ticks that it may take itself. All times are steps of the TSC.
 #[derive(Clone, Debug, Default)]
@@ -38,15 +44,18 @@ impl Grace {
     /// wake-up takes.
     pub fn of(&mut self, deadline_tsc: u64, period: u64, hits: u64, times: Times) -> u64 {
         let before = core::mem::replace(&mut self.last_tsc, deadline_tsc);
-        let has_hit = core::mem::replace(&mut self.hits, hits) != hits;
+        let polls = hits.wrapping_sub(core::mem::replace(&mut self.hits, hits));
         let is_tick = before != NONE
             && deadline_tsc
                 .checked_sub(before)
                 .is_some_and(|interval| interval.abs_diff(period) <= times.exit_tsc);
-        match is_tick && has_hit {
-            // Where a wake-up takes as long as that, no tick is worth the name.
-            true => times.wake_up_tsc.min(period / 2),
-            false => 0,
+        match period.checked_div(polls).filter(|_| is_tick) {
+            Some(between) => {
+                let back = between.saturating_mul(POLLS).min(period / PART);
+                // Where a wake-up takes as long as that, no tick is worth the name.
+                times.wake_up_tsc.max(back).min(period / 2)
+            }
+            None => 0,
         }
     }
 }

@@ -29,6 +29,9 @@ const GAIN: u64 = 4;
 /// How much can be saved up, in halts' costs. After so much vain polling it ends, until work comes
 /// soon again.
 const SAVINGS: u64 = 64;
+/// A wait that was shorter than the window takes one part of so many of the difference: a longer window costs nothing
+/// while work comes in time, and what was waited for longest is mostly a tick on the other side, which comes rarely.
+const FORGETS: u64 = 256;
 /// Contention from which on nothing is polled, in parts per thousand: above what a machine's own
 /// housekeeping takes.
 const CONTENDED_PERMILLE: u32 = 20;
@@ -314,7 +317,7 @@ impl IdlePolicy {
         if wanted >= self.window {
             self.window = wanted;
         } else {
-            self.window -= (self.window - wanted) / 8;
+            self.window -= (self.window - wanted) / FORGETS;
         }
     }
 }

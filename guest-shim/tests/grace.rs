@@ -22,15 +22,31 @@ fn graces(set: &[(u64, u64)]) -> Vec<u64> {
     set.iter().map(of).collect()
 }
 
+/// So many polls between two ticks that four of them take no longer than a wake-up.
+const MANY: u64 = 4 * PERIOD / 10_000;
+
 #[test]
-fn the_ticks_of_a_vcpu_in_an_exchange_may_be_late_by_a_wake_up() {
-    let ticks: Vec<_> = (1..=5).map(|n| (n * PERIOD + n % 2 * 900, n)).collect();
+fn the_ticks_of_a_vcpu_in_a_quick_exchange_may_be_late_by_a_wake_up() {
+    let ticks: Vec<_> = (1..=5)
+        .map(|n| (n * PERIOD + n % 2 * 900, n * MANY))
+        .collect();
     assert_eq!(graces(&ticks), [0, 10_000, 10_000, 10_000, 10_000]);
 }
 
 #[test]
+fn in_a_slower_exchange_by_a_few_of_its_polls_and_a_small_part_of_the_period() {
+    let late_by = |polls: u64| {
+        let ticks: Vec<_> = (1..=3).map(|n| (n * PERIOD, n * polls)).collect();
+        graces(&ticks)[2]
+    };
+    assert_eq!(late_by(MANY / 4), 40_000);
+    assert_eq!(late_by(200), 80_000);
+    assert_eq!([100, 10, 1].map(late_by), [PERIOD / 32; 3]);
+}
+
+#[test]
 fn a_vcpu_that_finds_no_work_by_polling_has_its_ticks_in_time() {
-    let ticks: Vec<_> = (1..=5).map(|n| (n * PERIOD, n.min(3))).collect();
+    let ticks: Vec<_> = (1..=5).map(|n| (n * PERIOD, n.min(3) * MANY)).collect();
     assert_eq!(graces(&ticks), [0, 10_000, 10_000, 0, 0]);
 }
 
