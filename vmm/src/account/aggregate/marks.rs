@@ -12,6 +12,8 @@ use crate::account::threads::Times;
 const MAX_OPEN: usize = 64;
 /// Phases that are kept.
 const MAX_PHASES: usize = 1024;
+/// Of these, phases of one work: a module that is loaded a thousand times leaves room for what is measured behind that.
+const MAX_PHASES_OF_ONE: usize = 512;
 
 /// The state of the VM at a moment.
 #[derive(Clone, Debug, Default)]
@@ -40,6 +42,8 @@ pub(super) struct Marks {
     /// Order of the begins, for dropping the oldest.
     order: VecDeque<(u8, u16)>,
     pub(super) cuts: Vec<Cut>,
+    /// Phases by work, also those that are not kept.
+    of_each: BTreeMap<u8, usize>,
     pub(super) dropped: u64,
 }
 
@@ -78,7 +82,9 @@ impl Marks {
     }
 
     fn cut(&mut self, (work, seq): (u8, u16), end: &Moment, begin: &Moment) {
-        if self.cuts.len() >= MAX_PHASES {
+        let of_this = self.of_each.entry(work).or_insert(0);
+        *of_this += 1;
+        if self.cuts.len() >= MAX_PHASES || *of_this > MAX_PHASES_OF_ONE {
             self.dropped += 1;
             return;
         }

@@ -200,10 +200,24 @@ fn a_guest_that_only_begins_or_only_points_is_bounded() {
         f.mark(1, MarkKind::Point, 201, seq);
     }
     f.mark(1, MarkKind::Begin, 200, 4999);
+    for seq in 0..1000 {
+        f.mark(1, MarkKind::Point, 202, seq);
+    }
+    f.mark(1, MarkKind::Point, 203, 0);
     let trace = f.finish();
-    assert_eq!(trace.phases.len(), 1024);
-    assert_eq!(trace.dropped_marks, (5000 - 64) + (5000 - 1024) + 1);
-    assert_eq!(trace.whole.total, 10_001);
+    let of = |work| {
+        trace
+            .phases
+            .iter()
+            .filter(|phase| phase.work == work)
+            .count()
+    };
+    assert_eq!([200, 201, 202, 203].map(of), [0, 512, 512, 0]);
+    assert_eq!(
+        trace.dropped_marks,
+        (5000 - 64) + (5000 - 512) + 1 + (1000 - 512) + 1
+    );
+    assert_eq!(trace.whole.total, 11_002);
 }
 
 #[test]

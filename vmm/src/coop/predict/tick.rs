@@ -6,7 +6,7 @@
 //!
 //! A guest may also stop its tick in each wait: then it is published whenever the CPU goes on, and replaced
 //! before it is due. No deadline shows it any more; but a grid that was established is remembered, and a
-//! replaced stock write at the time of such a tick brings it back.
+//! replaced stock write at the time of such a tick brings it back, and so does a deadline on it where no other tick is known.
 
 /// Deadlines that two equal intervals in a row stand for.
 const FIRST: u8 = 8;
@@ -99,7 +99,7 @@ impl Tick {
             return;
         }
         self.last = (deadline_tsc, interval);
-        self.established.meets(deadline_tsc);
+        let is_back = self.established.meets(deadline_tsc);
         if self.is_known() && self.grid.meets(deadline_tsc) {
             self.agreed = self.agreed.saturating_add(ON_GRID).min(MOST);
             self.met = self.met.saturating_add(1);
@@ -112,7 +112,9 @@ impl Tick {
         if !self.is_hidden {
             self.agreed = self.agreed.saturating_sub(1);
         }
-        if self.agreed == 0 && interval.abs_diff(last_interval) <= interval / PRECISION {
+        if self.agreed == 0 && is_back {
+            self.begin(self.established);
+        } else if self.agreed == 0 && interval.abs_diff(last_interval) <= interval / PRECISION {
             self.begin(Grid {
                 at_tsc: deadline_tsc,
                 period: interval,
@@ -198,6 +200,24 @@ mod tests {
         let found = tick.next(next + 50_000).expect("a tick");
         let expected = next + 4_000_000;
         assert!((expected - 12_000..expected).contains(&found), "{found}");
+    }
+
+    #[test]
+    fn an_established_tick_that_was_stopped_for_long_is_back_with_its_first_deadline() {
+        let ticks = (1..200u64).map(|n| n * 4_000_000 + n % 7);
+        // As of a guest that is idle: nothing comes twice after the same time, and off the grid.
+        let rare =
+            (1..80u64).map(|n| 800_000_000 + n * (n + 1) * 6_000_000 + 1_300_000 + n * 10_007);
+        let idle_until = 800_000_000 + 80 * 81 * 6_000_000_u64;
+        let mut tick = after(ticks.chain(rare));
+        assert!(!tick.is_known());
+        let at = (idle_until + 100_000_000).next_multiple_of(4_000_000);
+        tick.learn(at - 1_234_567);
+        assert!(!tick.is_known());
+        tick.learn(at);
+        let found = tick.next(at + 50_000).expect("a tick");
+        let expected = at + 4_000_000;
+        assert!((expected - 12_000..=expected).contains(&found), "{found}");
     }
 
     #[test]
