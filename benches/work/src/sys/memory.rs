@@ -150,8 +150,8 @@ impl Drop for Pages {
 /// What was needed only until now goes back first. A child costs more the more memory its parent has, and a guest that
 /// has loaded a module and read the kernel's log for it has had more than one that has not.
 pub(crate) fn lock_present() {
-    // SAFETY: gives back memory that nobody has allocated.
     #[cfg(target_env = "gnu")]
+    // SAFETY: gives back memory that nobody has allocated.
     unsafe {
         libc::malloc_trim(0)
     };
