@@ -12,8 +12,8 @@ use coopvirt_spec::version::Features;
 use crate::platform::Cpu;
 use crate::session::Session;
 
-/// Stock writes after which the host is woken: fewer happen with a host that is well.
-const FEWEST_BEFORE_BELL: u32 = 4;
+/// Stock writes after which the host is woken. One alone says nothing: whatever begins was not to be foreseen.
+const FEWEST_BEFORE_BELL: u32 = 2;
 /// The longest row between two rings, if ringing does not help: then it costs next to nothing.
 const MOST_BEFORE_BELL: u32 = 1 << 14;
 
@@ -281,7 +281,7 @@ mod tests {
             *slot = at;
             nr_rings += 1;
         }
-        assert_eq!(rings[..5], [4, 12, 28, 60, 124]);
-        assert_eq!(nr_rings, 13 + (100_000 - 32_764) / 16_384);
+        assert_eq!(rings[..5], [2, 6, 14, 30, 62]);
+        assert_eq!(nr_rings, 14 + (100_000 - 32_766) / 16_384);
     }
 }

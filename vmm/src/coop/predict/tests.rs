@@ -44,7 +44,7 @@ impl Guest {
             stock_tsc: 0,
             stock_writes: 0,
             row: 0,
-            rings_at: 4,
+            rings_at: 2,
             bell: None,
             is_awake: false,
         }
@@ -78,7 +78,7 @@ impl Guest {
                     false => (None, Some(deadline)),
                 };
                 if is_elided {
-                    (self.row, self.rings_at) = (0, 4);
+                    (self.row, self.rings_at) = (0, 2);
                     if self.now < self.stock_tsc {
                         // As `[TIMER-10]` asks of the guest.
                         self.stock_tsc = 0;
