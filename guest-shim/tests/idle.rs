@@ -113,6 +113,21 @@ fn an_exchange_after_a_pause_is_polled_for_from_its_second_wait_on() {
     assert_eq!(vcpu.waits(50, 5_000), 0);
 }
 
+/// In an exchange whose other side now and then has a tick to handle first, the window stays as long as that takes.
+#[test]
+fn a_rare_longer_wait_is_remembered() {
+    for cost in COSTS {
+        let mut vcpu = Vcpu::new(cost);
+        let mut halts = 0;
+        for round in 1..=2_000 {
+            let wait = if round % 40 == 0 { 5 * cost } else { cost / 5 };
+            halts += vcpu.waits(1, wait);
+        }
+        // The first waits of either kind.
+        assert!(halts <= 4, "{halts} of {cost}");
+    }
+}
+
 /// A timer's work is no beginning of an exchange.
 #[test]
 fn the_wait_after_a_timer_is_not_polled_for_an_answer() {
