@@ -94,6 +94,15 @@ fn serial_console() {
     );
 }
 
+/// Devices have no other interrupts than MSI-X: without it there are none, and the user is told instead of a console.
+#[test]
+fn a_guest_without_msi_is_told_of() {
+    let outcome = Guest::new().cmdline("pci=nomsi").run();
+    assert_eq!(outcome.status(), 0, "{}", outcome.stderr);
+    let line = "coopvirt: the guest's driver gave up on virtio-console: it never enabled MSI-X";
+    assert!(outcome.stderr.contains(line), "{}", outcome.stderr);
+}
+
 // --- hvm: plain hardware-assisted virtualization ---
 
 /// What a guest needs on its command line where no hypervisor vouches for its clock.

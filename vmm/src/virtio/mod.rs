@@ -86,6 +86,7 @@ mod pci_layout;
 mod poll;
 mod queue;
 mod receiver;
+mod refusal;
 mod rng;
 mod sys;
 mod transport;

@@ -19,6 +19,7 @@ use super::pci_layout::{
     PAGE_MSIX_TABLE, PAGE_NOTIFY,
 };
 use super::receiver::NotifyPolicy;
+use super::refusal::Refusal;
 use super::transport::{Action, Transport};
 use super::vcpu_notify::VcpuNotify;
 use super::worker::QueueWorker;
@@ -93,6 +94,7 @@ struct VirtioPci {
     bindings: Arc<Bindings>,
     // Where the BAR is decoded.
     bar_base: Option<u64>,
+    refusal: Refusal,
 }
 
 impl VirtioPci {
@@ -153,6 +155,7 @@ impl VirtioPci {
             doorbells,
             bindings,
             bar_base: None,
+            refusal: Refusal::default(),
         };
         Ok((function, worker))
     }
@@ -160,6 +163,11 @@ impl VirtioPci {
     fn write_common(&mut self, offset: usize, data: &[u8]) {
         match self.transport.write(offset, data) {
             Action::None => {}
+            Action::GiveUp => {
+                if let Some(line) = self.refusal.line(&self.name) {
+                    complain!("{line}");
+                }
+            }
             Action::Activate => {
                 let (features, event_idx) =
                     (self.transport.features(), self.transport.uses_event_idx());
@@ -273,8 +281,9 @@ impl PciFunction for VirtioPci {
         self.config.write(offset, data);
         if self.touches(self.msix_cap, offset, data.len()) {
             let [_, _, _, control] = self.config.get4(self.msix_cap);
-            self.msix
-                .set_control(control & 0x80 != 0, control & 0x40 != 0);
+            let (is_enabled, is_masked) = (control & 0x80 != 0, control & 0x40 != 0);
+            self.msix.set_control(is_enabled, is_masked);
+            self.refusal.had_interrupts |= is_enabled;
         }
         let field = self.access_cap + ACCESS_DATA;
         if self.touches(field, offset, data.len()) {

@@ -47,6 +47,8 @@ pub(super) enum Action {
     Activate,
     /// The driver wants everything forgotten.
     Reset,
+    /// The driver has given up on the device.
+    GiveUp,
 }
 
 pub(super) struct Transport {
@@ -198,6 +200,9 @@ impl Transport {
             return Action::None;
         }
         self.status |= added & (STATUS_FAILED | STATUS_ACKNOWLEDGE);
+        if added & STATUS_FAILED != 0 {
+            return Action::GiveUp;
+        }
         if self.status & STATUS_ACKNOWLEDGE != 0 {
             self.status |= added & STATUS_DRIVER;
         }
