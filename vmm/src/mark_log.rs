@@ -4,7 +4,7 @@
 //! figures are exact; other vCPUs run on while theirs are read.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use coopvirt_spec::mark::Mark;
 
@@ -65,10 +65,15 @@ impl MarkLog {
 
     /// All entries so far, in the order of the marks.
     pub fn entries(&self) -> Vec<MarkEntry> {
-        self.entries
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.lock().clone()
+    }
+
+    fn is_full(&self) -> bool {
+        self.lock().len() >= MAX_ENTRIES
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<MarkEntry>> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -107,10 +112,14 @@ fn most_frequent(mut returns: BTreeMap<Kind, u64>) -> BTreeMap<Kind, u64> {
 
 impl VcpuEvent for MarkLog {
     fn mark(&self, vcpu: u8, mark: Mark) {
+        // Looked at first: a guest may set marks for ever, and a thread that polls for all may serve them.
+        if self.is_full() {
+            return;
+        }
         let stats = sum_stats(&self.stats);
         let returns = most_frequent(sum_returns(&self.tallies));
         let total_returns = self.tallies.iter().map(|tally| tally.total()).sum();
-        let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut entries = self.lock();
         if entries.len() < MAX_ENTRIES {
             entries.push(MarkEntry {
                 vcpu,

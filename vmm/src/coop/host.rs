@@ -18,7 +18,7 @@ use super::counters::{CoopCounts, Event, Totals};
 use super::effects::Effects;
 use super::pages;
 use super::postbox::PostBox;
-use super::seat::{Found, Seat, Served, Timing};
+use super::seat::{Seat, Served, Timing};
 use super::serve::{Prefault, Server, Shared};
 use super::sidecore::{own_task, Alarm, Message, Promise, Queues};
 use super::CoopOptions;
@@ -47,6 +47,8 @@ pub(super) struct Station {
     pub(super) promise: Promise,
     /// Held by the worker while it carries out one of this vCPU's calls outside the seat's lock.
     pub(super) in_hand: Mutex<()>,
+    /// Whether a message to the worker about this vCPU's calls is on its way: there is one at most.
+    pub(super) is_told: AtomicBool,
     /// The vCPU thread's folder in /proc, from its first registration on.
     pub(super) thread: OnceLock<String>,
 }
@@ -80,6 +82,7 @@ impl Coop {
             seat: Seat::default(),
             promise: Promise::default(),
             in_hand: Mutex::new(()),
+            is_told: AtomicBool::new(false),
             thread: OnceLock::new(),
         };
         Ok(Self {
@@ -138,7 +141,7 @@ impl Coop {
             return;
         };
         if msr == MSR_TSC {
-            self.write_tsc(station, value, own);
+            self.write_tsc(vcpu, station, value, own);
             return;
         }
         let mut setup = lock(&station.setup);
@@ -265,7 +268,16 @@ impl Coop {
         })
     }
 
-    /// Leaves a call to the worker, or has it watch the polling thread.
+    /// Leaves a vCPU's calls to the worker.
+    pub(super) fn leave_calls(&self, vcpu: u8) {
+        // Pairs with the worker, which clears it before it looks for calls: what was left before this is found.
+        let is_new = |station: &Station| !station.is_told.swap(true, Ordering::AcqRel);
+        if self.worker.get().is_some() && self.station(vcpu).is_some_and(is_new) {
+            self.tell_worker(Message::Calls(vcpu));
+        }
+    }
+
+    /// Tells the worker.
     pub(super) fn tell_worker(&self, message: Message) {
         if let Some(worker) = self.worker.get() {
             // It only goes away when the machine ends.
@@ -330,20 +342,24 @@ impl Coop {
     }
 
     /// The guest rewrites its TSC: leases end before it takes effect (`[LEASE-7]`, `[TIMER-9]`).
-    fn write_tsc(&self, station: &Station, value: u64, own: &dyn OwnVcpu) {
+    fn write_tsc(&self, vcpu: u8, station: &Station, value: u64, own: &dyn OwnVcpu) {
         self.shared.totals.event(Event::TscWrites, 1);
         let mut seat = station.seat.lock();
+        let mut has_deferred = false;
         if let Some(served) = seat.as_mut() {
-            let _: Found = served.retire(&self.shared);
+            has_deferred |= served.retire(&self.shared).has_deferred;
         }
         if let Err(reason) = own.set_tsc(value) {
             self.note_no_timing(reason);
         }
         if let Some(served) = seat.as_mut() {
             let timing = self.timing(own);
-            let _: Found = served.reclock(&self.shared, timing);
+            has_deferred |= served.reclock(&self.shared, timing).has_deferred;
         }
         drop(seat);
+        if has_deferred {
+            self.leave_calls(vcpu);
+        }
         // It has to arm for deadlines that are not due.
         self.ring_async();
     }

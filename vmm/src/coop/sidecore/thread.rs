@@ -356,8 +356,8 @@ impl<'a> Poller<'a> {
             };
             let found = served.poll(&self.coop.shared, tsc::read(), LEASE);
             drop(seat);
-            if found.taken > 0 && found.has_deferred {
-                self.coop.tell_worker(Message::Calls(vcpu));
+            if found.has_deferred {
+                self.coop.leave_calls(vcpu);
             }
             pass.add(found);
         }
@@ -382,8 +382,8 @@ impl<'a> Poller<'a> {
             let found = served.settle(&self.coop.shared);
             station.promise.set(found.next_host_tsc);
             drop(seat);
-            if found.taken > 0 && found.has_deferred {
-                self.coop.tell_worker(Message::Calls(vcpu));
+            if found.has_deferred {
+                self.coop.leave_calls(vcpu);
             }
             pass.add(found);
         }

@@ -1,6 +1,7 @@
 //! The worker: carries out calls that may take long, and stands in for a polling thread that does
 //! not come back in time (`[LEASE-6]`, `[TIMER-12]`).
 
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
@@ -51,7 +52,7 @@ pub(super) fn run(coop: &Coop, inbox: &Receiver<Message>, pulse: &Pulse, tsc_khz
         };
         match message {
             Some(Message::Stop) => return,
-            Some(Message::Calls(vcpu)) => carry_out_calls(coop, vcpu),
+            Some(Message::Calls(vcpu)) => carry_out_call(coop, vcpu),
             Some(Message::Watch) => {
                 let soon = Instant::now() + WATCH;
                 watch_at = Some(watch_at.map_or(soon, |at| soon.min(at)));
@@ -75,36 +76,37 @@ pub(super) fn run(coop: &Coop, inbox: &Receiver<Message>, pulse: &Pulse, tsc_khz
     }
 }
 
-/// Carries out the calls that were left, each outside the seat's lock, so that ring and timer of
-/// their vCPU are served meanwhile. `in_hand` makes unregistering wait for the one that is under
-/// way.
-fn carry_out_calls(coop: &Coop, vcpu: u8) {
+/// Carries out one of the calls that were left, outside the seat's lock, so that ring and timer of their vCPU are served
+/// meanwhile; the next one waits behind all other messages, for a guest can leave calls without end (`[TRUST-6]`).
+/// `in_hand` makes unregistering wait for the one that is under way.
+fn carry_out_call(coop: &Coop, vcpu: u8) {
     let Some(station) = coop.stations.get(usize::from(vcpu)) else {
         return;
     };
-    loop {
-        let _hand = lock(&station.in_hand);
-        let call = station
-            .seat
-            .lock()
-            .as_mut()
-            .and_then(|served| served.take_deferred());
-        let Some((submission, features)) = call else {
-            return;
-        };
-        let mut budget = Budget::exit();
-        let mut context = Context {
-            shared: &coop.shared,
-            vcpu,
-            budget: &mut budget,
-            server: Server::Worker,
-        };
-        if let Outcome::Done(done) = carry_out(&submission, features, &mut context) {
-            if let Some(served) = station.seat.lock().as_mut() {
-                served.finish(&submission, done);
-            }
+    station.is_told.store(false, Ordering::Release);
+    let hand = lock(&station.in_hand);
+    let call = station
+        .seat
+        .lock()
+        .as_mut()
+        .and_then(|served| served.take_deferred());
+    let Some((submission, features)) = call else {
+        return;
+    };
+    let mut budget = Budget::exit();
+    let mut context = Context {
+        shared: &coop.shared,
+        vcpu,
+        budget: &mut budget,
+        server: Server::Worker,
+    };
+    if let Outcome::Done(done) = carry_out(&submission, features, &mut context) {
+        if let Some(served) = station.seat.lock().as_mut() {
+            served.finish(&submission, done);
         }
     }
+    drop(hand);
+    coop.leave_calls(vcpu);
 }
 
 /// Looks once more in the polling thread's place, without leases from then on, and gives its queues back to
@@ -140,7 +142,7 @@ fn stand_in(coop: &Coop) -> Duration {
         }
         drop(seat);
         if found.has_deferred {
-            carry_out_calls(coop, vcpu);
+            coop.leave_calls(vcpu);
         }
     }
     if has_promised {
@@ -153,7 +155,9 @@ fn stand_in(coop: &Coop) -> Duration {
 mod tests {
     use std::sync::mpsc::channel;
 
+    use coopvirt_spec::entry::Submission;
     use coopvirt_spec::mem::{Load, SharedMem};
+    use coopvirt_spec::op::Opcode;
     use coopvirt_spec::page::at;
     use coopvirt_spec::timer;
     use coopvirt_spec::version::Features;
@@ -173,6 +177,39 @@ mod tests {
         let armed = guest.area.load_u64(at::ARMED, Load::Relaxed);
         assert!((1..=deadline).contains(&armed), "{armed}");
         assert!(coop.wake.read().is_ok(), "the thread sleeps on");
+    }
+
+    /// A guest may leave calls without end: that makes no second message, and none is carried out before what others want.
+    #[test]
+    fn trust_6_one_call_per_message_and_one_message_at_a_time() {
+        let (coop, ram, _) = host();
+        let (sender, inbox) = channel();
+        coop.worker.set(sender).expect("the only one");
+        let mut guest = Guest::register(&coop, &ram, 0, Features(0x73f));
+        assert_eq!(inbox.try_recv(), Ok(Message::Registered));
+        for tag in 0..3 {
+            // That it is a bad call shows only where it is carried out.
+            guest.publish(&Submission::new(Opcode::LOG, tag, [0; 6]));
+        }
+        for _ in 0..100 {
+            let mut seat = coop.stations[0].seat.lock();
+            let served = seat.as_mut().expect("an area");
+            let found = served.poll(&coop.shared, tsc::read(), Duration::from_secs(1));
+            assert!(found.has_deferred);
+            drop(seat);
+            coop.leave_calls(0);
+        }
+        for left in (0..3).rev() {
+            assert_eq!(inbox.try_recv(), Ok(Message::Calls(0)));
+            assert!(inbox.try_recv().is_err(), "told twice");
+            carry_out_call(&coop, 0);
+            assert!(guest.take().is_some(), "one is done");
+            assert!(guest.take().is_none(), "and {left} are not");
+        }
+        // The last one does not know that it was the last.
+        assert_eq!(inbox.try_recv(), Ok(Message::Calls(0)));
+        carry_out_call(&coop, 0);
+        assert!(inbox.try_recv().is_err());
     }
 
     /// As if the thread had been stopped after it went to sleep: its promise is kept by the worker alone.
