@@ -9,11 +9,14 @@
 mod alarm;
 mod fault;
 mod hints;
+mod pass;
 mod queues;
 mod share;
+mod sleeper;
 #[cfg(test)]
 mod tests;
 mod thread;
+mod threads;
 mod watch;
 mod window;
 mod worker;
@@ -21,7 +24,7 @@ mod worker;
 pub(super) use alarm::{Alarm, Promise};
 pub(super) use hints::own_task;
 pub(super) use queues::Queues;
-pub use thread::Sidecore;
+pub use threads::Sidecore;
 pub(super) use worker::Message;
 
 use std::time::Duration;

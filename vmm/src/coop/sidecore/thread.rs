@@ -4,123 +4,30 @@
 //! polling (their guest is in an exit then, or the worker looks), and slow calls go to the worker.
 
 use std::cell::Cell;
-use std::io;
-use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::channel;
-use std::sync::Arc;
-use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
-use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
-use vmm_sys_util::timerfd::TimerFd;
-
 use super::fault::Fault;
+use super::pass::Pass;
 use super::share::Share;
+use super::sleeper::Sleeper;
 use super::watch::Pulse;
 use super::window::{Wake, Window};
-use super::worker::{self, Message};
+use super::worker::Message;
 use super::LEASE;
 use crate::account::trace::cpu_clock;
 use crate::coop::clock;
 use crate::coop::counters::Event;
-use crate::coop::host::{lock, Coop};
-use crate::coop::seat::{Found, Served};
+use crate::coop::host::Coop;
+use crate::coop::seat::Served;
 use crate::coop::SidecorePolicy;
 use crate::kvm::tsc;
-use crate::vcpu::pin;
 
 /// Sleeps that show what a wake-up costs before anything else does, and how long each of them is.
 const TRIAL_SLEEPS: u32 = 16;
 const TRIAL_SLEEP: Duration = Duration::from_micros(200);
 
-/// The running threads; dropping it ends them.
-pub struct Sidecore {
-    coop: Arc<Coop>,
-    stop: Arc<AtomicBool>,
-    polling: Option<JoinHandle<()>>,
-    worker: Option<JoinHandle<()>>,
-}
-
-impl Sidecore {
-    /// Starts the polling thread and the worker. `host_cpus` are for threads without a CPU of
-    /// their own; empty: no pinning.
-    pub fn spawn(coop: Arc<Coop>, tsc_khz: u32, host_cpus: Vec<usize>) -> io::Result<Self> {
-        let stop = Arc::new(AtomicBool::new(false));
-        let (sender, inbox) = channel();
-        // A second sidecore for one machine would be our own mistake; the first one stays.
-        let _ = coop.worker.set(sender);
-        let sleeper = Sleeper::new(&coop, tsc_khz.into())?;
-        let fault = Fault::new()?;
-        let worker = {
-            let coop = Arc::clone(&coop);
-            start("coop-worker", host_cpus.clone(), move || {
-                worker::run(&coop, &inbox, &coop.alarm.pulse, tsc_khz.into());
-                account(&coop, "worker");
-            })?
-        };
-        let own_cpu = coop.options.sidecore.host_cpu;
-        let polling = {
-            let (coop, stop) = (Arc::clone(&coop), Arc::clone(&stop));
-            let host_cpus = own_cpu.map_or(host_cpus, |cpu| vec![cpu]);
-            start("coop-poll", host_cpus, move || {
-                Poller::new(&coop, &stop, sleeper, fault).run();
-                account(&coop, "polling");
-            })
-        };
-        let mut sidecore = Self {
-            coop,
-            stop,
-            polling: None,
-            worker: Some(worker),
-        };
-        // Dropped on error, which ends the worker.
-        sidecore.polling = Some(polling?);
-        Ok(sidecore)
-    }
-}
-
-impl Drop for Sidecore {
-    fn drop(&mut self) {
-        // Pairs with the load in the loop; the doorbell between them orders more than enough.
-        self.stop.store(true, Ordering::Release);
-        self.coop.ring_async();
-        if let Some(thread) = self.polling.take() {
-            let _ = thread.join();
-        }
-        self.coop.tell_worker(Message::Stop);
-        if let Some(thread) = self.worker.take() {
-            let _ = thread.join();
-        }
-    }
-}
-
-fn start(
-    name: &str,
-    host_cpus: Vec<usize>,
-    body: impl FnOnce() + Send + 'static,
-) -> io::Result<JoinHandle<()>> {
-    Builder::new()
-        .name(name.into())
-        .stack_size(256 << 10)
-        .spawn(move || {
-            if !host_cpus.is_empty() {
-                // Without pinning it still works; only the figures get noisier.
-                let _ = pin::pin_current_thread(&host_cpus);
-            }
-            body();
-        })
-}
-
-/// Notes the calling thread's CPU time and run delay, the first numbers of its `schedstat`.
-fn account(coop: &Coop, name: &'static str) {
-    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
-    let mut numbers = text.split_whitespace().map(|n| n.parse().unwrap_or(0));
-    let times = [(); 2].map(|()| numbers.next().unwrap_or(0));
-    lock(&coop.thread_times).push((name, times));
-}
-
-struct Poller<'a> {
+pub(super) struct Poller<'a> {
     coop: &'a Coop,
     stop: &'a AtomicBool,
     pulse: &'a Pulse,
@@ -136,34 +43,13 @@ struct Poller<'a> {
     asked: Option<(Instant, u64)>,
 }
 
-/// What one pass over all seats found.
-#[derive(Default)]
-struct Pass {
-    is_work: bool,
-    /// Whether a deadline was due.
-    is_raised: bool,
-    /// Whether some of it was calls.
-    has_calls: bool,
-    /// Whether a guest made a stock write for a deadline that polling would have served.
-    has_missed: bool,
-    next_host_tsc: Option<u64>,
-}
-
-impl Pass {
-    fn add(&mut self, found: Found) {
-        self.is_work |= found.is_work();
-        self.is_raised |= found.raised;
-        self.has_calls |= found.taken > 0;
-        self.has_missed |= found.has_missed;
-        self.next_host_tsc = match (self.next_host_tsc, found.next_host_tsc) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
-        };
-    }
-}
-
 impl<'a> Poller<'a> {
-    fn new(coop: &'a Coop, stop: &'a AtomicBool, sleeper: Sleeper, fault: Fault) -> Self {
+    pub(super) fn new(
+        coop: &'a Coop,
+        stop: &'a AtomicBool,
+        sleeper: Sleeper,
+        fault: Fault,
+    ) -> Self {
         let window = Window::new();
         Self {
             coop,
@@ -179,7 +65,7 @@ impl<'a> Poller<'a> {
         }
     }
 
-    fn run(mut self) {
+    pub(super) fn run(mut self) {
         let policy = self.coop.options.sidecore.policy;
         let may_poll = policy != SidecorePolicy::Off;
         self.try_sleeping();
@@ -466,40 +352,4 @@ fn own_cpu() -> Duration {
 
 fn micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
-}
-
-/// The alarm and the doorbell, waited for together.
-struct Sleeper {
-    epoll: Epoll,
-    tsc_khz: u64,
-}
-
-impl Sleeper {
-    fn new(coop: &Coop, tsc_khz: u64) -> io::Result<Self> {
-        let timer = TimerFd::new().map_err(|error| io::Error::from_raw_os_error(error.errno()))?;
-        let epoll = Epoll::new()?;
-        // The timer is set anew before each wait, and so it need not be asked again whether it is still over.
-        let timer_events = EventSet::IN | EventSet::EDGE_TRIGGERED;
-        for (events, data, fd) in [
-            (timer_events, 0, timer.as_raw_fd()),
-            (EventSet::IN, 1, coop.wake.as_raw_fd()),
-        ] {
-            let event = EpollEvent::new(events, data);
-            epoll.ctl(ControlOperation::Add, fd, event)?;
-        }
-        coop.alarm.connect(timer, tsc_khz);
-        Ok(Self { epoll, tsc_khz })
-    }
-
-    /// Waits; true if it was the doorbell.
-    fn wait(&self, bell: &vmm_sys_util::eventfd::EventFd) -> bool {
-        let mut events = [EpollEvent::default(); 2];
-        let count = self.epoll.wait(-1, &mut events).unwrap_or(0);
-        let is_bell = events.iter().take(count).any(|event| event.data() == 1);
-        if is_bell {
-            // Nobody else reads it, so there is something to read.
-            let _ = bell.read();
-        }
-        is_bell
-    }
 }
