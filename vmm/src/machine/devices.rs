@@ -82,6 +82,7 @@ impl Devices {
             ports: Bus::new(),
             mmio: Bus::new(),
             notifies,
+            bars: None,
         };
         let line = Arc::clone(vm);
         let sci = Box::new(move |level| {
@@ -161,6 +162,7 @@ impl Devices {
         self.buses
             .mmio
             .insert(layout::ECAM, layout::ECAM_BYTES, ecam)?;
+        self.buses.bars = Some(Arc::clone(&self.pci));
         let bars = Arc::new(Mutex::new(BarWindow::new(Arc::clone(&self.pci))));
         self.buses
             .mmio

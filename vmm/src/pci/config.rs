@@ -24,6 +24,7 @@ const INTERRUPT_LINE: usize = 0x3c;
 const FIRST_CAP: usize = 0x40;
 
 const COMMAND_MEMORY: u8 = 1 << 1;
+const COMMAND_MASTER: u8 = 1 << 2;
 // Memory decoding, bus mastering, and (without effect, but some systems check it) INTx disable.
 const COMMAND_WRITABLE: u16 = 1 << 1 | 1 << 2 | 1 << 10;
 const STATUS_CAP_LIST: u8 = 1 << 4;
@@ -127,6 +128,11 @@ impl ConfigSpace {
     /// The BARs' sizes, 0 where there is none.
     pub fn bar_sizes(&self) -> [u32; BAR_COUNT] {
         self.bar_sizes
+    }
+
+    /// Whether the function may touch memory.
+    pub fn is_master(&self) -> bool {
+        self.bytes[COMMAND] & COMMAND_MASTER != 0
     }
 
     /// Where the guest wants the BAR, if it is decoded.

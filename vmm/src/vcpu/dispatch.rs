@@ -13,6 +13,7 @@ use super::tally::Kind;
 use crate::bus::Bus;
 use crate::coop::Coop;
 use crate::notifies::Notifies;
+use crate::pci::PciRoot;
 
 /// What the buses made of an exit.
 #[derive(Debug, PartialEq, Eq)]
@@ -52,6 +53,26 @@ pub struct Buses {
     pub mmio: Bus,
     /// Who hears a write to memory-mapped I/O, before the bus is asked.
     pub notifies: Arc<Notifies>,
+    /// Functions whose BARs are asked before the bus is: each has a lock of its own, so that a vCPU that waits for one
+    /// device keeps no other from another.
+    pub bars: Option<Arc<PciRoot>>,
+}
+
+impl Buses {
+    fn write_memory(&self, gpa: u64, data: &[u8]) {
+        let is_taken = self.notifies.hear(gpa)
+            || (self.bars.as_ref()).is_some_and(|bars| bars.mmio_write(gpa, data));
+        if !is_taken {
+            self.mmio.write(gpa, data);
+        }
+    }
+
+    fn read_memory(&self, gpa: u64, data: &mut [u8]) {
+        let is_taken = (self.bars.as_ref()).is_some_and(|bars| bars.mmio_read(gpa, data));
+        if !is_taken {
+            self.mmio.read(gpa, data);
+        }
+    }
 }
 
 /// The cooperative interface of one vCPU.
@@ -107,13 +128,11 @@ pub fn dispatch(exit: Exit<'_>, buses: &Buses, coop: Option<CoopVcpu<'_>>) -> Ou
             Outcome::Continue
         }
         Exit::MmioWrite { gpa, data } => {
-            if !buses.notifies.hear(gpa) {
-                buses.mmio.write(gpa, data);
-            }
+            buses.write_memory(gpa, data);
             Outcome::Continue
         }
         Exit::MmioRead { gpa, data } => {
-            buses.mmio.read(gpa, data);
+            buses.read_memory(gpa, data);
             Outcome::Continue
         }
         Exit::MsrRead {
@@ -192,6 +211,7 @@ mod tests {
             ports: Bus::new(),
             mmio: Bus::new(),
             notifies: Arc::default(),
+            bars: None,
         };
         buses.ports.insert(0x3f8, 8, device.clone()).unwrap();
         buses

@@ -128,6 +128,9 @@ impl Backend {
                     handed.push(index);
                 }
                 Ok(mut queue) => {
+                    if let Some(longest) = self.device.longest_chain() {
+                        queue.allow_chains(longest);
+                    }
                     if self.device.is_timed(index) {
                         queue.time(self.counters.histogram());
                     }
@@ -184,6 +187,21 @@ impl Backend {
             .for_each(|queue| *queue = QueueState::Off);
         self.count_elsewhere();
         self.device.reset();
+    }
+
+    /// The guest has taken the device's right to touch its memory (PCI 3.0, 6.2.2, "Bus Master"): its queues stop until a
+    /// driver begins anew. A kernel that starts another one in its place counts on it.
+    pub(super) fn cease(&mut self) {
+        let survivor = self.device.outlives_bus_master();
+        for (index, queue) in self.queues.iter_mut().enumerate() {
+            if survivor != Some(index) {
+                *queue = QueueState::Off;
+            }
+        }
+        self.count_elsewhere();
+        if survivor.is_none() {
+            self.device.reset();
+        }
     }
 
     /// One look of the polling thread at a queue, which it takes over if it has not. Returns whether

@@ -104,6 +104,15 @@ pub trait VirtioDevice: Send {
     fn features(&self) -> u64;
     /// The largest size of each queue: [`QUEUE_SIZE_MAX`], or another power of two.
     fn queue_sizes(&self) -> Vec<u16>;
+    /// The most buffers that a chain may have; `None`: as many as its queue has entries.
+    fn longest_chain(&self) -> Option<u16> {
+        None
+    }
+    /// A queue that is served on although the guest took the device's right to touch its memory: what its driver
+    /// waits for without end, and gives no memory away. `None`: all of them stop.
+    fn outlives_bus_master(&self) -> Option<usize> {
+        None
+    }
     /// Fills `data` from the configuration; bytes past its end are zero. Any offset can come.
     fn config_read(&self, offset: u64, data: &mut [u8]);
     /// Takes a write to the configuration. Any offset can come.

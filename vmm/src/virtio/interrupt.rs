@@ -24,6 +24,7 @@ pub(super) struct Interrupts {
     config_vector: AtomicU16,
     queue_vectors: Vec<AtomicU16>,
     isr: AtomicU8,
+    generation: AtomicU8,
     needs_reset: AtomicBool,
 }
 
@@ -34,6 +35,7 @@ impl Interrupts {
             config_vector: AtomicU16::new(NO_VECTOR),
             queue_vectors: (0..nr_queues).map(|_| AtomicU16::new(NO_VECTOR)).collect(),
             isr: AtomicU8::new(0),
+            generation: AtomicU8::new(0),
             needs_reset: AtomicBool::new(false),
         }
     }
@@ -46,8 +48,15 @@ impl Interrupts {
         }
     }
 
+    /// Which configuration the guest reads (virtio 1.2, 4.1.4.3.1). Whoever changes it holds the backend's lock, as who
+    /// reads it does, until [`Interrupts::signal_config`] has been called.
+    pub(super) fn generation(&self) -> u8 {
+        self.generation.load(Ordering::Relaxed)
+    }
+
     /// Tells the guest that the device's configuration has changed.
     pub(super) fn signal_config(&self) {
+        self.generation.fetch_add(1, Ordering::Relaxed);
         self.isr.fetch_or(ISR_CONFIG, Ordering::Relaxed);
         self.msix
             .trigger(self.config_vector.load(Ordering::Relaxed));

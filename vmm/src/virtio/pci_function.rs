@@ -278,7 +278,12 @@ impl PciFunction for VirtioPci {
     }
 
     fn config_write(&mut self, offset: u16, data: &[u8]) {
+        let was_master = self.config.is_master();
         self.config.write(offset, data);
+        // Only the change counts: a driver that never sets the bit is served as well.
+        if was_master && !self.config.is_master() && self.transport.is_live() {
+            lock(&self.backend).cease();
+        }
         if self.touches(self.msix_cap, offset, data.len()) {
             let [_, _, _, control] = self.config.get4(self.msix_cap);
             let (is_enabled, is_masked) = (control & 0x80 != 0, control & 0x40 != 0);

@@ -67,6 +67,8 @@ pub struct DeviceQueue {
     copy_bytes: u64,
     polling: Option<Polling>,
     stopwatch: Option<Stopwatch>,
+    /// Buffers that a chain may have.
+    longest_chain: u16,
 }
 
 /// What is known of a queue that the polling thread owns.
@@ -109,7 +111,14 @@ impl DeviceQueue {
             copy_bytes: 0,
             polling: None,
             stopwatch: None,
+            // Also by an indirect table: devices count on it.
+            longest_chain: setup.max_size,
         })
+    }
+
+    /// From now on a chain may have so many buffers.
+    pub(super) fn allow_chains(&mut self, longest: u16) {
+        self.longest_chain = longest;
     }
 
     /// From now on its requests are timed.
@@ -237,8 +246,7 @@ impl DeviceQueue {
             return Ok(None);
         };
         self.budget -= 1;
-        // Also by an indirect table: devices count on it.
-        let chain = Chain::parse(descriptors, self.queue.max_size(), ram)?;
+        let chain = Chain::parse(descriptors, self.longest_chain, ram)?;
         self.last_bytes = chain.readable.len_bytes();
         self.work.bytes_from_guest += self.last_bytes;
         if let Some(stopwatch) = &mut self.stopwatch {

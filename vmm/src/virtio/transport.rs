@@ -30,6 +30,7 @@ const DRIVER_FEATURE: usize = 0x0c;
 const CONFIG_VECTOR: usize = 0x10;
 const NUM_QUEUES: usize = 0x12;
 const DEVICE_STATUS: usize = 0x14;
+const CONFIG_GENERATION: usize = 0x15;
 const QUEUE_SELECT: usize = 0x16;
 const QUEUE_SIZE: usize = 0x18;
 const QUEUE_VECTOR: usize = 0x1a;
@@ -255,6 +256,7 @@ impl Transport {
                 .to_le_bytes(),
         );
         put(DEVICE_STATUS, &[self.read_status()]);
+        put(CONFIG_GENERATION, &[self.interrupts.generation()]);
         put(QUEUE_SELECT, &self.queue_select.to_le_bytes());
         // A queue that does not exist has size 0 and zeros everywhere.
         if let Some(queue) = self.queues.get(usize::from(self.queue_select)) {

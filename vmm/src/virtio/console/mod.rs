@@ -22,6 +22,7 @@ use super::queue::DeviceQueue;
 const TYPE_CONSOLE: u16 = 3;
 const CLASS_COMMUNICATION_OTHER: u32 = 0x07_80_00;
 const QUEUE_RECEIVE: usize = 0;
+const QUEUE_TRANSMIT: usize = 1;
 
 /// One buffer of the guest is cut off here; it has to fit in the output buffer as a whole. Linux
 /// sends at most 32 KiB.
@@ -111,6 +112,10 @@ impl VirtioDevice for Console {
     }
     fn features(&self) -> u64 {
         0
+    }
+    /// Linux waits in a loop for each line that it has sent, also for the one that it says last before another kernel.
+    fn outlives_bus_master(&self) -> Option<usize> {
+        Some(QUEUE_TRANSMIT)
     }
     fn queue_sizes(&self) -> Vec<u16> {
         vec![QUEUE_SIZE_MAX; 2]

@@ -283,8 +283,11 @@ impl VirtioDevice for Net {
         self.features = None;
         self.has_failed = false;
         self.pairs.iter_mut().for_each(Pair::reset);
-        // Fails only where the interface has gone.
+        // Both fail only where the interface has gone. The next driver may want no offloads, and what waits for it
+        // must not have been left unfinished for this one.
         let _ = self.enable_pairs(1);
+        let first = self.pairs.first();
+        let _ = first.map(|pair| pair.tap.set_offloads(0));
     }
 
     fn host_event(&self) -> Option<Arc<EventFd>> {

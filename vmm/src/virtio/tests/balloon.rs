@@ -239,8 +239,11 @@ fn random_lists_touch_no_page_that_they_do_not_name() {
 fn a_target_interrupts_the_guest_which_says_what_it_has_done() {
     let (mut rig, control) = rig(ON_OOM);
     assert_eq!(rig.read4(rig.device(0)), 0);
+    let generation = |rig: &Rig| rig.read::<1>(rig.common(0x15));
+    let before = generation(&rig);
     control.set_target(2, RAM_BYTES).unwrap();
     rig.run();
+    assert_ne!(generation(&rig), before);
     assert_eq!(rig.interrupts.take(0), 1);
     assert_eq!(rig.read4(rig.device(0)), 512);
     rig.write(rig.device(4), &300_u32.to_le_bytes());

@@ -57,6 +57,26 @@ fn rig(writer: impl Write + Send + 'static) -> (Rig, ConsoleInput, ConsoleOutput
     (rig, input, output)
 }
 
+/// Linux waits for its last line in a loop, with interrupts off.
+#[test]
+fn without_bus_master_the_last_line_is_taken_and_no_key_is_given() {
+    let paper = Paper::default();
+    let (mut rig, input, output) = rig(paper.clone());
+    rig.add(0, &[(BUFFERS + 0x100, 16, true)]);
+    rig.set_config(4, &6u16.to_le_bytes());
+    rig.set_config(4, &2u16.to_le_bytes());
+    rig.put(BUFFERS, b"bye\n");
+    rig.add(1, &[(BUFFERS, 4, false)]);
+    rig.notify(1);
+    assert_eq!(rig.take_used(1), Some((0, 0)));
+    assert!(output.finish(SOON));
+    assert_eq!(*paper.0.lock().unwrap(), b"bye\n");
+    input.push(b"key");
+    rig.run();
+    assert_eq!(rig.take_used(0), None);
+    assert_eq!(rig.get::<3>(BUFFERS + 0x100), [0; 3]);
+}
+
 #[test]
 fn output_arrives_in_order() {
     let paper = Paper::default();

@@ -29,6 +29,24 @@ fn device_works_after_the_whole_handshake_and_after_another() {
     }
 }
 
+/// A kernel that starts another one in its place clears the bit, and nothing writes into its successor's memory.
+#[test]
+fn without_bus_master_nothing_is_answered_until_a_driver_begins_anew() {
+    let mut rig = rig();
+    rig.start(0, 16);
+    assert!(works(&mut rig), "a driver that never set the bit");
+    rig.set_config(4, &6u16.to_le_bytes());
+    assert!(works(&mut rig));
+    rig.put(BUFFERS, &[7; 16]);
+    rig.set_config(4, &2u16.to_le_bytes());
+    assert!(!works(&mut rig));
+    rig.set_config(4, &6u16.to_le_bytes());
+    assert!(!works(&mut rig), "its successor has not begun");
+    assert_eq!(rig.get::<16>(BUFFERS), [7; 16]);
+    rig.start(0, 16);
+    assert!(works(&mut rig));
+}
+
 #[test]
 fn features_not_offered_or_without_version_1_are_not_accepted() {
     let rig = rig();
