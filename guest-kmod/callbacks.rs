@@ -111,6 +111,13 @@ extern "C" fn coopvirt_rs_block_backed(block: u64) {
     memory::block_backed(block);
 }
 
+
+/// A block was backed ahead.
+#[no_mangle]
+extern "C" fn coopvirt_rs_block_refused(block: u64) {
+    memory::block_refused(block);
+}
+
 /// A block is to be backed ahead.
 #[no_mangle]
 extern "C" fn coopvirt_rs_next_ahead(block: &mut u64) -> bool {

@@ -12,7 +12,7 @@ use guest_shim::patience::Patience;
 use guest_shim::{OpenError, Options, Session};
 
 use crate::flavour::{pr_warn, Result};
-use crate::idle::IdleCpu;
+use crate::idle::{self, IdleCpu};
 use crate::platform::{self, Area, KernelCpu, PerCpu, Registration};
 use crate::timer::TimerCpu;
 
@@ -59,7 +59,7 @@ pub(crate) fn open_this() {
     let result = with_this(|cpu| {
         let result = cpu.session.open();
         cpu.opened = Some(result);
-        cpu.idle.start(cpu.session.cpu());
+        idle::start(cpu);
         result
     });
     if let Some(Err(error)) = result {
@@ -73,7 +73,7 @@ pub(crate) fn close_this() {
 }
 
 fn close(cpu: &mut ThisCpu) {
-    cpu.idle.stop(cpu.session.cpu());
+    idle::stop(cpu);
     cpu.session.close();
 }
 

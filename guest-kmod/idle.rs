@@ -84,19 +84,14 @@ impl IdleCpu {
         self.grace.of(deadline_tsc, self.tick_tsc, hits, times)
     }
 
-    /// The CPU has an area: from now on it may wait with the host's help.
-    pub(crate) fn start(&mut self, cpu: &KernelCpu) {
-        if !IS_REGISTERED.load(Ordering::Relaxed) {
-            return;
-        }
+    fn start(&mut self, cpu: &KernelCpu) {
         self.policy.guess(fastest_exit_tsc());
         self.can_handle = platform::params().post && IdleTask::prepare_handling();
         self.host_polls = has_poll_control().then_some(true);
         self.let_host_poll(cpu, false);
     }
 
-    /// The CPU is about to lose its area, or the driver goes: as it was before.
-    pub(crate) fn stop(&mut self, cpu: &KernelCpu) {
+    fn stop(&mut self, cpu: &KernelCpu) {
         self.let_host_poll(cpu, true);
         self.host_polls = None;
         self.can_handle = false;
@@ -116,12 +111,32 @@ impl IdleCpu {
     }
 }
 
+/// The CPU has an area: from now on it may wait with the host's help.
+pub(crate) fn start(cpu: &mut ThisCpu) {
+    if IS_REGISTERED.load(Ordering::Relaxed) {
+        cpu.idle.start(cpu.session.cpu());
+        cpu.session.halts_by_doorbell(true);
+    }
+}
+
+/// The CPU is about to lose its area, or the driver goes: as it was before.
+pub(crate) fn stop(cpu: &mut ThisCpu) {
+    cpu.session.halts_by_doorbell(false);
+    cpu.idle.stop(cpu.session.cpu());
+}
+
 /// Waits once, by polling or by halting. The caller looks for work, and comes again if there is none:
 /// after polling in vain, too, because the interrupts meanwhile may have changed the next timer.
 /// Whether the next wait is to begin with the tick stopped, which comes every `tick_ns`.
 pub(crate) fn wait(mut task: IdleTask, timer_ns: i64, tick_ns: u32) -> bool {
-    let wants_no_tick = match in_turn(&mut task, |cpu, _| plan(cpu, timer_ns, tick_ns)) {
-        Some(Plan::Poll { until_tsc }) => {
+    let wants_no_tick = match cpus::with_this(|cpu| plan(cpu, timer_ns, tick_ns)) {
+        // Its handler leaves a timer that it has not set, of a tick that is stopped, to the idle loop.
+        Some(Err(vector)) => {
+            task.handle(vector);
+            task.end();
+            cpus::with_this(can_do_without_tick)
+        }
+        Some(Ok(Plan::Poll { until_tsc })) => {
             task.poll(goes_on_until(until_tsc));
             let ended = in_turn(&mut task, polled);
             if ended.is_none() {
@@ -129,7 +144,7 @@ pub(crate) fn wait(mut task: IdleTask, timer_ns: i64, tick_ns: u32) -> bool {
             }
             ended
         }
-        Some(Plan::Halt) => {
+        Some(Ok(Plan::Halt)) => {
             let port = || cpus::with_this(|cpu| cpu.session.halt_port()).flatten();
             let has_work = task.halt(port);
             cpus::with_this(|cpu| halted(cpu, has_work))
@@ -220,14 +235,17 @@ fn take_due(cpu: &mut ThisCpu, now_tsc: u64) -> Result<(), u8> {
 
 /// Stopping the tick sets the timer, and so does going on: only where that is no exit.
 fn wants_no_tick(cpu: &mut ThisCpu, now_tsc: u64, has_work: bool) -> bool {
-    let idle = &mut cpu.idle;
-    idle.tick.left(now_tsc, has_work, idle.tick_tsc);
-    let wants = platform::params().tick
+    cpu.idle.tick.left(now_tsc, has_work, cpu.idle.tick_tsc);
+    let wants = can_do_without_tick(cpu);
+    cpu.idle.tickless += u64::from(wants && has_work);
+    wants
+}
+
+fn can_do_without_tick(cpu: &mut ThisCpu) -> bool {
+    platform::params().tick
         && timer::is_hooked()
         && cpu.session.sets_deadlines_freely()
-        && idle.tick.wants_none(idle.tick_tsc);
-    idle.tickless += u64::from(wants && has_work);
-    wants
+        && cpu.idle.tick.wants_none(cpu.idle.tick_tsc)
 }
 
 /// The condition of the polling loop: the time is not over, and nobody else wants the CPU.
@@ -302,7 +320,7 @@ impl Idle {
         match Registration::idle() {
             Ok(registration) => {
                 IS_REGISTERED.store(true, Ordering::Relaxed);
-                cpus::for_all(|cpu| cpu.idle.start(cpu.session.cpu()));
+                cpus::for_all(start);
                 Ok(Self {
                     registration: Some(registration),
                 })
@@ -325,6 +343,6 @@ impl Drop for Idle {
         IS_REGISTERED.store(false, Ordering::Relaxed);
         // First the driver, so that no CPU asks for a change any more.
         self.registration = None;
-        cpus::for_all(|cpu| cpu.idle.stop(cpu.session.cpu()));
+        cpus::for_all(stop);
     }
 }

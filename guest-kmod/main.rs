@@ -48,12 +48,12 @@ const WORK_MODULE: u8 = 0x70;
 /// Everything that is undone at unload, in this order.
 struct Module {
     _debugfs: Registration,
-    _life: Registration,
     _memory: Option<Hooks>,
     _ipi: Option<Ipi>,
     _timer: Option<Timer>,
     _idle: Option<Idle>,
     _cpus: Cpus,
+    _life: Registration,
     marker: Marker<Bare>,
 }
 
@@ -64,6 +64,9 @@ impl Module {
         let offer = host::find()?;
         let mut marker = Marker::new(Bare);
         marker.point(WORK_MODULE);
+        // There before the first area is and after the last one: no kernel may come after this one while the host
+        // writes into them (`[LIFE-5]`).
+        let life = Registration::life()?;
         let cpus = Cpus::open(&offer, features::options(&params))?;
         if let Some(error) = cpus.first_error() {
             pr_err!("not loaded: {}\n", error);
@@ -73,7 +76,6 @@ impl Module {
         let timer = features::install(Hook::Timer, &params, || Timer::register(&offer));
         let ipi = features::install(Hook::Ipi, &params, Ipi::register);
         let memory = memory::install(&params, &offer);
-        let life = Registration::life()?;
         let debugfs = Registration::debugfs()?;
         selftest::run(&params);
         pr_info!(
@@ -84,12 +86,12 @@ impl Module {
         );
         Ok(Self {
             _debugfs: debugfs,
-            _life: life,
             _memory: memory,
             _ipi: ipi,
             _timer: timer,
             _idle: idle,
             _cpus: cpus,
+            _life: life,
             marker,
         })
     }

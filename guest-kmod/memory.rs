@@ -66,6 +66,11 @@ pub(crate) fn block_backed(block: u64) {
     let _ = blocks::with(|blocks| blocks.backed(block));
 }
 
+/// That block's list was refused by the host.
+pub(crate) fn block_refused(block: u64) {
+    let _ = blocks::with(|blocks| blocks.refused(block));
+}
+
 /// Gives a list of ranges back.
 pub(crate) fn release(list_gpa: u64, nr_items: u32) -> Result {
     run(list_gpa, nr_items, &RELEASED, |list| {

@@ -46,18 +46,13 @@ fn one_cpu_of_two() {
 
 #[test]
 fn other_ways_to_wait() {
-    for words in ["idle=halt", "idle=nomwait", "idle=poll"] {
-        all_of_it_under(words, TWO_CPUS);
+    for words in ["idle=halt", "idle=nomwait", "idle=poll", "cpuidle.off=1"] {
+        let (_, text) = under(words, TWO_CPUS);
+        assert!(
+            text.contains("idle refused") && text.contains("timer on\nipi on"),
+            "{words}: {text}"
+        );
     }
-}
-
-#[test]
-fn no_idle_drivers() {
-    let (_, text) = under("cpuidle.off=1", TWO_CPUS);
-    assert!(
-        text.contains("idle refused") && text.contains("timer on\nipi on"),
-        "{text}"
-    );
 }
 
 #[test]

@@ -124,6 +124,7 @@ void coopvirt_glue_populate_ahead(void);
 u32 coopvirt_rs_block_free(u64 block);
 bool coopvirt_rs_next_ahead(u64 *block);
 void coopvirt_rs_block_backed(u64 block);
+void coopvirt_rs_block_refused(u64 block);
 /* Interrupts on. Zero or a negative error number. */
 int coopvirt_rs_release(u64 list_gpa, u32 nr_items);
 int coopvirt_rs_populate(u64 list_gpa, u32 nr_items);

@@ -9,6 +9,7 @@
 #include <linux/sched.h>
 #include <linux/sched/idle.h>
 #include <linux/workqueue.h>
+#include <asm/processor.h>
 
 #include "coopvirt.h"
 
@@ -33,7 +34,9 @@ static void limit(struct cpuidle_device *dev, u64 limit_ns)
  */
 static int enter(struct cpuidle_device *dev, struct cpuidle_driver *drv, int index)
 {
-	this_cpu_write(coopvirt_idle_task, current);
+	/* An injected wait's thread may end before anybody looks. */
+	if (is_idle_task(current))
+		this_cpu_write(coopvirt_idle_task, current);
 	__current_set_polling();
 	this_cpu_write(used, dev);
 	limit(dev, coopvirt_rs_idle(READ_ONCE(dev->next_hrtimer), TICK_NSEC) ? U64_MAX : 0);
@@ -95,9 +98,14 @@ bool coopvirt_glue_poll_end(void)
 	return has_work;
 }
 
-/* Reason: structure with callbacks. -EBUSY if there is a driver, -ENODEV if idle drivers are switched off. */
+/*
+ * Reason: structure with callbacks. -EBUSY if there is a driver, -ENODEV if idle drivers are switched off, or if idle= on
+ * the kernel's command line says how to wait.
+ */
 int coopvirt_glue_idle_register(void)
 {
+	if (boot_option_idle_override != IDLE_NO_OVERRIDE)
+		return -ENODEV;
 	return cpuidle_register(&driver, NULL);
 }
 

@@ -19,14 +19,15 @@ static int on_reboot(struct notifier_block *block, unsigned long event, void *un
 
 /*
  * Reason: a callback. A suspended machine would come back with its first CPU's area unregistered and its timer
- * hooked: refused, until somebody needs it.
+ * hooked, and a kernel that an image replaces would leave its areas to another one: refused, until somebody needs it.
  */
 static int on_suspend(struct notifier_block *block, unsigned long event, void *unused)
 {
 	switch (event) {
 	case PM_SUSPEND_PREPARE:
 	case PM_HIBERNATION_PREPARE:
-		pr_info("coopvirt: unload the module to suspend this machine\n");
+	case PM_RESTORE_PREPARE:
+		pr_info("coopvirt: unload the module to suspend or resume this machine\n");
 		return notifier_from_errno(-EBUSY);
 	default:
 		return NOTIFY_DONE;

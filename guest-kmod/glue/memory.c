@@ -20,6 +20,19 @@ struct list {
 	struct { u64 gpa, len_bytes; } items[MOST_ITEMS];
 };
 
+/* They are as they were before they were offered. */
+static void refused(const struct list *list)
+{
+	u64 block, end;
+	u32 i;
+
+	for (i = 0; i < list->len; i++) {
+		end = (list->items[i].gpa + list->items[i].len_bytes) >> COOPVIRT_BLOCK_SHIFT;
+		for (block = list->items[i].gpa >> COOPVIRT_BLOCK_SHIFT; block < end; block++)
+			coopvirt_rs_block_refused(block);
+	}
+}
+
 static struct list *to_release, *to_populate, *ahead;
 
 static u64 items_gpa(struct list *list)
@@ -61,8 +74,10 @@ static int report(struct page_reporting_dev_info *info, struct scatterlist *entr
 	}
 	if (to_release->len)
 		result = coopvirt_rs_release(items_gpa(to_release), to_release->len);
-	if (to_populate->len)
-		coopvirt_rs_populate(items_gpa(to_populate), to_populate->len);
+	if (result)
+		refused(to_release);
+	if (to_populate->len && coopvirt_rs_populate(items_gpa(to_populate), to_populate->len))
+		refused(to_populate);
 	return result;
 }
 static struct page_reporting_dev_info reporting = { .report = report, .order = COOPVIRT_BLOCK_SHIFT - PAGE_SHIFT };

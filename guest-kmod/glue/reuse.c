@@ -96,6 +96,9 @@ static void populate(struct tasklet_struct *work)
 		local_irq_enable();
 		result = coopvirt_rs_populate(virt_to_phys(item), 1);
 	}
+	/* Notes that wait for the next time would be of blocks that are long in use by then. */
+	if (result)
+		WRITE_ONCE(here->len, 0);
 }
 
 /* Reason: a callback. The kernel exports no tracepoint by name. */

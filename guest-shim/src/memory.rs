@@ -196,6 +196,22 @@ impl<'a> Blocks<'a> {
         Free::Release
     }
 
+    /// What was answered for a block of [`Blocks::free`] could not be done: it is as it was before, and will be offered
+    /// again. Called before it can be used.
+    pub fn refused(&self, block: u64) {
+        if block >= self.nr_blocks {
+            return;
+        }
+        let is_watched = clear(self.watched, block);
+        if clear(self.absent, block) || !self.switches.populate {
+            let less = |released: u64| Some(released.saturating_sub(1));
+            let _ = self.released.fetch_update(Relaxed, Relaxed, less);
+        } else if is_watched {
+            clear(self.known, block);
+            self.leave_reserve();
+        }
+    }
+
     /// A page of a watched block is taken into use.
     pub fn used(&self, block: u64) -> Used {
         // Of several CPUs that see it at once, one gets it.

@@ -112,6 +112,8 @@ pub struct Session<C> {
     pub(crate) grace_tsc: u64,
     pub(crate) stock_row: StockRow,
     pub(crate) stock_timer: StockTimer,
+    /// Whether this vCPU's halts ask [`Session::halt_port`].
+    pub(crate) halts_by_doorbell: bool,
     /// Whether a stock write of before, which comes first, is all that the deadline has.
     pub(crate) rests_on_stock: bool,
     pub(crate) next_tag: u64,
@@ -134,6 +136,7 @@ impl<C: Cpu> Session<C> {
             grace_tsc: 0,
             stock_row: StockRow::new(),
             stock_timer: StockTimer::new(),
+            halts_by_doorbell: false,
             rests_on_stock: false,
             next_tag: 1,
             asking: Asking::new(),
@@ -141,6 +144,12 @@ impl<C: Cpu> Session<C> {
             is_accepting: false,
             left_over: None,
         }
+    }
+
+    /// From now on each halt of this vCPU asks [`Session::halt_port`], or none does: only then is a deadline handed over
+    /// at a halt, and needs no write before (`[HALT-5]`).
+    pub fn halts_by_doorbell(&mut self, does: bool) {
+        self.halts_by_doorbell = does;
     }
 
     /// The vCPU.

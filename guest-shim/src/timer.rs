@@ -192,7 +192,8 @@ impl<C: Cpu> Session<C> {
     /// (`[HALT-5]`): a vCPU that halts by then hands the deadline over, without an interrupt for nothing.
     fn can_rest_on_stock(&self, deadline_tsc: u64) -> bool {
         let set_tsc = self.stock_timer.set_tsc;
-        self.features().contains(Features::HALT)
+        self.halts_by_doorbell
+            && self.features().contains(Features::HALT)
             && set_tsc > self.cpu.read_tsc()
             && set_tsc < deadline_tsc
     }

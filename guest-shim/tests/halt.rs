@@ -19,6 +19,7 @@ fn halting() -> Session<Mock> {
     options.wanted = options.wanted | Features::HALT;
     let mut session = Session::new(Mock::new(OFFERED_TOO), options);
     session.open().expect("a host");
+    session.halts_by_doorbell(true);
     session
 }
 
