@@ -7,6 +7,7 @@ mod net;
 mod vhost_user;
 mod vsock;
 
+use std::error::Error;
 use std::num::NonZeroU8;
 use std::path::PathBuf;
 
@@ -14,7 +15,7 @@ use coopvirt_spec::version::Features;
 
 use crate::coop::CoopOptions;
 pub use crate::disk_option::{disk, DiskConfig, DiskIo};
-use crate::mem::{Backing, Sharing};
+use crate::mem::{check_size, Backing, Sharing};
 
 pub use net::{net, NetConfig, NetServer, MAX_QUEUE_PAIRS};
 pub use vhost_user::{
@@ -133,6 +134,15 @@ impl MachineConfig {
         }
     }
 
+    /// Refuses values that are good each by itself and do not fit together.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let (given, needed) = (self.pin.len(), usize::from(self.vcpus.get()));
+        if !self.pin.is_empty() && given < needed {
+            return Err(ConfigError::PinCount { given, needed });
+        }
+        Ok(())
+    }
+
     /// Whether other processes have to map guest memory.
     pub fn sharing(&self) -> Sharing {
         if self.vhost_user_disks.is_empty() && self.shares.is_empty() {
@@ -176,6 +186,8 @@ pub enum ConfigError {
     Fs { text: String, reason: String },
     #[error("--pin names {given} CPUs; {needed} vCPUs need {needed}")]
     PinCount { given: usize, needed: usize },
+    #[error("--exits asks for a report and --accounting off for none; leave one out")]
+    ReportOfNothing,
 }
 
 /// Checks a number of vCPUs.
@@ -218,6 +230,13 @@ pub fn size(text: &str) -> Result<u64, ConfigError> {
         shift
     };
     number.checked_mul(1 << shift).ok_or_else(bad)
+}
+
+/// Reads a size of guest memory that a machine can have.
+pub fn memory(text: &str) -> Result<u64, Box<dyn Error + Send + Sync>> {
+    let bytes = size(text)?;
+    check_size(bytes)?;
+    Ok(bytes)
 }
 
 /// Reads a CPU list such as `1,3-4`.
@@ -280,6 +299,14 @@ mod tests {
             "18446744073709551615G",
         ] {
             assert!(size(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn guest_memory_is_whole_pages_and_enough_of_them() {
+        assert_eq!(memory("4M").ok(), Some(4 << 20));
+        for bad in ["0", "3M", "67108865", "65537K", "much"] {
+            assert!(memory(bad).is_err(), "{bad}");
         }
     }
 

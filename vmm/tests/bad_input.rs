@@ -1,12 +1,12 @@
 //! What `coopvirt` says of wrong files and arguments: one line that names the thing and a
-//! remedy, status 1 (2 for arguments that cannot be read), nothing on standard output.
+//! remedy, status 1 (2 for wrong arguments), nothing on standard output.
 //!
 //! None of these runs comes as far as KVM, so they need no virtualization.
 
 mod support;
 
 use support::kernels;
-use support::{assert_names, refused, refused_without_privilege, Folder};
+use support::{assert_names, refused, refused_as_wrong, refused_without_privilege, Folder};
 
 const REMEDY_IMAGE: &str = "give a vmlinux or bzImage";
 
@@ -247,13 +247,12 @@ fn an_initrd_that_does_not_fit() {
 
 #[test]
 fn memory_that_nobody_can_mean() {
-    let folder = Folder::new("memory-small");
     for size in ["0", "0G", "1M", "1024K", "1048576"] {
-        let line = refused_with(&folder, &["--memory", size]);
+        let line = refused_as_wrong(&["run", "--kernel", "k", "--memory", size]);
         assert_names(&line, &["guest memory", "too small", "at least 4 MiB"]);
     }
     for size in ["67108865", "65537K"] {
-        let line = refused_with(&folder, &["--memory", size]);
+        let line = refused_as_wrong(&["run", "--kernel", "k", "--memory", size]);
         assert_names(&line, &["not a multiple of 4096", "give"]);
     }
 }
@@ -426,13 +425,22 @@ fn a_kvm_feature_that_is_unknown() {
 
 #[test]
 fn a_cpu_list_that_is_none() {
-    let folder = Folder::new("pin");
+    let run = ["run", "--kernel", "k"];
     for list in ["x", "1-", "3-1", "0,,1", "99999"] {
-        let line = refused_with(&folder, &["--pin", list]);
-        assert_names(&line, &[list, "expected numbers and ranges"]);
+        for command in [&run[..], &["validate"], &["doors"]] {
+            let line = refused_as_wrong(&[command, &["--pin", list]].concat());
+            assert_names(&line, &[list, "expected numbers and ranges"]);
+        }
     }
-    let line = refused_with(&folder, &["--pin", "0", "--cpus", "2"]);
+    let line = refused_as_wrong(&[&run[..], &["--pin", "0", "--cpus", "2"]].concat());
     assert_names(&line, &["--pin names 1 CPUs", "2 vCPUs need 2"]);
+}
+
+#[test]
+fn a_report_of_nothing() {
+    let options = ["--exits", "report.json", "--accounting", "off"];
+    let line = refused_as_wrong(&[&["run", "--kernel", "k"], &options[..]].concat());
+    assert_names(&line, &["--exits", "--accounting off", "leave one out"]);
 }
 
 #[test]

@@ -34,7 +34,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "S", default_value_t = 300)]
     timeout: u64,
     /// Host CPUs for the vCPU and for all other threads, as for `run`
-    #[arg(long, value_name = "LIST", default_value = "none")]
+    #[arg(long, value_name = "LIST", default_value = "none", value_parser = config::pin)]
     pin: String,
     /// Measure what measuring itself costs instead: time each door so many rounds with nobody looking,
     /// with KVM's statistics read 100 times a second, and with tracepoints counting every exit

@@ -16,10 +16,12 @@ use clap::error::ErrorKind;
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::compare;
+use crate::config::ConfigError;
 use crate::say::{finish, say};
 
-/// The exit status of a command line, or a file of options, that cannot be understood.
-const WRONG_ARGUMENTS: i32 = 2;
+/// The exit status of a command line, or a file of options, that cannot be understood or carried out
+/// by anybody.
+const WRONG_ARGUMENTS: u8 = 2;
 
 /// Runs Linux guests under KVM and says exactly why they exit.
 #[derive(Debug, Parser)]
@@ -71,7 +73,7 @@ pub fn main() -> ExitCode {
     let argv = std::env::args_os().collect();
     let argv = config_file::expand(&command, argv).unwrap_or_else(|error| {
         complain!("coopvirt: {}", chain(&error.into()));
-        std::process::exit(WRONG_ARGUMENTS)
+        std::process::exit(WRONG_ARGUMENTS.into())
     });
     let parsed = command.clone().try_get_matches_from(argv);
     let matches = parsed.unwrap_or_else(|error| refuse(&error));
@@ -93,10 +95,18 @@ pub fn main() -> ExitCode {
     let code = result.unwrap_or_else(|error| {
         crate::console::terminal::restore();
         complain!("coopvirt: {}", chain(&error));
-        ExitCode::FAILURE
+        status(&error)
     });
     finish();
     code
+}
+
+/// What parsers cannot see, such as two options that do not fit, is wrong all the same.
+fn status(error: &anyhow::Error) -> ExitCode {
+    match error.is::<ConfigError>() {
+        true => ExitCode::from(WRONG_ARGUMENTS),
+        false => ExitCode::FAILURE,
+    }
 }
 
 /// One line: what was tried, then why it failed. Names of files and answers of other programs can be

@@ -71,7 +71,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = config::cpus)]
     cpus: u64,
     /// Guest memory, with K, M or G
-    #[arg(long, value_name = "SIZE", default_value = "512M", value_parser = config::size)]
+    #[arg(long, value_name = "SIZE", default_value = "512M", value_parser = config::memory)]
     memory: u64,
     /// Raw disk image or block device, with ,ro for read-only, ,io=uring or ,io=sync (many at once, the
     /// default but for images on tmpfs, or one by one), ,queues=N, ,serial=S and ,notify=thread or
@@ -263,9 +263,10 @@ impl Args {
 /// Runs the machine that the arguments describe.
 pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let config = args.config()?;
+    config.check()?;
     without_waiting();
     if args.exits.is_some() && args.accounting == AccountingArg::Off {
-        anyhow::bail!("--exits asks for a report and --accounting off for none; leave one out");
+        return Err(ConfigError::ReportOfNothing.into());
     }
     // A report that cannot be written must not be found out after the run.
     let exits = args.exits.as_ref().map(create_report).transpose()?;

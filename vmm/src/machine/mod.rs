@@ -151,10 +151,7 @@ impl Machine {
         observer: impl FnOnce(&Gauges) -> Arc<dyn VcpuEvent>,
     ) -> Result<Self, BuildError> {
         let nr_vcpus = config.vcpus.get();
-        if !config.pin.is_empty() && config.pin.len() < usize::from(nr_vcpus) {
-            let (given, needed) = (config.pin.len(), usize::from(nr_vcpus));
-            return Err(ConfigError::PinCount { given, needed }.into());
-        }
+        config.check()?;
         // Bad files are reported before anything is built, also where there is no KVM.
         if let Kernel::File(path) = &config.kernel {
             boot::image::open(path).map_err(BootError::from)?;

@@ -8,5 +8,5 @@ pub mod layout;
 pub mod ram;
 pub mod shared;
 
-pub use ram::{Backing, GuestRam, RamError};
+pub use ram::{check_size, Backing, GuestRam, RamError};
 pub use shared::{release_advice, Sharing};

@@ -76,14 +76,20 @@ pub fn ranges(bytes: u64) -> Vec<(u64, u64)> {
     ranges
 }
 
-/// Checks the size and allocates the guest's RAM.
-pub fn allocate(bytes: u64, backing: Backing, sharing: Sharing) -> Result<GuestRam, RamError> {
+/// Refuses sizes that no guest can have.
+pub fn check_size(bytes: u64) -> Result<(), RamError> {
     if bytes < MIN_BYTES {
         return Err(RamError::TooSmall(bytes));
     }
     if !bytes.is_multiple_of(4096) {
         return Err(RamError::Unaligned(bytes));
     }
+    Ok(())
+}
+
+/// Checks the size and allocates the guest's RAM.
+pub fn allocate(bytes: u64, backing: Backing, sharing: Sharing) -> Result<GuestRam, RamError> {
+    check_size(bytes)?;
     if !backing.overcommit {
         let meminfo = fs::read_to_string("/proc/meminfo").map_err(RamError::HostSize)?;
         let host = host_bytes(&meminfo);

@@ -59,6 +59,15 @@ pub(crate) fn refused(arguments: &[&str]) -> String {
     check_refusal(arguments, &output.expect("coopvirt has been built"))
 }
 
+/// As [`refused`], and the status is that of wrong arguments.
+pub(crate) fn refused_as_wrong(arguments: &[&str]) -> String {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_coopvirt"));
+    let output = command.args(arguments).output();
+    let output = output.expect("coopvirt has been built");
+    assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+    check_refusal(arguments, &output)
+}
+
 /// As [`refused`], for a user without any privilege: root's rights to all files are given up.
 pub(crate) fn refused_without_privilege(arguments: &[&str]) -> String {
     if !is_root() {
