@@ -3,6 +3,7 @@
 //! The command line and library callers fill [`MachineConfig`]; its constructor functions check
 //! each value once, and the builder does not check again.
 
+mod host_cpus;
 mod net;
 mod vhost_user;
 mod vsock;
@@ -134,13 +135,14 @@ impl MachineConfig {
         }
     }
 
-    /// Refuses values that are good each by itself and do not fit together.
+    /// Refuses values that are good each by itself and do not fit together, or not this host.
     pub fn check(&self) -> Result<(), ConfigError> {
         let (given, needed) = (self.pin.len(), usize::from(self.vcpus.get()));
         if !self.pin.is_empty() && given < needed {
             return Err(ConfigError::PinCount { given, needed });
         }
-        Ok(())
+        host_cpus::check("--pin", &self.pin)?;
+        host_cpus::check("--sidecore", self.coop.sidecore.host_cpu.as_slice())
     }
 
     /// Whether other processes have to map guest memory.
@@ -186,6 +188,12 @@ pub enum ConfigError {
     Fs { text: String, reason: String },
     #[error("--pin names {given} CPUs; {needed} vCPUs need {needed}")]
     PinCount { given: usize, needed: usize },
+    #[error("{option}: host CPU {cpu} is not usable here; usable: {usable}")]
+    HostCpu {
+        option: &'static str,
+        cpu: usize,
+        usable: String,
+    },
     #[error("--exits asks for a report and --accounting off for none; leave one out")]
     ReportOfNothing,
 }
@@ -270,6 +278,16 @@ pub fn pin(text: &str) -> Result<String, ConfigError> {
         cpu_list(text)?;
     }
     Ok(text.to_owned())
+}
+
+/// Reads a CPU list, or `none`, whose CPUs threads here can be pinned to.
+pub fn pinned(text: &str) -> Result<Vec<usize>, ConfigError> {
+    if text == "none" {
+        return Ok(Vec::new());
+    }
+    let cpus = cpu_list(text)?;
+    host_cpus::check("--pin", &cpus)?;
+    Ok(cpus)
 }
 
 #[cfg(test)]

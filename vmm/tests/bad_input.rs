@@ -437,6 +437,26 @@ fn a_cpu_list_that_is_none() {
 }
 
 #[test]
+fn a_host_cpu_that_is_not_there() {
+    let folder = Folder::new("host-cpu");
+    let report = folder.file("report.json", b"of an earlier run");
+    let run = ["run", "--kernel", "k", "--exits", &report];
+    let wrong = |command: &[&str], options: [&str; 2]| {
+        let line = refused_as_wrong(&[command, &options].concat());
+        assert_names(
+            &line,
+            &[options[0], "host CPU 1023 is not usable", "usable: "],
+        );
+    };
+    wrong(&run, ["--pin", "1023"]);
+    wrong(&run, ["--pin", "0,1023"]);
+    wrong(&run, ["--sidecore", "always,cpu=1023"]);
+    wrong(&["validate"], ["--pin", "1023"]);
+    wrong(&["doors"], ["--pin", "1023"]);
+    assert_eq!(std::fs::read(&report).unwrap(), b"of an earlier run");
+}
+
+#[test]
 fn a_report_of_nothing() {
     let options = ["--exits", "report.json", "--accounting", "off"];
     let line = refused_as_wrong(&[&["run", "--kernel", "k"], &options[..]].concat());

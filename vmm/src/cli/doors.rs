@@ -46,11 +46,7 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let pin = if args.pin == "none" {
-        Vec::new()
-    } else {
-        config::cpu_list(&args.pin)?
-    };
+    let pin = config::pinned(&args.pin)?;
     let options = Options {
         count: args.count,
         duration: Duration::from_millis(args.duration),

@@ -218,11 +218,6 @@ impl Args {
             ConsoleKind::Serial => "console=ttyS0 panic=-1",
             ConsoleKind::Virtio => "console=hvc0 panic=-1",
         };
-        let pin = if self.pin == "none" {
-            Vec::new()
-        } else {
-            config::cpu_list(&self.pin)?
-        };
         Ok(MachineConfig {
             kernel: Kernel::File(self.kernel.clone()),
             initrd: self.initrd.clone(),
@@ -252,7 +247,7 @@ impl Args {
             halt_poll_ns: self.halt_poll,
             disable_hlt_exits: self.disable_exits.contains(&ExitArg::Hlt),
             console,
-            pin,
+            pin: config::pinned(&self.pin)?,
             balloon: self.balloon,
             pci_config_ports: self.pci_config_ports,
             debug_exit: self.debug_exit,

@@ -37,11 +37,7 @@ pub(super) struct Args {
 const STATUS_INEXACT: u8 = 6;
 
 pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let pin = if args.pin == "none" {
-        Vec::new()
-    } else {
-        config::cpu_list(&args.pin)?
-    };
+    let pin = config::pinned(&args.pin)?;
     let limit = Duration::from_secs(args.timeout);
     let validation = validate::run(&Options {
         count: args.count,
