@@ -11,7 +11,9 @@ use crate::account::backend::Backend;
 use crate::account::model::Trace;
 use crate::account::names::{LateNames, NameOf, NameTable};
 use crate::account::report::{ExitReport, RunFacts};
+use crate::account::stats_fd::StatsFd;
 use crate::account::tracer::{TraceWatch, Tracer, TracerOptions};
+use crate::descriptors;
 use crate::machine::Gauges;
 use crate::mark_log::sum_returns;
 use crate::vcpu::tally::Kind;
@@ -54,15 +56,12 @@ impl Accounting {
 
     /// Ends the account of a machine whose vCPUs are paused, and compares the counts.
     pub fn finish(self, gauges: &Gauges, mode: &str) -> (ExitReport, Option<Trace>) {
-        let vcpu_stats: Vec<_> = gauges
-            .stats
-            .iter()
-            .filter_map(|stats| stats.read().ok())
-            .collect();
-        let vcpu_stats = if vcpu_stats.len() == gauges.tallies.len() {
-            Ok(vcpu_stats)
-        } else {
-            Err("this kernel has no KVM statistics descriptor".into())
+        let vcpu_stats = match &gauges.no_stats {
+            Some(why) => Err(why.to_string()),
+            None => {
+                let each = gauges.stats.iter().map(StatsFd::read);
+                each.collect::<Result<_, _>>().map_err(|e| chain(&e))
+            }
         };
         let trace = self
             .tracer
@@ -97,13 +96,16 @@ pub fn name_table(gauges: &Gauges) -> NameTable {
     table
 }
 
-/// An error with its sources in one line.
-fn chain(error: &dyn std::error::Error) -> String {
+/// An error with its sources in one line, and what to do about a limit.
+pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(error) = source {
         text.push_str(&format!(": {error}"));
         source = error.source();
+    }
+    if let Some(remedy) = descriptors::remedy(error) {
+        text.push_str(&format!(": {remedy}"));
     }
     text
 }

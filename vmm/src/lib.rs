@@ -27,6 +27,7 @@ pub mod config;
 pub mod console;
 pub mod control;
 pub mod coop;
+mod descriptors;
 pub mod devices;
 mod disk_option;
 pub mod doctor;

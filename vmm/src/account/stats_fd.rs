@@ -27,8 +27,11 @@ const MAX_NAME_BYTES: u32 = 256;
 /// Why statistics could not be had.
 #[derive(Debug, thiserror::Error)]
 pub enum StatsError {
-    /// The ioctl failed: a kernel before 5.14.
-    #[error("cannot get kvm statistics (needs linux 5.14)")]
+    /// The kernel does not know the ioctl.
+    #[error("this kernel has no kvm statistics (needs linux 5.14)")]
+    Missing,
+    /// The ioctl failed otherwise.
+    #[error("cannot get kvm statistics")]
     Ioctl(#[source] io::Error),
     /// A read failed.
     #[error("cannot read kvm statistics")]
@@ -70,7 +73,7 @@ impl StatsFd {
         // SAFETY: the request has no argument and touches no memory of ours.
         let fd = unsafe { libc::ioctl(vcpu.as_raw_fd(), KVM_GET_STATS_FD, 0) };
         if fd < 0 {
-            return Err(StatsError::Ioctl(io::Error::last_os_error()));
+            return Err(refused(io::Error::last_os_error()));
         }
         // SAFETY: the kernel has just made this descriptor for us; nobody else knows it.
         let file = unsafe { File::from_raw_fd(fd) };
@@ -121,6 +124,13 @@ impl Snapshot {
         Snapshot {
             values: self.values.iter().map(more).collect(),
         }
+    }
+}
+
+fn refused(error: io::Error) -> StatsError {
+    match error.raw_os_error() {
+        Some(libc::EINVAL | libc::ENOTTY) => StatsError::Missing,
+        _ => StatsError::Ioctl(error),
     }
 }
 
@@ -234,6 +244,14 @@ mod tests {
         assert_eq!(snapshot.exits(), Some(42));
         assert_eq!(snapshot.values["halt_exits"], 9);
         assert_eq!(snapshot.values.len(), 2);
+    }
+
+    #[test]
+    fn only_a_kernel_that_does_not_know_them_is_called_too_old() {
+        let old = refused(io::Error::from_raw_os_error(libc::EINVAL));
+        assert!(matches!(old, StatsError::Missing), "{old}");
+        let full = refused(io::Error::from_raw_os_error(libc::EMFILE));
+        assert!(!full.to_string().contains("5.14"), "{full}");
     }
 
     #[test]

@@ -17,6 +17,7 @@ use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::compare;
 use crate::config::ConfigError;
+use crate::descriptors;
 use crate::say::{finish, say};
 
 /// The exit status of a command line, or a file of options, that cannot be understood or carried out
@@ -69,6 +70,7 @@ enum Command {
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
     arena::share();
+    descriptors::raise();
     let command = Cli::command();
     let argv = std::env::args_os().collect();
     let argv = config_file::expand(&command, argv).unwrap_or_else(|error| {
@@ -109,10 +111,11 @@ fn status(error: &anyhow::Error) -> ExitCode {
     }
 }
 
-/// One line: what was tried, then why it failed. Names of files and answers of other programs can be
+/// One line: what was tried, then why it failed, and what to do about a limit. Names of files and answers of other programs can be
 /// in it, and do nothing to a terminal.
 fn chain(error: &anyhow::Error) -> String {
-    let chain: Vec<String> = error.chain().map(ToString::to_string).collect();
+    let causes = error.chain().map(ToString::to_string);
+    let chain: Vec<String> = causes.chain(descriptors::remedy(&**error)).collect();
     let mut line = String::new();
     for character in chain.join(": ").chars() {
         match character {

@@ -22,6 +22,7 @@ use super::interrupt;
 use super::launch::{End, Finished, Job, Launcher, TraceSource};
 use super::noise;
 use super::pin::{self, Pinning, Thread};
+use crate::descriptors;
 
 /// How often a running child is looked at. This program's own wake-ups stay on CPU 0.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -113,13 +114,14 @@ fn spawn(job: &Job<'_>, console: &Path, messages: &Path) -> Result<Child> {
         .process_group(0);
     let parent = std::process::id();
     let has_huge_pages = job.has_huge_pages;
-    // SAFETY: the closure runs after fork in a process with one thread; it makes three system calls
-    // that are async-signal-safe and touches no memory but its own copies of two numbers.
+    // SAFETY: the closure runs after fork in a process with one thread; it makes a few system calls
+    // that are async-signal-safe and reads no memory but copies of two numbers and a limit.
     unsafe {
         command.pre_exec(move || {
             if !has_huge_pages {
                 forbid_huge_pages()?;
             }
+            descriptors::restore()?;
             die_with(parent)
         })
     };

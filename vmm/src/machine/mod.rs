@@ -21,6 +21,7 @@ use kvm_ioctls::VmFd;
 use self::devices::Devices;
 pub use self::remote::{Remote, RemoteError, RunState};
 use crate::account::stats_fd::StatsFd;
+use crate::accounting::chain;
 use crate::boot::{self, registers, BootError};
 use crate::bus::BusError;
 use crate::config::{ConfigError, Kernel, MachineConfig};
@@ -98,8 +99,10 @@ pub struct ConsoleEnds {
 pub struct Gauges {
     /// Returns to userspace, per vCPU.
     pub tallies: Arc<Vec<Arc<Tally>>>,
-    /// KVM's own statistics, per vCPU; empty where KVM has no statistics descriptor.
+    /// KVM's own statistics, per vCPU; empty where they cannot be had.
     pub stats: Arc<Vec<StatsFd>>,
+    /// Why they cannot be had, if so.
+    pub no_stats: Option<Arc<str>>,
     /// Names of devices by address.
     pub buses: Arc<Buses>,
     /// Names of PCI BARs.
@@ -206,9 +209,12 @@ impl Machine {
         }
         registers::set_entry(&fds[0], &ram, entry)?;
 
+        let stats: Result<Vec<StatsFd>, _> = fds.iter().map(StatsFd::new).collect();
+        let no_stats = stats.as_ref().err().map(|error| chain(error).into());
         let gauges = Gauges {
             tallies: Arc::new(fds.iter().map(|_| Arc::default()).collect()),
-            stats: Arc::new(fds.iter().filter_map(|fd| StatsFd::new(fd).ok()).collect()),
+            stats: Arc::new(stats.unwrap_or_default()),
+            no_stats,
             buses: Arc::clone(&buses),
             pci,
             devices: Arc::new(counters),

@@ -25,7 +25,8 @@ impl Prefault for OwnFd<'_> {
 impl OwnVcpu for OwnFd<'_> {
     fn timing(&self) -> Result<Timing, String> {
         // The kernel takes an unstable TSC off this list, and KVM then rewrites offsets at will.
-        let sources = fs::read_to_string(CLOCKSOURCES).unwrap_or_default();
+        let sources = fs::read_to_string(CLOCKSOURCES);
+        let sources = sources.map_err(|error| format!("could not read {CLOCKSOURCES}: {error}"))?;
         if !sources.split_whitespace().any(|name| name == "tsc") {
             return Err("the host does not trust its TSC".into());
         }
