@@ -52,6 +52,14 @@ fn kernel_panic_that_resets_by_triple_fault() {
     assert!([3, 4].contains(&status), "{status}");
 }
 
+/// Without the I/O APIC, whose masked lines would say that it has shut down.
+#[test]
+fn kernel_panic_and_reboot_with_the_old_interrupt_controllers() {
+    let guest = |how| Guest::new().end(how).cmdline("noapic");
+    guest("panic").run().assert_ended(3, "guest panic");
+    guest("reboot").run().assert_ended(0, "restarted");
+}
+
 #[test]
 fn init_that_exits() {
     let outcome = Guest::new().end("exit").run();

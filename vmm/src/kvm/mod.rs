@@ -5,6 +5,7 @@
 
 pub mod cpuid;
 pub mod features;
+pub mod irqchip;
 pub mod mce;
 pub mod open;
 pub mod prefault;

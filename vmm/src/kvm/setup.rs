@@ -157,19 +157,3 @@ fn route_msrs(vm: &VmFd, with_tsc: bool) -> Result<bool, SetupError> {
         .map_err(ioctl("set the MSR filter"))?;
     Ok(true)
 }
-
-/// Whether every entry of an I/O APIC is masked.
-#[expect(unsafe_code, reason = "UNSAFETY: the chip's state is a union")]
-pub fn io_apic_is_masked(chip: &kvm_bindings::kvm_irqchip) -> bool {
-    debug_assert_eq!(chip.chip_id, kvm_bindings::KVM_IRQCHIP_IOAPIC);
-    const MASKED: u64 = 1 << 16;
-    // SAFETY: `chip_id` names the I/O APIC, so this is the live member; every bit pattern is a
-    // valid 64-bit entry.
-    unsafe {
-        chip.chip
-            .ioapic
-            .redirtbl
-            .iter()
-            .all(|entry| entry.bits & MASKED != 0)
-    }
-}

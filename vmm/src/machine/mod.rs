@@ -15,7 +15,6 @@ use std::sync::mpsc::{channel, Receiver, Sender};
 use std::sync::Arc;
 use std::time::Duration;
 
-use kvm_bindings::{kvm_irqchip, KVM_IRQCHIP_IOAPIC};
 use kvm_ioctls::VmFd;
 
 use self::devices::Devices;
@@ -29,7 +28,7 @@ use crate::coop::sidecore::Sidecore;
 use crate::coop::Coop;
 use crate::event::MachineEvent;
 use crate::io_thread::IoThread;
-use crate::kvm::{open, setup};
+use crate::kvm::{irqchip, open, setup};
 use crate::mem::{ram, GuestRam, RamError};
 use crate::pci::PciRoot;
 use crate::stop::StopReason;
@@ -369,19 +368,16 @@ impl Machine {
 
     /// Whether the guest's kernel has been through its orderly shutdown.
     ///
-    /// Linux masks every I/O APIC entry in `native_machine_shutdown` (arch/x86/kernel/reboot.c),
-    /// and nowhere on its way from a panic to a reset; the ACPI interrupt has an unmasked entry
-    /// from the time ACPI is set up. So "ACPI was in use and all entries are masked" is orderly.
+    /// Linux then masks every line: those of the I/O APIC in `native_machine_shutdown`
+    /// (arch/x86/kernel/reboot.c), those of the PICs in `i8259A_shutdown` (arch/x86/kernel/i8259.c). On its
+    /// way from a panic to a reset it does neither, and the ACPI interrupt has an open line, at the PICs
+    /// with `noapic`, from the time ACPI is set up. So "ACPI was in use and all lines are masked" is orderly.
     fn has_shut_down(&self) -> bool {
         self.end();
         if !self.acpi_in_use.load(Ordering::Relaxed) {
             return false;
         }
-        let mut chip = kvm_irqchip {
-            chip_id: KVM_IRQCHIP_IOAPIC,
-            ..Default::default()
-        };
-        self.vm.get_irqchip(&mut chip).is_ok() && setup::io_apic_is_masked(&chip)
+        irqchip::are_masked(&self.vm).unwrap_or(false)
     }
 
     /// Stops everything and lets the guest's last output out.
