@@ -54,10 +54,55 @@ pub(super) fn create(
 /// AMD guest its TSC frequency, and measuring it against the PIT takes long and goes wrong under
 /// emulation.
 pub(super) fn full_cmdline(config: &MachineConfig, tsc_khz: u32) -> String {
-    let mut cmdline = config.cmdline.clone();
+    let kernels = &config.cmdline[..kernels_part(&config.cmdline)];
     let has_clock = config.mode == Mode::Kvm && config.kvm_features & features::CLOCKS != 0;
-    if !has_clock && tsc_khz != 0 && !cmdline.contains("tsc_early_khz=") {
-        cmdline.push_str(&format!(" tsc_early_khz={tsc_khz}"));
+    if has_clock || tsc_khz == 0 || kernels.contains("tsc_early_khz=") {
+        return config.cmdline.clone();
     }
-    cmdline
+    with_parameter(&config.cmdline, &format!("tsc_early_khz={tsc_khz}"))
+}
+
+fn with_parameter(cmdline: &str, parameter: &str) -> String {
+    let (kernels, inits) = cmdline.split_at(kernels_part(cmdline));
+    let parts = [kernels.trim_end(), parameter, inits];
+    let parts = parts.iter().filter(|part| !part.is_empty());
+    parts.copied().collect::<Vec<_>>().join(" ")
+}
+
+/// Where the words begin that the kernel leaves to init: at the first `--` that stands alone outside of
+/// quotes (`parse_args`, kernel/params.c).
+fn kernels_part(cmdline: &str) -> usize {
+    let (mut in_quotes, mut word_at) = (false, 0);
+    for (at, character) in cmdline.char_indices().chain([(cmdline.len(), ' ')]) {
+        if character == '"' {
+            in_quotes = !in_quotes;
+        } else if character.is_ascii_whitespace() && !in_quotes {
+            if &cmdline[word_at..at] == "--" {
+                return word_at;
+            }
+            word_at = at + 1;
+        }
+    }
+    cmdline.len()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_parameter_goes_to_the_kernel_and_not_to_init() {
+        for (cmdline, expected) in [
+            ("", "x=1"),
+            ("quiet", "quiet x=1"),
+            ("quiet -- /run.sh -- a", "quiet x=1 -- /run.sh -- a"),
+            ("quiet  --", "quiet x=1 --"),
+            ("-- /run.sh", "x=1 -- /run.sh"),
+            ("a=\"b -- c\" d", "a=\"b -- c\" d x=1"),
+            ("a=\"b -- c\" -- d", "a=\"b -- c\" x=1 -- d"),
+            ("a--b --c", "a--b --c x=1"),
+        ] {
+            assert_eq!(with_parameter(cmdline, "x=1"), expected);
+        }
+    }
 }
