@@ -466,8 +466,18 @@ fn a_report_of_nothing() {
 #[test]
 fn a_command_line_that_no_kernel_takes() {
     let folder = Folder::new("cmdline");
-    let line = refused_with(&folder, &["--cmdline", &"x".repeat(70_000)]);
-    assert_names(&line, &["70000 bytes is too long", "65536"]);
+    let long = "x".repeat(2048);
+    let line = refused_with(&folder, &["--cmdline", &long]);
+    assert_names(
+        &line,
+        &["2048 bytes is too long", "keeps 1000", "--cmdline"],
+    );
+    let kernel = folder.file("vmlinux", &kernels::elf(&[0x90; 4096], true));
+    let line = refused(&["run", "--kernel", &kernel, "--cmdline", &long]);
+    assert_names(
+        &line,
+        &["2048 bytes is too long", "keeps 2047", "--cmdline"],
+    );
 }
 
 #[test]

@@ -7,7 +7,7 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryError};
 
 use super::load::Initrd;
 use super::pvh::memory_map;
-use crate::mem::layout::{CMDLINE, CMDLINE_MAX_BYTES, ZERO_PAGE};
+use crate::mem::layout::{CMDLINE, ZERO_PAGE};
 use crate::mem::GuestRam;
 
 /// The 64-bit entry lies this far behind the start of the protected-mode code.
@@ -34,7 +34,6 @@ pub(super) fn write(
     params.hdr.type_of_loader = LOADER_TYPE;
     params.hdr.loadflags |= CAN_USE_HEAP;
     params.hdr.cmd_line_ptr = low32(CMDLINE);
-    params.hdr.cmdline_size = u32::try_from(CMDLINE_MAX_BYTES).unwrap_or(u32::MAX);
     if let Some(initrd) = initrd {
         params.hdr.ramdisk_image = low32(initrd.start);
         params.hdr.ramdisk_size = low32(initrd.bytes);

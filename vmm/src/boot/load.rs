@@ -16,6 +16,19 @@ use crate::config::{Kernel, MachineConfig};
 use crate::mem::layout::{ABOVE_4G, ACPI, CMDLINE, CMDLINE_MAX_BYTES, HIGH_RAM};
 use crate::mem::GuestRam;
 
+/// What an x86 kernel keeps of its command line (COMMAND_LINE_SIZE without the final zero), for one that
+/// does not say it.
+const KEPT_CMDLINE_BYTES: usize = 2047;
+
+/// What is in guest memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Loaded {
+    /// How it starts.
+    pub entry: Entry,
+    /// The longest command line that it takes.
+    pub cmdline_max_bytes: usize,
+}
+
 /// How the first vCPU starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Entry {
@@ -70,10 +83,10 @@ pub enum BootError {
         memory_mib: u64,
     },
     #[error(
-        "kernel command line of {0} bytes is too long; give --cmdline less than \
-         {CMDLINE_MAX_BYTES} bytes"
+        "kernel command line of {bytes} bytes is too long: this kernel keeps {max} of them; give less \
+         (--cmdline)"
     )]
-    CmdlineLength(usize),
+    CmdlineLength { bytes: usize, max: usize },
     #[error("kernel command line has a character that is not printable ASCII; check --cmdline")]
     CmdlineText,
     #[error("could not write boot structures to guest memory")]
@@ -91,13 +104,11 @@ pub struct Initrd {
 
 /// Loads kernel, initramfs and tables. The command line comes later ([`write_cmdline`]): part of it
 /// is known only once there is a vCPU, and a wrong file is to be reported also where KVM is not.
-pub fn load(ram: &GuestRam, config: &MachineConfig) -> Result<Entry, BootError> {
+pub fn load(ram: &GuestRam, config: &MachineConfig) -> Result<Loaded, BootError> {
     let path = match &config.kernel {
         Kernel::File(path) => path,
         Kernel::Code { pieces } => return load_code(ram, pieces),
     };
-    // Written later, refused now.
-    parse_cmdline(&config.cmdline)?;
     let (mut file, format) = image::open(path)?;
     let memory_mib = config.memory_bytes >> 20;
     let failed = |error: linux_loader::loader::Error| {
@@ -112,20 +123,29 @@ pub fn load(ram: &GuestRam, config: &MachineConfig) -> Result<Entry, BootError> 
     };
     let check_room = |end| check_room(path, memory_mib, low_end(ram), end);
     acpi::write(ram, config.vcpus.get())?;
+    // Written later, refused now.
+    let parse_cmdline = |max| parse_cmdline(&config.cmdline, max);
     match format {
         Format::Elf => {
+            let cmdline_max_bytes = KEPT_CMDLINE_BYTES;
+            parse_cmdline(cmdline_max_bytes)?;
             let high = Some(GuestAddress(HIGH_RAM));
             let loaded = Elf::load(&**ram, None, &mut file, high).map_err(failed)?;
             let entry = pvh_entry(path, ram, &loaded)?;
             check_room(loaded.kernel_end)?;
             let initrd = load_initrd(ram, config, loaded.kernel_end, u64::MAX)?;
             pvh::write(ram, config.memory_bytes, initrd, ACPI)?;
-            Ok(Entry::Pvh(entry))
+            Ok(Loaded {
+                entry: Entry::Pvh(entry),
+                cmdline_max_bytes,
+            })
         }
         Format::BzImage => {
             let high = Some(GuestAddress(HIGH_RAM));
             let loaded = BzImage::load(&**ram, None, &mut file, high).map_err(failed)?;
             let header = loaded.setup_header.unwrap_or_default();
+            let cmdline_max_bytes = kept_cmdline_bytes(header.cmdline_size);
+            parse_cmdline(cmdline_max_bytes)?;
             // The kernel unpacks itself: `init_size` bytes from where it starts must be RAM.
             let start = loaded.kernel_load.0.max(header.pref_address);
             let end = start
@@ -134,7 +154,10 @@ pub fn load(ram: &GuestRam, config: &MachineConfig) -> Result<Entry, BootError> 
             check_room(end)?;
             let initrd = load_initrd(ram, config, end, header.initrd_addr_max.into())?;
             linux64::write(ram, config.memory_bytes, header, initrd, ACPI)?;
-            Ok(Entry::Linux64(loaded.kernel_load.0 + linux64::ENTRY_OFFSET))
+            Ok(Loaded {
+                entry: Entry::Linux64(loaded.kernel_load.0 + linux64::ENTRY_OFFSET),
+                cmdline_max_bytes,
+            })
         }
     }
 }
@@ -172,24 +195,35 @@ fn check_room(path: &Path, memory_mib: u64, low_end: u64, end: u64) -> Result<()
     })
 }
 
-fn load_code(ram: &GuestRam, pieces: &[(u64, Vec<u8>)]) -> Result<Entry, BootError> {
+/// What a bzImage keeps, by its header's word for it.
+fn kept_cmdline_bytes(cmdline_size: u32) -> usize {
+    match usize::try_from(cmdline_size) {
+        Ok(0) => KEPT_CMDLINE_BYTES,
+        Ok(size) => size.min(CMDLINE_MAX_BYTES - 1),
+        Err(_) => CMDLINE_MAX_BYTES - 1,
+    }
+}
+
+fn load_code(ram: &GuestRam, pieces: &[(u64, Vec<u8>)]) -> Result<Loaded, BootError> {
     for (address, bytes) in pieces {
         ram.write_slice(bytes, GuestAddress(*address))?;
     }
-    Ok(Entry::Linux64(
-        pieces.first().map_or(0, |(address, _)| *address),
-    ))
+    Ok(Loaded {
+        entry: Entry::Linux64(pieces.first().map_or(0, |(address, _)| *address)),
+        cmdline_max_bytes: CMDLINE_MAX_BYTES - 1,
+    })
 }
 
-/// Writes the kernel command line.
-pub fn write_cmdline(ram: &GuestRam, text: &str) -> Result<(), BootError> {
-    let cmdline = parse_cmdline(text)?;
+/// Writes the kernel command line, of at most `max` bytes.
+pub fn write_cmdline(ram: &GuestRam, text: &str, max: usize) -> Result<(), BootError> {
+    let cmdline = parse_cmdline(text, max)?;
     load_cmdline(&**ram, GuestAddress(CMDLINE), &cmdline).map_err(|_| BootError::CmdlineText)
 }
 
-fn parse_cmdline(text: &str) -> Result<Cmdline, BootError> {
-    if text.len() >= CMDLINE_MAX_BYTES {
-        return Err(BootError::CmdlineLength(text.len()));
+fn parse_cmdline(text: &str, max: usize) -> Result<Cmdline, BootError> {
+    let bytes = text.len();
+    if bytes > max {
+        return Err(BootError::CmdlineLength { bytes, max });
     }
     Cmdline::try_from(text, CMDLINE_MAX_BYTES).map_err(|_| BootError::CmdlineText)
 }
@@ -232,4 +266,24 @@ fn load_initrd(
         )))
     })?;
     Ok(Some(Initrd { start, bytes }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kernel_says_how_much_it_keeps_and_is_not_believed_more_than_there_is_room() {
+        assert_eq!(kept_cmdline_bytes(0), KEPT_CMDLINE_BYTES);
+        assert_eq!(kept_cmdline_bytes(4095), 4095);
+        assert_eq!(kept_cmdline_bytes(u32::MAX), CMDLINE_MAX_BYTES - 1);
+    }
+
+    #[test]
+    fn what_a_kernel_would_cut_off_is_refused() {
+        let line = "x".repeat(2048);
+        assert!(parse_cmdline(&line[1..], 2047).is_ok());
+        let error = parse_cmdline(&line, 2047).unwrap_err();
+        assert!(error.to_string().contains("keeps 2047"), "{error}");
+    }
 }

@@ -12,4 +12,4 @@ pub mod load;
 pub mod pvh;
 pub mod registers;
 
-pub use load::{load, write_cmdline, BootError, Entry};
+pub use load::{load, write_cmdline, BootError, Entry, Loaded};

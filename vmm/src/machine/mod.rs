@@ -163,7 +163,7 @@ impl Machine {
         let served = devices::open_served(config, &ram)?;
         let nets = devices::open_nets(config, &ram)?;
         let vsock = devices::open_vsock(config, &ram)?;
-        let entry = boot::load(&ram, config)?;
+        let loaded = boot::load(&ram, config)?;
         let kvm = open::open()?;
         let max = kvm.get_max_vcpus();
         if usize::from(nr_vcpus) > max {
@@ -202,11 +202,12 @@ impl Machine {
         let buses = Arc::new(buses);
 
         let (fds, tsc_khz) = vcpus::create(&kvm, &vm, config)?;
-        boot::write_cmdline(&ram, &vcpus::full_cmdline(config, tsc_khz))?;
+        let cmdline = vcpus::full_cmdline(config, tsc_khz);
+        boot::write_cmdline(&ram, &cmdline, loaded.cmdline_max_bytes)?;
         for fd in &fds {
             registers::set_msrs(fd)?;
         }
-        registers::set_entry(&fds[0], &ram, entry)?;
+        registers::set_entry(&fds[0], &ram, loaded.entry)?;
 
         let stats: Result<Vec<StatsFd>, _> = fds.iter().map(StatsFd::new).collect();
         let no_stats = stats.as_ref().err().map(|error| chain(error).into());

@@ -22,7 +22,7 @@ pub const ZERO_PAGE: u64 = 0x7000;
 pub const PAGE_TABLES: u64 = 0x9000;
 /// The kernel command line.
 pub const CMDLINE: u64 = 0x2_0000;
-/// Longest command line, with its final zero; more than any kernel accepts.
+/// Room for the command line with its final zero; more than any kernel keeps.
 pub const CMDLINE_MAX_BYTES: usize = 0x1_0000;
 /// End of the RAM below the legacy hole.
 pub const LOW_RAM_END: u64 = 0x9_fc00;

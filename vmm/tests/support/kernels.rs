@@ -92,6 +92,8 @@ pub fn bzimage(code_bytes: usize) -> Vec<u8> {
     file[0x236] = 1;
     file[0x214..0x218].copy_from_slice(&LOAD_ADDRESS.to_le_bytes());
     file[0x22c..0x230].copy_from_slice(&0x7fff_ffffu32.to_le_bytes());
+    // It keeps 1000 bytes of its command line.
+    file[0x238..0x23c].copy_from_slice(&1000u32.to_le_bytes());
     file[0x258..0x260].copy_from_slice(&u64::from(LOAD_ADDRESS).to_le_bytes());
     file[0x260..0x264].copy_from_slice(&0x10_0000u32.to_le_bytes());
     file
