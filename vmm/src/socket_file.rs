@@ -6,15 +6,15 @@
 
 use std::fs::{self, File, Permissions};
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{flock, FlockOperation};
 use rustix::io::Errno;
+use rustix::net::{connect, socket_with, AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 /// Others have the lock for as long as it takes to make a socket.
 const LOCK_LIMIT: Duration = Duration::from_secs(5);
@@ -86,14 +86,23 @@ pub(crate) fn make_way(path: &Path) -> Result<Claim, PathTaken> {
     if !metadata.file_type().is_socket() {
         return Err(PathTaken::NotASocket);
     }
-    match UnixStream::connect(path) {
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
-        Err(error) => return Err(PathTaken::Io(error)),
-        Ok(_) => return Err(PathTaken::InUse),
+    match try_connect(path) {
+        Err(Errno::CONNREFUSED) => {}
+        // Whoever listens has not answered for so long that no more can wait there.
+        Ok(_) | Err(Errno::AGAIN) => return Err(PathTaken::InUse),
+        Err(error) => return Err(PathTaken::Io(error.into())),
     }
     fs::remove_file(path).map_err(PathTaken::Io)?;
     complain!("coopvirt: {path:?} was left by a machine that is gone; it is replaced");
     Ok(claim)
+}
+
+/// Connects without waiting: others wait for the folder's lock meanwhile.
+fn try_connect(path: &Path) -> Result<OwnedFd, Errno> {
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    connect(&socket, &SocketAddrUnix::new(path)?)?;
+    Ok(socket)
 }
 
 /// Lets the owner alone connect to a socket that has no name yet: its file then never has more
@@ -127,7 +136,7 @@ impl Drop for SocketFile {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::net::UnixListener;
+    use std::os::unix::net::{UnixListener, UnixStream};
     use std::sync::Barrier;
     use std::thread;
 
@@ -165,6 +174,18 @@ mod tests {
             drop(owned);
             assert!(!path.exists());
         }
+    }
+
+    #[test]
+    fn a_machine_that_has_stopped_answering_still_has_its_socket() {
+        let folder = TempDir::new().unwrap();
+        let path = folder.as_path().join("vm.sock");
+        let listener = UnixListener::bind(&path).unwrap();
+        rustix::net::listen(&listener, 0).unwrap();
+        let waiting = std::iter::repeat_with(|| try_connect(&path));
+        let _waiting: Vec<_> = waiting.take_while(Result::is_ok).collect();
+        let why = make_way(&path).map(drop).unwrap_err();
+        assert!(matches!(why, PathTaken::InUse), "{why:?}");
     }
 
     #[test]
