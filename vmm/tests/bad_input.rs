@@ -454,6 +454,9 @@ fn a_host_cpu_that_is_not_there() {
     wrong(&["validate"], ["--pin", "1023"]);
     wrong(&["doors"], ["--pin", "1023"]);
     assert_eq!(std::fs::read(&report).unwrap(), b"of an earlier run");
+    let new = folder.missing("new.json");
+    refused(&["run", "--kernel", "k", "--exits", &new]);
+    assert!(!std::fs::exists(&new).unwrap());
 }
 
 #[test]

@@ -6,6 +6,7 @@ mod ctl;
 mod doors;
 mod hypercalls;
 mod report;
+mod report_file;
 mod run;
 mod top;
 mod validate;

@@ -1,8 +1,7 @@
 //! `coopvirt run`: from arguments to a machine, and from its end to an exit status.
 
-use std::fs::File;
 use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::mpsc::Sender;
 use std::sync::Arc;
@@ -11,6 +10,7 @@ use anyhow::Context;
 use clap::{Args as ClapArgs, ValueEnum};
 use coopvirt_spec::version::Features;
 
+use super::report_file::ReportFile;
 use crate::accounting::Accounting;
 use crate::config::{
     self, ConfigError, ConsoleKind, DiskConfig, FsConfig, Kernel, MachineConfig, Mode, NetConfig,
@@ -264,7 +264,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         return Err(ConfigError::ReportOfNothing.into());
     }
     // A report that cannot be written must not be found out after the run.
-    let exits = args.exits.as_ref().map(create_report).transpose()?;
+    let mut exits = args.exits.as_deref().map(open_report).transpose()?;
     let accounting = (args.accounting != AccountingArg::Off && exits.is_some())
         .then(|| Accounting::start(args.accounting == AccountingArg::Full));
     // Nor a socket that cannot be made.
@@ -295,9 +295,8 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     // For as long as somebody answers there.
     let entry = args.control.as_deref().and_then(Entry::new);
     let raw = RawMode::enter().context("could not set the terminal to raw mode")?;
-    // From here on there is a new one to be had, and nobody must take the old one for it.
-    if let Some(file) = &exits {
-        empty(file).context("could not empty the exit report")?;
+    if let Some(file) = &mut exits {
+        file.begin().context("could not empty the exit report")?;
     }
     machine.resume();
     let reason = machine
@@ -319,7 +318,8 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         report.coop = coop.map(|coop| coop.counts());
         report.devices = gauges.device_counts();
         report.marks = marks.map(|log| log.counters()).unwrap_or_default();
-        serde_json::to_writer_pretty(&file, &report).context("could not write the exit report")?;
+        serde_json::to_writer_pretty(file.file(), &report)
+            .context("could not write the exit report")?;
         if std::io::stderr().is_terminal() {
             tell(format_args!("{}", report.to_text()));
         } else {
@@ -333,21 +333,10 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::from(reason.exit_status()))
 }
 
-/// Opens the report. What is in it stays until the machine is sure to run.
-fn create_report(path: &PathBuf) -> anyhow::Result<File> {
-    let mut options = File::options();
-    let file = options.write(true).create(true).truncate(false).open(path);
-    file.with_context(|| {
+fn open_report(path: &Path) -> anyhow::Result<ReportFile> {
+    ReportFile::open(path).with_context(|| {
         format!("could not create the exit report {path:?}; check the path given to --exits")
     })
-}
-
-fn empty(report: &File) -> std::io::Result<()> {
-    // A pipe, say, has nothing in it.
-    if report.metadata()?.is_file() {
-        report.set_len(0)?;
-    }
-    Ok(())
 }
 
 /// Turns signals that ask this process to end into events of the machine.
