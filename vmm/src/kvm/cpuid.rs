@@ -47,6 +47,20 @@ impl CpuidConfig {
     }
 }
 
+/// Bits of a guest's physical addresses: what its CPUID says, and no more than KVM can map where it says
+/// that too (`GuestPhysAddrSize`, AMD APM volume 3, E.4.7).
+pub fn address_bits(supported: &CpuId) -> u32 {
+    let mut entries = supported.as_slice().iter();
+    let sizes = entries.find(|entry| entry.function == 0x8000_0008);
+    let Some(eax) = sizes.map(|entry| entry.eax) else {
+        return 36;
+    };
+    match (eax & 0xff, eax >> 16 & 0xff) {
+        (bits, 0) => bits,
+        (bits, mapped) => bits.min(mapped),
+    }
+}
+
 /// The CPUID entries for the vCPU with APIC ID `apic_id`.
 pub fn for_vcpu(supported: &CpuId, config: &CpuidConfig, apic_id: u8) -> Vec<kvm_cpuid_entry2> {
     let mut entries: Vec<_> = supported
@@ -205,6 +219,20 @@ mod tests {
             .iter()
             .find(|entry| entry.function == function)
             .copied()
+    }
+
+    #[test]
+    fn a_guest_has_no_more_addresses_than_kvm_can_map() {
+        let bits = |eax| {
+            let sizes = kvm_cpuid_entry2 {
+                function: 0x8000_0008,
+                eax,
+                ..Default::default()
+            };
+            address_bits(&CpuId::from_entries(&[sizes]).expect("one entry fits"))
+        };
+        assert_eq!((bits(0x3034), bits(0x30_3034)), (52, 48));
+        assert_eq!(address_bits(&CpuId::from_entries(&[]).unwrap()), 36);
     }
 
     #[test]

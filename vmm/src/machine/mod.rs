@@ -28,6 +28,7 @@ use crate::coop::sidecore::Sidecore;
 use crate::coop::Coop;
 use crate::event::MachineEvent;
 use crate::io_thread::IoThread;
+use crate::kvm::cpuid::address_bits;
 use crate::kvm::{irqchip, open, setup};
 use crate::mem::{ram, GuestRam, RamError};
 use crate::pci::PciRoot;
@@ -172,6 +173,13 @@ impl Machine {
                 max,
             });
         }
+        let cpuid = kvm
+            .get_supported_cpuid(kvm_bindings::KVM_MAX_CPUID_ENTRIES)
+            .map_err(|source| BuildError::Kvm {
+                what: "ask KVM for its CPUID",
+                source,
+            })?;
+        ram::check_reach(config.memory_bytes, address_bits(&cpuid))?;
         let (vm, _facts) = setup::create(&kvm, config)?;
         ram::register(&vm, &ram)?;
 
@@ -201,7 +209,7 @@ impl Machine {
         } = parts;
         let buses = Arc::new(buses);
 
-        let (fds, tsc_khz) = vcpus::create(&kvm, &vm, config)?;
+        let (fds, tsc_khz) = vcpus::create(&cpuid, &vm, config)?;
         let cmdline = vcpus::full_cmdline(config, tsc_khz);
         boot::write_cmdline(&ram, &cmdline, loaded.cmdline_max_bytes)?;
         for fd in &fds {

@@ -2,7 +2,7 @@
 
 use coopvirt_spec::discover::Offer;
 use kvm_bindings::CpuId;
-use kvm_ioctls::{Kvm, VcpuFd, VmFd};
+use kvm_ioctls::{VcpuFd, VmFd};
 
 use super::BuildError;
 use crate::config::{MachineConfig, Mode};
@@ -11,14 +11,11 @@ use crate::kvm::{features, mce, setup};
 
 /// Creates the vCPUs with their CPUID; also gives the guest's TSC frequency in kHz (0: unknown).
 pub(super) fn create(
-    kvm: &Kvm,
+    supported: &CpuId,
     vm: &VmFd,
     config: &MachineConfig,
 ) -> Result<(Vec<VcpuFd>, u32), BuildError> {
     let failed = |what| move |source| BuildError::Kvm { what, source };
-    let supported: CpuId = kvm
-        .get_supported_cpuid(kvm_bindings::KVM_MAX_CPUID_ENTRIES)
-        .map_err(failed("ask KVM for its CPUID"))?;
     let mut fds = Vec::new();
     let mut tsc_khz = 0;
     for id in 0..config.vcpus.get() {
@@ -33,7 +30,7 @@ pub(super) fn create(
             tsc_khz,
             offer: (config.mode == Mode::Coop).then(|| Offer::new(config.coop_offered().offered())),
         };
-        let entries = cpuid::for_vcpu(&supported, &cpuid_config, id);
+        let entries = cpuid::for_vcpu(supported, &cpuid_config, id);
         let cpuid = CpuId::from_entries(&entries).map_err(|_| BuildError::Kvm {
             what: "make a CPUID table",
             source: kvm_ioctls::Error::new(libc::E2BIG),

@@ -24,6 +24,9 @@ pub type GuestRam = Arc<GuestMemoryMmap<()>>;
 /// Smallest guest memory: room for the boot structures and a small kernel.
 pub const MIN_BYTES: u64 = 4 << 20;
 
+/// The most that KVM takes as one slot (`KVM_MEM_MAX_NR_PAGES`, include/linux/kvm_host.h).
+const MAX_SLOT_BYTES: u64 = ((1 << 31) - 1) << 12;
+
 const HUGE_PAGE_BYTES: usize = 2 << 20;
 
 /// How guest memory is backed.
@@ -51,6 +54,11 @@ pub enum RamError {
          ask for less or add --overcommit"
     )]
     MoreThanHost { wanted_mib: u64, host_mib: u64 },
+    #[error(
+        "guest memory of {wanted_mib} MiB is more than a guest can have on this host ({max_mib} MiB); ask \
+         for less (--memory)"
+    )]
+    MoreThanGuest { wanted_mib: u64, max_mib: u64 },
     #[error("could not map {bytes} bytes of guest memory")]
     Map {
         bytes: u64,
@@ -85,6 +93,20 @@ pub fn check_size(bytes: u64) -> Result<(), RamError> {
         return Err(RamError::Unaligned(bytes));
     }
     Ok(())
+}
+
+/// Refuses more than a guest whose physical addresses have so many bits can reach, or KVM takes.
+pub fn check_reach(bytes: u64, address_bits: u32) -> Result<(), RamError> {
+    let end = 1_u64.checked_shl(address_bits).unwrap_or(u64::MAX);
+    let high = end.saturating_sub(ABOVE_4G).min(MAX_SLOT_BYTES);
+    let max = PCI_HOLE + high;
+    if bytes <= max {
+        return Ok(());
+    }
+    Err(RamError::MoreThanGuest {
+        wanted_mib: bytes >> 20,
+        max_mib: max >> 20,
+    })
 }
 
 /// Checks the size and allocates the guest's RAM.
@@ -245,6 +267,16 @@ mod tests {
         let much = allocate(1 << 50, PLAIN, Sharing::Private).unwrap_err();
         assert!(matches!(much, RamError::MoreThanHost { .. }), "{much}");
         assert!(much.to_string().contains("--overcommit"));
+    }
+
+    #[test]
+    fn memory_ends_where_the_guests_addresses_or_kvms_slots_do() {
+        assert!(check_reach(63 << 30, 36).is_ok());
+        let error = check_reach(64 << 30, 36).unwrap_err().to_string();
+        assert!(error.contains("(64512 MiB); ask for less"), "{error}");
+        assert!(check_reach(8 << 40, 48).is_ok());
+        assert!(check_reach(9 << 40, 48).is_err());
+        assert!(check_reach(9 << 40, 64).is_err());
     }
 
     #[test]
