@@ -59,7 +59,10 @@ impl MsiMessage {
 #[derive(Debug, thiserror::Error)]
 pub enum IrqError {
     /// All GSIs are in use.
-    #[error("no interrupt route left of {MAX_MSI_ROUTES}")]
+    #[error(
+        "no interrupt route left of {MAX_MSI_ROUTES}; give devices fewer queues (,queues=N), or fewer devices \
+         (--disk, --net)"
+    )]
     Exhausted,
     /// The GSI was never allocated.
     #[error("interrupt route {0} was not allocated")]
@@ -285,6 +288,15 @@ mod tests {
             let nr = entries.iter().filter(|entry| entry.gsi == gsi).count();
             assert_eq!(nr, if gsi < 16 { 2 } else { 1 }, "gsi {gsi}");
         }
+    }
+
+    #[test]
+    fn too_many_routes_name_what_to_ask_less_of() {
+        let says = IrqError::Exhausted.to_string();
+        assert!(
+            says.contains(",queues=N") && says.contains("--disk, --net"),
+            "{says}"
+        );
     }
 
     #[test]

@@ -43,10 +43,15 @@ pub enum PciError {
         len_bytes: u64,
     },
     /// All slots are taken.
-    #[error("no pci slot left for {0}: the bus has {NR_SLOTS}")]
+    #[error(
+        "no pci slot left for {0}: the bus has {NR_SLOTS}; give fewer devices (--disk, --net)"
+    )]
     Full(String),
     /// The window has no room for a BAR.
-    #[error("no room for a bar of {size_bytes:#x} bytes of {name} in the pci mmio window")]
+    #[error(
+        "no room for a bar of {size_bytes:#x} bytes of {name} in the pci mmio window; give fewer devices \
+         (--disk, --net)"
+    )]
     NoRoom {
         /// The function.
         name: String,
