@@ -1,5 +1,6 @@
 //! A machine's counters at one moment: per vCPU why it exited, per device what it did.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
@@ -164,16 +165,20 @@ impl Metrics {
     }
 }
 
+/// Causes that are told: a guest can make as many as it has addresses, and no client takes an answer of any
+/// length.
+const MAX_CAUSES: usize = 1024;
+
 impl Causes {
     fn read(sources: &Sources<'_>) -> Causes {
         if let Some(counts) = sources.trace.and_then(TraceWatch::counts) {
             return Causes {
                 source: CauseSource::Tracepoints,
                 by_reason: counts.by_reason,
-                by_cause: counts.by_cause,
+                by_cause: most_frequent(counts.by_cause, "other".into()),
             };
         }
-        let returns = sum_returns(&sources.gauges.tallies);
+        let returns = most_frequent(sum_returns(&sources.gauges.tallies), Kind::Other);
         Causes {
             source: CauseSource::Vmm,
             by_reason: BTreeMap::new(),
@@ -203,6 +208,19 @@ impl VcpuMetrics {
             returns_by_kind,
         }
     }
+}
+
+/// The most frequent [`MAX_CAUSES`], and the sum of all others as one of them.
+fn most_frequent<T: Ord>(counts: BTreeMap<T, u64>, other: T) -> BTreeMap<T, u64> {
+    if counts.len() <= MAX_CAUSES {
+        return counts;
+    }
+    let mut counts: Vec<_> = counts.into_iter().collect();
+    counts.sort_by_key(|(_, count)| Reverse(*count));
+    let rest: u64 = counts.drain(MAX_CAUSES..).map(|(_, count)| count).sum();
+    let mut kept: BTreeMap<_, _> = counts.into_iter().collect();
+    *kept.entry(other).or_default() += rest;
+    kept
 }
 
 /// KVM's counters that are named after an exit: `halt_exits` is "halt".
@@ -254,6 +272,22 @@ mod tests {
         assert_eq!((vcpu.source, vcpu.exits), (ExitSource::KvmStats, 50));
         assert_eq!(vcpu.exits_by_reason, [("halt".to_owned(), 7)].into());
         assert_eq!((vcpu.returns, vcpu.returns_by_kind["port-out"]), (4, 3));
+    }
+
+    #[test]
+    fn what_a_guest_does_everywhere_is_told_by_its_most_frequent_places() {
+        // As many as 64 vCPUs can have between them.
+        let all: BTreeMap<Kind, u64> = (0..64 * 4096_u64)
+            .map(|at| (Kind::MmioWrite(at << 12), at + 1))
+            .chain([(Kind::Other, 7)])
+            .collect();
+        let total: u64 = all.values().sum();
+        let told = most_frequent(all, Kind::Other);
+        assert_eq!(told.len(), MAX_CAUSES + 1);
+        assert_eq!(told.values().sum::<u64>(), total);
+        assert!(told.contains_key(&Kind::MmioWrite((64 * 4096 - 1) << 12)));
+        let few = BTreeMap::from([(Kind::Shutdown, 1)]);
+        assert_eq!(most_frequent(few.clone(), Kind::Other), few);
     }
 
     #[test]
