@@ -17,7 +17,7 @@ A bare-metal guest of ours causes N exits of each kind between two marks. The ke
 KVM's statistics and the VMM's own count are compared with N, and so is what was counted at the
 very cause: at this MSR, port, address or hypercall.
 
-Exit status: 0 all exact; 6 some counter is wrong; 1 it could not run.")]
+Exit status: 0 all exact; 6 some counter is wrong; 1 it could not run; 2 wrong arguments.")]
 pub(super) struct Args {
     /// Exits of each kind
     #[arg(long, short = 'n', value_name = "N", default_value_t = 1000,
