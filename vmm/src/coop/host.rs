@@ -13,6 +13,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::area::Area;
 use super::areas::Areas;
+use super::backed::Backed;
 use super::budget::Budget;
 use super::counters::{CoopCounts, Event, Totals};
 use super::effects::Effects;
@@ -47,6 +48,8 @@ pub(super) struct Station {
     pub(super) promise: Promise,
     /// Held by the worker while it carries out one of this vCPU's calls outside the seat's lock.
     pub(super) in_hand: Mutex<()>,
+    /// What the worker has backed, and this vCPU's own thread has not mapped.
+    pub(super) backed: Backed,
     /// Whether a message to the worker about this vCPU's calls is on its way: there is one at most.
     pub(super) is_told: AtomicBool,
     /// The vCPU thread's folder in /proc, from its first registration on.
@@ -82,6 +85,7 @@ impl Coop {
             seat: Seat::default(),
             promise: Promise::default(),
             in_hand: Mutex::new(()),
+            backed: Backed::default(),
             is_told: AtomicBool::new(false),
             thread: OnceLock::new(),
         };
@@ -169,6 +173,9 @@ impl Coop {
             let mut budget = Budget::exit();
             let prefault = Prefaulter(own);
             let server = Server::Own(&prefault);
+            for (gpa, len_bytes) in station.backed.take() {
+                self.shared.map(&prefault, gpa, len_bytes);
+            }
             served.drain_deferred(&self.shared, &mut budget, server);
             served.drain(&self.shared, &mut budget, server);
         }
@@ -331,6 +338,7 @@ impl Coop {
         station.promise.set(None);
         drop(seat);
         drop(lock(&station.in_hand));
+        let _ = station.backed.take();
         if let Some(post_box) = self.shared.post_boxes.get(usize::from(vcpu)) {
             post_box.close();
         }

@@ -16,6 +16,7 @@
 
 pub mod area;
 pub mod areas;
+pub mod backed;
 pub mod budget;
 pub mod clock;
 pub mod counters;

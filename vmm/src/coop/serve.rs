@@ -21,6 +21,7 @@ use coopvirt_spec::version::Features;
 use vm_memory::{Bytes, GuestAddress};
 
 use super::areas::Areas;
+use super::backed::Backed;
 use super::budget::Budget;
 use super::counters::{Event, Totals};
 use super::effects::Effects;
@@ -74,6 +75,12 @@ impl Shared {
         is_posted
     }
 
+    /// Maps memory that is backed, on the vCPU's own thread. A hint: what KVM does not map now, it maps at the first touch.
+    pub fn map(&self, vcpu: &dyn Prefault, gpa: u64, len_bytes: u64) {
+        let mapped = vcpu.prefault(gpa, len_bytes);
+        self.totals.event(Event::PrefaultedBytes, mapped);
+    }
+
     /// Whether a vCPU may write another line into the log.
     fn may_log(&self, vcpu: u8) -> bool {
         self.log_limits.get(usize::from(vcpu)).is_some_and(|limit| {
@@ -102,8 +109,9 @@ pub enum Server<'a> {
     Own(&'a dyn Prefault),
     /// A thread that polls for several vCPUs: what can wait is left to others.
     Polling,
-    /// The worker, to whom it was left.
-    Worker,
+    /// The worker, to whom it was left. What it has backed is noted here for the vCPU's own thread, which alone can
+    /// map it.
+    Worker(&'a Backed),
 }
 
 /// What became of a call.
@@ -219,10 +227,10 @@ impl Serve for Context<'_> {
             |gpa, len| {
                 pages::populate(&shared.ram, gpa, len).map_err(|_| Status::HOST_FAILED)?;
                 shared.totals.event(Event::PopulatedBytes, len);
-                if let Server::Own(vcpu) = server {
-                    // A hint: what KVM does not map now, it maps at the first touch.
-                    let mapped = vcpu.prefault(gpa, len);
-                    shared.totals.event(Event::PrefaultedBytes, mapped);
+                match server {
+                    Server::Own(vcpu) => shared.map(vcpu, gpa, len),
+                    Server::Worker(backed) => backed.note(gpa, len),
+                    Server::Polling => {}
                 }
                 Ok(())
             },

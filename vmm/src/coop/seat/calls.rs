@@ -38,7 +38,7 @@ impl Served {
         if taken > 0 {
             let counter = match server {
                 Server::Own(_) => HostCounter::TakenBell,
-                Server::Polling | Server::Worker => HostCounter::TakenPolling,
+                Server::Polling | Server::Worker(_) => HostCounter::TakenPolling,
             };
             self.count(shared, counter, taken.into());
             self.count(shared, HostCounter::Refused, refused);

@@ -93,12 +93,13 @@ fn carry_out_call(coop: &Coop, vcpu: u8) {
     let Some((submission, features)) = call else {
         return;
     };
+    let _ = station.backed.take();
     let mut budget = Budget::exit();
     let mut context = Context {
         shared: &coop.shared,
         vcpu,
         budget: &mut budget,
-        server: Server::Worker,
+        server: Server::Worker(&station.backed),
     };
     if let Outcome::Done(done) = carry_out(&submission, features, &mut context) {
         if let Some(served) = station.seat.lock().as_mut() {
@@ -157,10 +158,12 @@ mod tests {
 
     use coopvirt_spec::entry::Submission;
     use coopvirt_spec::mem::{Load, SharedMem};
-    use coopvirt_spec::op::Opcode;
+    use coopvirt_spec::op::{Opcode, PopulateArgs};
     use coopvirt_spec::page::at;
+    use coopvirt_spec::range::RangeList;
     use coopvirt_spec::timer;
     use coopvirt_spec::version::Features;
+    use vm_memory::{Bytes, GuestAddress};
 
     use super::*;
     use crate::coop::testing::{host, Done, Guest, KHZ, TIMER_VECTOR};
@@ -210,6 +213,34 @@ mod tests {
         assert_eq!(inbox.try_recv(), Ok(Message::Calls(0)));
         carry_out_call(&coop, 0);
         assert!(inbox.try_recv().is_err());
+    }
+
+    #[test]
+    fn what_the_worker_backs_is_mapped_by_the_vcpu_that_rings() {
+        let (coop, ram, _) = host();
+        coop.worker.set(channel().0).expect("the only one");
+        let mut guest = Guest::register(&coop, &ram, 0, Features(0x73f));
+        let item = [0x20_0000_u64, 0x3000];
+        ram.write_obj(item, GuestAddress(0x8000)).expect("RAM");
+        let list = RangeList {
+            list_gpa: 0x8000,
+            nr_items: 1,
+            first_item: 0,
+            first_offset: 0,
+        };
+        guest.publish(&PopulateArgs::from(list).submission(7));
+        let mut seat = coop.stations[0].seat.lock();
+        let served = seat.as_mut().expect("an area");
+        served.poll(&coop.shared, tsc::read(), Duration::from_secs(1));
+        drop(seat);
+        carry_out_call(&coop, 0);
+        let bytes = |what| coop.shared.totals.snapshot().events[what];
+        let both = || (bytes("populated_bytes"), bytes("prefaulted_bytes"));
+        assert_eq!(both(), (0x3000, 0));
+        for _ in 0..2 {
+            guest.ring();
+            assert_eq!(both(), (0x3000, 0x3000));
+        }
     }
 
     /// As if the thread had been stopped after it went to sleep: its promise is kept by the worker alone.
