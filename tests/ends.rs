@@ -1,13 +1,14 @@
 //! Every way in which a machine ends has its exit status and its one line on standard error.
 
-use std::io::Write;
-use std::process::Stdio;
+use std::io::{PipeReader, Read, Write};
+use std::process::{Child, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use coopvirt_tests::files::Folder;
 use coopvirt_tests::{kernels, Console, Guest};
 use rustix::fs::{fcntl_setfl, OFlags};
-use rustix::process::Signal;
+use rustix::io::ioctl_fionread;
+use rustix::process::{kill_process, Pid, Signal};
 
 #[test]
 fn power_off() {
@@ -140,16 +141,78 @@ fn power_off_where_nobody_empties_standard_error() {
         .stdout(Stdio::null())
         .stderr(writer);
     let mut child = command.spawn().expect("coopvirt can be started");
+    let status = end_of(&mut child, guest.time_limit());
+    assert_eq!(status.code(), Some(0));
+}
+
+fn end_of(child: &mut Child, limit: Duration) -> ExitStatus {
     let started = Instant::now();
-    let status = loop {
+    loop {
         if let Some(status) = child.try_wait().expect("our own child") {
-            break status;
+            return status;
         }
-        if started.elapsed() > guest.time_limit() {
+        if started.elapsed() > limit {
             let _ = child.kill();
             panic!("it did not end");
         }
         std::thread::sleep(Duration::from_millis(50));
-    };
-    assert_eq!(status.code(), Some(0));
+    }
+}
+
+const PRINTED: usize = 500_000;
+
+/// A guest that prints more on its serial console than the pipe and the buffers before it hold, and then
+/// ends with code 42. Returned when it cannot print any more, with its unread console.
+#[expect(clippy::zombie_processes, reason = "the callers wait for it")]
+fn unread(folder: &Folder) -> (Child, PipeReader) {
+    let code = [
+        0xfc, // cld
+        0x66, 0xba, 0xf8, 0x03, // mov dx, 0x3f8
+        0xbf, 0xf4, 0x01, 0x00, 0x00, // mov edi, 500
+        0xbe, 0x00, 0x00, 0x10, 0x00, // 1: mov esi, 0x100000
+        0xb9, 0xe8, 0x03, 0x00, 0x00, // mov ecx, 1000
+        0xf3, 0x6e, // rep outsb
+        0x4f, 0x75, 0xf1, // dec edi; jnz 1b
+        0xb0, 42, 0xe6, 0xf4, // mov al, 42; out 0xf4, al
+        0xf4, 0xeb, 0xfd, // 1: hlt; jmp 1b
+    ];
+    let kernel = folder.file("prints", &kernels::elf(&code, true));
+    let guest = Guest::with_file(&kernel).memory("16M");
+    let guest = guest.console(Console::Serial).arguments(["--debug-exit"]);
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    let mut command = guest.command();
+    command.stdin(Stdio::null()).stdout(writer);
+    let child = command.spawn().expect("coopvirt can be started");
+    let started = Instant::now();
+    let mut before = 0;
+    loop {
+        let now = ioctl_fionread(&reader).expect("a pipe");
+        if now > 0 && now == before {
+            return (child, reader);
+        }
+        assert!(started.elapsed() < guest.time_limit(), "it prints nothing");
+        before = now;
+        std::thread::sleep(Duration::from_secs(1));
+    }
+}
+
+/// Its reader has stopped: the guest waits for it, whoever wants to end the machine does not.
+#[test]
+fn sigterm_where_nobody_reads_the_console() {
+    let (mut child, _reader) = unread(&Folder::new());
+    let pid = Pid::from_child(&child);
+    kill_process(pid, Signal::TERM).expect("our own child");
+    let status = end_of(&mut child, Duration::from_secs(10));
+    assert_eq!(status.code(), Some(143));
+}
+
+#[test]
+fn what_a_guest_printed_before_its_end_waits_for_a_slow_reader() {
+    let (mut child, mut reader) = unread(&Folder::new());
+    let mut printed = Vec::new();
+    // The child has the only other end.
+    reader.read_to_end(&mut printed).expect("a pipe");
+    assert_eq!(printed.len(), PRINTED);
+    let status = end_of(&mut child, Duration::from_secs(10));
+    assert_eq!(status.code(), Some(42));
 }

@@ -3,9 +3,10 @@
 use std::io;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::Sender;
+use std::sync::mpsc::{channel, Receiver, RecvTimeoutError, Sender};
 use std::sync::Arc;
 use std::thread::{Builder, JoinHandle};
+use std::time::Duration;
 
 use event_manager::{EventManager, EventOps, Events, MutEventSubscriber, SubscriberOps};
 use vmm_sys_util::epoll::EventSet;
@@ -14,14 +15,20 @@ use vmm_sys_util::eventfd::EventFd;
 use crate::event::MachineEvent;
 use crate::vcpu::pin;
 
+/// How long the end waits for a device that is in the middle of something. A disk may have to write;
+/// one that needs longer, or a device whose lock a stuck vCPU holds, must not keep the machine.
+const END_LIMIT: Duration = Duration::from_secs(5);
+
 /// Anything that the loop can call.
 pub type Subscriber = Box<dyn MutEventSubscriber + Send>;
 
-/// The running loop; dropping it ends the thread.
+/// The running loop; dropping it ends the thread, or leaves it alone if that takes too long.
 pub struct IoThread {
     stop: Arc<AtomicBool>,
     wake: EventFd,
     thread: Option<JoinHandle<()>>,
+    /// Nothing comes from there; its other end goes with the thread.
+    ended: Receiver<()>,
 }
 
 /// Wakes the loop so that it looks at `stop`.
@@ -55,10 +62,12 @@ impl IoThread {
             manager.add_subscriber(subscriber);
         }
         let stopping = Arc::clone(&stop);
+        let (alive, ended) = channel::<()>();
         let thread = Builder::new()
             .name("io".into())
             .stack_size(256 << 10)
             .spawn(move || {
+                let _alive = alive;
                 if !host_cpus.is_empty() {
                     // Without pinning it still works; only the figures get noisier.
                     let _ = pin::pin_current_thread(&host_cpus);
@@ -77,6 +86,7 @@ impl IoThread {
             stop,
             wake,
             thread: Some(thread),
+            ended,
         })
     }
 }
@@ -98,6 +108,10 @@ impl Drop for IoThread {
         self.stop.store(true, Ordering::Release);
         // An eventfd write of 1 only fails when its counter is full, and then the loop is awake.
         let _ = self.wake.write(1);
+        if self.ended.recv_timeout(END_LIMIT) == Err(RecvTimeoutError::Timeout) {
+            // It ends when it can, or with the process. What its devices use, they own.
+            return;
+        }
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }

@@ -303,6 +303,8 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         .wait(None)
         .context("the machine's event channel closed")?;
     machine.end();
+    // Still with signals, keys and the control socket: whoever does not want to wait can say so.
+    let reason = machine.finish_output(reason);
     // Nobody must wait for a machine that is gone, or find its socket.
     drop(entry);
     drop(control);

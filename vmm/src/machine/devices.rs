@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::Sender;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 
 use kvm_ioctls::VmFd;
 use vmm_sys_util::eventfd::EventFd;
@@ -12,6 +12,7 @@ use super::{BuildError, ConsoleEnds};
 use crate::bus::Bus;
 use crate::config::{ConsoleKind, DiskConfig, DiskIo, MachineConfig};
 use crate::console::input::{Input, InputSink};
+use crate::console::writer::ConsoleOutput;
 use crate::devices::debug_exit::DebugExit;
 use crate::devices::i8042::I8042;
 use crate::devices::power::Power;
@@ -28,9 +29,9 @@ use crate::pci::{
 };
 use crate::vcpu::dispatch::Buses;
 use crate::virtio::{
-    attach, Balloon, BalloonControl, Blk, BlkAccess, BlkError, Console, ConsoleOutput,
-    DeviceCounters, Host, KvmDoorbells, Net, PolledDevice, Rng, UnixVsock, VhostUserBlk,
-    VhostUserFs, VirtioDevice, Vsock, VsockGauges,
+    attach, Balloon, BalloonControl, Blk, BlkAccess, BlkError, Console, DeviceCounters, Host,
+    KvmDoorbells, Net, PolledDevice, Rng, UnixVsock, VhostUserBlk, VhostUserFs, VirtioDevice,
+    Vsock, VsockGauges,
 };
 
 /// The devices while they are being put together.
@@ -187,10 +188,14 @@ impl Devices {
                 what: "connect the serial interrupt",
                 source,
             })?;
-        let (serial_output, virtio_output): (Box<dyn Write + Send>, _) = match config.console {
-            ConsoleKind::Serial => (output, None),
-            ConsoleKind::Virtio => (Box::new(std::io::sink()), Some(output)),
+        let (serial_output, virtio_output) = match config.console {
+            ConsoleKind::Serial => (
+                Some(ConsoleOutput::new(output, Weak::new()).map_err(io)?),
+                None,
+            ),
+            ConsoleKind::Virtio => (None, Some(output)),
         };
+        self.console_output.clone_from(&serial_output);
         let serial = SerialPort::new(irq, serial_output);
         self.buses
             .ports

@@ -13,7 +13,7 @@ use std::io::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{channel, Receiver, Sender};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kvm_ioctls::VmFd;
 
@@ -24,6 +24,7 @@ use crate::accounting::chain;
 use crate::boot::{self, registers, BootError};
 use crate::bus::BusError;
 use crate::config::{ConfigError, Kernel, MachineConfig};
+use crate::console::writer::ConsoleOutput;
 use crate::coop::sidecore::Sidecore;
 use crate::coop::Coop;
 use crate::event::MachineEvent;
@@ -35,9 +36,12 @@ use crate::pci::PciRoot;
 use crate::stop::StopReason;
 use crate::vcpu::dispatch::Buses;
 use crate::vcpu::tally::Tally;
-use crate::vcpu::thread::VcpuParts;
+use crate::vcpu::thread::{VcpuParts, END_LIMIT};
 use crate::vcpu::{VcpuEvent, VcpuHandle};
-use crate::virtio::{BalloonControl, ConsoleOutput, DeviceCounters, DeviceCounts, VsockGauges};
+use crate::virtio::{BalloonControl, DeviceCounters, DeviceCounts, VsockGauges};
+
+/// How often somebody who waits for the console's reader looks whether he still should.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// Why a machine could not be built.
 #[derive(Debug, thiserror::Error)]
@@ -262,6 +266,7 @@ impl Machine {
                 coop: coop.clone(),
                 events: events.clone(),
                 host_cpu: config.pin.get(usize::from(id)).copied(),
+                ram: GuestRam::clone(&ram),
             };
             let vcpu = VcpuHandle::spawn(parts).map_err(|source| BuildError::Io {
                 what: "start a vCPU thread",
@@ -330,10 +335,43 @@ impl Machine {
         self.remote.has_paused();
     }
 
-    /// Pauses for good: nobody can resume it.
+    /// Pauses for good: nobody can resume it. A vCPU that does not come out in time is left where it is.
     pub fn end(&self) {
+        // First: a vCPU that waits for its console's reader goes on, and so does who waits for the vCPU.
+        if let Some(output) = &self.console_output {
+            output.end();
+        }
         self.remote.end();
-        self.pause();
+        let deadline = Instant::now() + END_LIMIT;
+        let asked: Vec<_> = self.vcpus.iter().map(VcpuHandle::begin_pause).collect();
+        for (id, (vcpu, paused)) in self.vcpus.iter().zip(asked).enumerate() {
+            if paused.is_some_and(|paused| !vcpu.await_pause(&paused, deadline)) {
+                complain!("coopvirt: vCPU {id} does not come to an end; ending without it");
+            }
+        }
+    }
+
+    /// Waits until the console's reader has got everything, for a machine that has [ended](Self::end). What
+    /// a guest printed before it ended by itself is owed to its reader, however slow. A machine that was told
+    /// to end owes nothing more; if that comes while this waits, it is the reason from then on.
+    pub fn finish_output(&self, reason: StopReason) -> StopReason {
+        let Some(output) = &self.console_output else {
+            return reason;
+        };
+        let mut reason = reason;
+        while !matches!(reason, StopReason::UserQuit | StopReason::Signal(_))
+            && !output.finish(LOOK_EVERY)
+        {
+            for event in self.inbox.try_iter() {
+                match event {
+                    MachineEvent::UserQuit => reason = StopReason::UserQuit,
+                    MachineEvent::Signal(signal) => reason = StopReason::Signal(signal),
+                    // It cannot end more than once.
+                    _ => {}
+                }
+            }
+        }
+        reason
     }
 
     /// Waits until the machine stops, at most `limit` if there is one (then `None`).

@@ -16,8 +16,8 @@ use crate::devices::power::{NotListening, Power};
 use crate::event::MachineEvent;
 use crate::vcpu::VcpuHandle;
 
-/// A vCPU leaves the guest within microseconds; one that writes to a console that nobody reads can
-/// take for ever.
+/// A vCPU leaves the guest within microseconds; one that writes to a console that nobody reads waits
+/// for the reader.
 const PAUSE_LIMIT: Duration = Duration::from_secs(5);
 
 /// Whether guest code runs.

@@ -10,9 +10,11 @@
 use std::io;
 use std::os::unix::thread::JoinHandleExt;
 use std::panic::{catch_unwind, AssertUnwindSafe};
-use std::sync::mpsc::{channel, Receiver, Sender, TryRecvError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{channel, Receiver, RecvTimeoutError, Sender, TryRecvError};
 use std::sync::Arc;
 use std::thread::{Builder, JoinHandle};
+use std::time::{Duration, Instant};
 
 use coopvirt_spec::mark::Mark;
 use kvm_ioctls::VcpuFd;
@@ -23,6 +25,11 @@ use super::tally::{Kind, Tally};
 use super::{exit, kick, pin};
 use crate::coop::Coop;
 use crate::event::MachineEvent;
+use crate::mem::GuestRam;
+
+/// A vCPU leaves the guest within microseconds, and what it does for the guest is short. One that takes
+/// longer (a device that waits for a dead server) must not keep the machine from ending.
+pub const END_LIMIT: Duration = Duration::from_secs(2);
 
 /// Told of marks by the vCPU thread that made them, before the guest runs on.
 pub trait VcpuEvent: Send + Sync {
@@ -48,6 +55,8 @@ pub struct VcpuParts {
     pub coop: Option<Arc<Coop>>,
     /// Host CPU to run on.
     pub host_cpu: Option<usize>,
+    /// Guest memory: a thread that does not end in time keeps it, and its vCPU may still use it.
+    pub ram: GuestRam,
 }
 
 type Job = Box<dyn FnOnce(&mut VcpuFd) + Send>;
@@ -56,13 +65,15 @@ enum Command {
     Pause(Sender<()>),
     Resume,
     Do(Job),
-    Stop,
+    /// Whoever holds the other end sees this one go when the thread ends.
+    Stop(#[expect(dead_code, reason = "nothing is ever sent")] Sender<()>),
 }
 
-/// The way to a vCPU thread. Dropping it stops the thread.
+/// The way to a vCPU thread. Dropping it stops the thread, or leaves it alone if that takes too long.
 pub struct VcpuHandle {
     commands: Sender<Command>,
     thread: Option<JoinHandle<()>>,
+    is_stuck: AtomicBool,
 }
 
 impl VcpuHandle {
@@ -92,6 +103,7 @@ impl VcpuHandle {
         Ok(Self {
             commands,
             thread: Some(thread),
+            is_stuck: AtomicBool::new(false),
         })
     }
 
@@ -107,6 +119,16 @@ impl VcpuHandle {
     pub fn begin_pause(&self) -> Option<Receiver<()>> {
         let (sender, paused) = channel();
         self.send(Command::Pause(sender)).then_some(paused)
+    }
+
+    /// Waits until `paused`, from [`begin_pause`](Self::begin_pause), says so. False: not by then, so
+    /// nobody waits for this vCPU any more.
+    pub fn await_pause(&self, paused: &Receiver<()>, deadline: Instant) -> bool {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let is_stuck = paused.recv_timeout(left) == Err(RecvTimeoutError::Timeout);
+        // Relaxed: the flag guards no other data.
+        self.is_stuck.store(is_stuck, Ordering::Relaxed);
+        !is_stuck
     }
 
     /// Lets guest code run (again).
@@ -147,7 +169,16 @@ impl VcpuHandle {
 
 impl Drop for VcpuHandle {
     fn drop(&mut self) {
-        self.send(Command::Stop);
+        let (ending, ended) = channel();
+        self.send(Command::Stop(ending));
+        let limit = match self.is_stuck.load(Ordering::Relaxed) {
+            true => Duration::ZERO,
+            false => END_LIMIT,
+        };
+        if ended.recv_timeout(limit) == Err(RecvTimeoutError::Timeout) {
+            // It ends when it can, or with the process.
+            return;
+        }
         if let Some(thread) = self.thread.take() {
             // A panic in it has been caught and reported.
             let _ = thread.join();
@@ -209,7 +240,7 @@ impl Vcpu {
                 }
             };
             match command {
-                Command::Stop => return Ok(false),
+                Command::Stop(_) => return Ok(false),
                 Command::Resume => self.running = true,
                 Command::Do(job) => job(&mut self.parts.fd),
                 Command::Pause(paused) => {

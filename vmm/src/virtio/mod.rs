@@ -101,7 +101,7 @@ use std::sync::Arc;
 pub use balloon::{Balloon, BalloonControl, BalloonError, BalloonState, BalloonStatistics};
 pub use blk::{Blk, BlkAccess, BlkError, InFlight};
 pub use chain::{Chain, Segments};
-pub use console::{Console, ConsoleInput, ConsoleOutput};
+pub use console::{Console, ConsoleInput};
 pub use counters::{DeviceCounters, DeviceCounts};
 pub use device::{
     HandedQueue, Polled, Progress, QueueError, VirtioDevice, Watched, QUEUE_SIZE_MAX,

@@ -5,7 +5,6 @@
 //! guest's buffers simply stay in their queue.
 
 mod input;
-mod output;
 
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -14,10 +13,10 @@ use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::{EventFd, EFD_NONBLOCK};
 
 pub use input::ConsoleInput;
-pub use output::ConsoleOutput;
 
 use super::device::{read_config, Polled, Progress, QueueError, VirtioDevice, QUEUE_SIZE_MAX};
 use super::queue::DeviceQueue;
+use crate::console::writer::ConsoleOutput;
 
 const TYPE_CONSOLE: u16 = 3;
 const CLASS_COMMUNICATION_OTHER: u32 = 0x07_80_00;
@@ -43,7 +42,7 @@ impl Console {
     pub fn new(writer: Box<dyn Write + Send>) -> io::Result<(Self, ConsoleInput, ConsoleOutput)> {
         let event = Arc::new(EventFd::new(EFD_NONBLOCK)?);
         let input = ConsoleInput::new(event.clone());
-        let output = ConsoleOutput::new(writer, &event)?;
+        let output = ConsoleOutput::new(writer, Arc::downgrade(&event))?;
         Ok((
             Self {
                 event,

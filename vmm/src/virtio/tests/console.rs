@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::rig::{Rig, BUFFERS};
-use crate::virtio::{Console, ConsoleInput, ConsoleOutput};
+use crate::console::writer::ConsoleOutput;
+use crate::virtio::{Console, ConsoleInput};
 
 const SOON: Duration = Duration::from_secs(5);
 
