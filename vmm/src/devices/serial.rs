@@ -1,16 +1,19 @@
 //! COM1: a 16550A by `vm-superio`, its interrupt through an irqfd, its output to the console.
 //!
 //! A vCPU that prints waits for the console's reader before it takes the port's lock: input, and with it
-//! the whole I/O thread, must not wait behind it.
+//! the whole I/O thread, must not wait behind it. What is typed waits in a queue of ours behind the 64 bytes
+//! of the port's own, which gets more whenever the guest has emptied it.
 
 use std::io::{self, Write};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use vm_superio::serial::NoEvents;
 use vm_superio::{Serial, Trigger};
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::bus::BusDevice;
+use crate::console::input::InputSink;
+use crate::console::typed::Typed;
 use crate::console::writer::ConsoleOutput;
 
 /// Raises the serial interrupt by its irqfd.
@@ -26,8 +29,35 @@ impl Trigger for IrqLine {
 
 /// Where the guest writes what it prints, and reads what was typed.
 const DATA: u8 = 0;
+const MODEM_CONTROL: u8 = 4;
+const LOOP: u8 = 1 << 4;
 
-type Uart = Serial<IrqLine, NoEvents, Box<dyn Write + Send>>;
+/// What the receive FIFO holds.
+const FIFO_BYTES: usize = 64;
+
+struct Uart {
+    port: Serial<IrqLine, NoEvents, Box<dyn Write + Send>>,
+    typed: Typed,
+}
+
+impl Uart {
+    /// Gives the guest what was typed. A whole FIFO at once, so that it costs one interrupt.
+    fn refill(&mut self) {
+        // Nothing is received while what the guest prints comes back to it; a look costs little, so
+        // there is one after each access.
+        if self.typed.is_empty() || self.port.fifo_capacity() < FIFO_BYTES || self.is_in_loop() {
+            return;
+        }
+        let mut keys = [0; FIFO_BYTES];
+        let count = self.typed.pop(&mut keys);
+        // It fails where the interrupt does, and has taken the keys then.
+        let _ = self.port.enqueue_raw_bytes(&keys[..count]);
+    }
+
+    fn is_in_loop(&mut self) -> bool {
+        self.port.read(MODEM_CONTROL) & LOOP != 0
+    }
+}
 
 /// The port as vCPU threads and the console's input share it.
 #[derive(Clone)]
@@ -38,22 +68,36 @@ pub struct SerialPort {
 
 impl SerialPort {
     /// A port whose interrupt is `irq` and whose output goes to `output`, if anywhere.
-    pub fn new(irq: EventFd, output: Option<ConsoleOutput>) -> Self {
+    pub fn new(irq: EventFd, output: Option<ConsoleOutput>) -> io::Result<Self> {
         let writer: Box<dyn Write + Send> = match &output {
             Some(output) => Box::new(output.clone()),
             None => Box::new(io::sink()),
         };
-        Self {
-            uart: Arc::new(Mutex::new(Serial::new(IrqLine(irq), writer))),
+        let uart = Uart {
+            port: Serial::new(IrqLine(irq), writer),
+            typed: Typed::new()?,
+        };
+        Ok(Self {
+            uart: Arc::new(Mutex::new(uart)),
             output,
-        }
+        })
     }
 
-    /// Puts typed bytes into the receive FIFO; returns how many fitted.
-    pub fn push(&self, bytes: &[u8]) -> usize {
-        let mut uart = self.uart.lock().unwrap_or_else(PoisonError::into_inner);
-        let room = uart.fifo_capacity().min(bytes.len());
-        uart.enqueue_raw_bytes(&bytes[..room]).unwrap_or(0)
+    fn uart(&self) -> MutexGuard<'_, Uart> {
+        self.uart.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl InputSink for SerialPort {
+    fn push(&self, bytes: &[u8]) -> usize {
+        let mut uart = self.uart();
+        let accepted = uart.typed.push(bytes);
+        uart.refill();
+        accepted
+    }
+
+    fn room(&self) -> Arc<EventFd> {
+        self.uart().typed.room()
     }
 }
 
@@ -63,11 +107,9 @@ impl BusDevice for SerialPort {
         let (Ok(offset), Some(first)) = (u8::try_from(offset), data.first_mut()) else {
             return;
         };
-        *first = self
-            .uart
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .read(offset);
+        let mut uart = self.uart();
+        *first = uart.port.read(offset);
+        uart.refill();
     }
 
     fn write(&mut self, offset: u64, data: &[u8]) {
@@ -77,12 +119,10 @@ impl BusDevice for SerialPort {
         if let Some(output) = self.output.as_ref().filter(|_| offset == DATA) {
             output.wait_for_room();
         }
+        let mut uart = self.uart();
         // It fails where the interrupt does: its counter is full, and the guest has one to come.
-        let _ = self
-            .uart
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .write(offset, value);
+        let _ = uart.port.write(offset, value);
+        uart.refill();
     }
 
     fn name(&self) -> &str {
@@ -104,7 +144,7 @@ mod tests {
     #[test]
     fn any_access_is_harmless_and_input_is_bounded() {
         let irq = EventFd::new(libc::EFD_NONBLOCK).expect("an eventfd can be made");
-        let mut serial = SerialPort::new(irq, None);
+        let mut serial = SerialPort::new(irq, None).expect("another, too");
         for value in 0..=255u8 {
             for offset in 0..8 {
                 serial.write(offset, &[value]);
@@ -113,10 +153,41 @@ mod tests {
             }
         }
         let mut taken = 0;
-        for _ in 0..100 {
+        for _ in 0..10_000 {
             taken += serial.push(&[b'x'; 100]);
         }
-        assert!(taken <= 64, "{taken}");
+        assert!((64 << 10..128 << 10).contains(&taken), "{taken}");
+    }
+
+    #[test]
+    fn what_does_not_fit_the_fifo_comes_when_the_guest_has_emptied_it_with_an_interrupt() {
+        const INTERRUPT_ENABLE: u64 = 1;
+        const LINE_STATUS: u64 = 5;
+        let irq = EventFd::new(libc::EFD_NONBLOCK).expect("an eventfd can be made");
+        let interrupts = irq.try_clone().expect("it can be cloned");
+        let mut serial = SerialPort::new(irq, None).expect("another, too");
+        serial.write(INTERRUPT_ENABLE, &[1]);
+        let line: Vec<u8> = (0..200).collect();
+        assert_eq!(serial.push(&line), 200);
+        let read = |serial: &mut SerialPort, offset| {
+            let mut byte = [0];
+            serial.read(offset, &mut byte);
+            byte[0]
+        };
+        let mut came = Vec::new();
+        while read(&mut serial, LINE_STATUS) & 1 != 0 {
+            if came.len() % FIFO_BYTES == 0 {
+                assert_eq!(interrupts.read().ok(), Some(1), "{}", came.len());
+            }
+            came.push(read(&mut serial, 0));
+        }
+        assert_eq!(came, line);
+        // What the guest prints comes back to it for a while; nothing that is typed then is lost.
+        serial.write(MODEM_CONTROL.into(), &[LOOP]);
+        assert_eq!(serial.push(b"k"), 1);
+        assert_eq!(read(&mut serial, LINE_STATUS) & 1, 0);
+        serial.write(MODEM_CONTROL.into(), &[0]);
+        assert_eq!(read(&mut serial, 0), b'k');
     }
 
     /// Prints more than a pipe that nobody reads and the buffers before it hold.
@@ -125,7 +196,7 @@ mod tests {
         let irq = EventFd::new(libc::EFD_NONBLOCK).expect("an eventfd can be made");
         let (_reader, writer) = io::pipe().expect("a pipe can be made");
         let output = ConsoleOutput::new(Box::new(writer), Weak::new()).expect("a thread");
-        let serial = SerialPort::new(irq, Some(output.clone()));
+        let serial = SerialPort::new(irq, Some(output.clone())).expect("an eventfd");
         let (printed, progress) = channel();
         let mut of_vcpu = serial.clone();
         std::thread::spawn(move || {

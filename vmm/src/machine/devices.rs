@@ -196,18 +196,18 @@ impl Devices {
             ConsoleKind::Virtio => (None, Some(output)),
         };
         self.console_output.clone_from(&serial_output);
-        let serial = SerialPort::new(irq, serial_output);
+        let serial = SerialPort::new(irq, serial_output).map_err(io)?;
         self.buses
             .ports
             .insert(layout::PORT_SERIAL, 8, Arc::new(Mutex::new(serial.clone())))?;
         let Some(output) = virtio_output else {
-            return Ok(Box::new(move |bytes: &[u8]| serial.push(bytes)));
+            return Ok(Box::new(serial));
         };
         let (console, input, output) = Console::new(output)
             .map_err(|error| device("make the virtio console")(error.into()))?;
         self.add(Box::new(console))?;
         self.console_output = Some(output);
-        Ok(Box::new(move |bytes: &[u8]| input.push(bytes)))
+        Ok(Box::new(input))
     }
 
     pub(super) fn add_disks(&mut self, disks: Vec<Blk>) -> Result<(), BuildError> {

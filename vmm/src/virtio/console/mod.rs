@@ -41,7 +41,7 @@ impl Console {
     /// and output.
     pub fn new(writer: Box<dyn Write + Send>) -> io::Result<(Self, ConsoleInput, ConsoleOutput)> {
         let event = Arc::new(EventFd::new(EFD_NONBLOCK)?);
-        let input = ConsoleInput::new(event.clone());
+        let input = ConsoleInput::new(event.clone())?;
         let output = ConsoleOutput::new(writer, Arc::downgrade(&event))?;
         Ok((
             Self {
