@@ -115,6 +115,18 @@ fn sigterm() {
     ends_by(Signal::TERM, 143);
 }
 
+/// As `nohup` starts it.
+#[test]
+fn a_signal_that_was_ignored_before_it_started_is_no_end() {
+    let guest = Guest::new().end("hang");
+    let mut running = guest.prefix(["env", "--ignore-signal=HUP"]).start();
+    running.wait_for("\"type\":\"done\"");
+    running.signal(Signal::HUP);
+    std::thread::sleep(Duration::from_secs(1));
+    running.signal(Signal::TERM);
+    running.finish().assert_ended(143, "ended by signal 15");
+}
+
 #[test]
 fn sigint_while_it_boots() {
     let mut running = Guest::new()

@@ -41,6 +41,7 @@ pub mod mark_log;
 pub mod mem;
 pub mod notifies;
 pub mod pci;
+mod signals;
 mod socket_file;
 pub mod stop;
 pub mod top;

@@ -3,7 +3,6 @@
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::mpsc::Sender;
 use std::sync::Arc;
 
 use anyhow::Context;
@@ -21,12 +20,12 @@ use crate::console::terminal::RawMode;
 use crate::control::registry::Entry;
 use crate::control::{ControlServer, ControlSocket, MachineControls};
 use crate::coop::{self, CoopOptions, SidecoreOptions};
-use crate::event::MachineEvent;
 use crate::kvm::features;
 use crate::machine::{ConsoleEnds, Machine};
 use crate::mark_log::MarkLog;
 use crate::mem::Backing;
 use crate::say::{tell, without_waiting};
+use crate::signals;
 
 /// Boot a Linux kernel in a virtual machine.
 #[derive(Debug, ClapArgs)]
@@ -283,7 +282,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     if let Some(accounting) = &accounting {
         accounting.name_devices(machine.gauges());
     }
-    forward_signals(machine.events()).context("could not watch for signals")?;
+    signals::forward(machine.events()).context("could not watch for signals")?;
     let controls = Arc::new(MachineControls::new(
         &machine,
         &config,
@@ -339,21 +338,4 @@ fn open_report(path: &Path) -> anyhow::Result<ReportFile> {
     ReportFile::open(path).with_context(|| {
         format!("could not create the exit report {path:?}; check the path given to --exits")
     })
-}
-
-/// Turns signals that ask this process to end into events of the machine.
-fn forward_signals(events: Sender<MachineEvent>) -> std::io::Result<()> {
-    use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
-    let mut signals = signal_hook::iterator::Signals::new([SIGHUP, SIGINT, SIGQUIT, SIGTERM])?;
-    std::thread::Builder::new()
-        .name("signals".into())
-        .stack_size(128 << 10)
-        .spawn(move || {
-            for signal in signals.forever() {
-                if events.send(MachineEvent::Signal(signal)).is_err() {
-                    return;
-                }
-            }
-        })?;
-    Ok(())
 }
