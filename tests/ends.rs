@@ -115,6 +115,23 @@ fn sigterm() {
     ends_by(Signal::TERM, 143);
 }
 
+/// A limit on the size of files is an error of who writes: the report has no room here.
+#[test]
+fn a_limit_on_files_does_not_kill() {
+    let folder = Folder::new();
+    // mov al, 42; out 0xf4, al; 1: hlt; jmp 1b
+    let code = [0xb0, 42, 0xe6, 0xf4, 0xf4, 0xeb, 0xfd];
+    let kernel = folder.file("exit", &kernels::elf(&code, true));
+    let exits = folder.path("exits.json").into_os_string();
+    let guest = Guest::with_file(&kernel).memory("16M");
+    let guest = guest.prefix(["prlimit", "--fsize=64"]);
+    let arguments = ["--debug-exit".into(), "--exits".into(), exits];
+    let outcome = guest.arguments(arguments).run();
+    assert_eq!(outcome.status(), 1, "{}", outcome.stderr);
+    let says = "could not write the exit report: File too large";
+    assert!(outcome.stderr.contains(says), "{}", outcome.stderr);
+}
+
 /// As `nohup` starts it.
 #[test]
 fn a_signal_that_was_ignored_before_it_started_is_no_end() {

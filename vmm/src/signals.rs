@@ -1,6 +1,6 @@
-//! Signals that ask this process to end.
+//! Signals that ask this process to end, and one that must not.
 //!
-//! They become events of the machine, so that it ends in order: the terminal as it was, the control
+//! The former become events of the machine, so that it ends in order: the terminal as it was, the control
 //! socket gone, the status of the signal. One that the parent has ignored stays ignored; that is what
 //! `nohup` does, and a shell with the jobs that a script leaves in the background.
 #![expect(unsafe_code)]
@@ -17,7 +17,8 @@ use signal_hook::iterator::Signals;
 
 use crate::event::MachineEvent;
 
-const ENDING: [i32; 4] = [SIGHUP, SIGINT, SIGQUIT, SIGTERM];
+/// The last is a limit on CPU time, of which the process has a second left to end in.
+const ENDING: [i32; 5] = [SIGHUP, SIGINT, SIGQUIT, SIGTERM, libc::SIGXCPU];
 
 /// Turns signals that ask this process to end into events of the machine.
 pub(crate) fn forward(events: Sender<MachineEvent>) -> io::Result<()> {
@@ -35,6 +36,12 @@ pub(crate) fn forward(events: Sender<MachineEvent>) -> io::Result<()> {
     Ok(())
 }
 
+/// A write beyond the limit on a file's size fails as on a full disk, which the guest can be told of,
+/// instead of killing this process.
+pub(crate) fn survive_file_size_limit() {
+    set(libc::SIGXFSZ, libc::SIG_IGN);
+}
+
 fn asking_to_end() -> impl Iterator<Item = i32> {
     ENDING.into_iter().filter(|signal| !is_ignored(*signal))
 }
@@ -49,14 +56,14 @@ fn is_ignored(signal: i32) -> bool {
     action.sa_sigaction == libc::SIG_IGN
 }
 
+fn set(signal: i32, handler: libc::sighandler_t) {
+    // SAFETY: the callers pass no function but SIG_IGN and SIG_DFL, which run no code of ours.
+    unsafe { libc::signal(signal, handler) };
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn set(signal: i32, handler: libc::sighandler_t) {
-        // SAFETY: the callers pass no function but SIG_IGN and SIG_DFL, which run no code of ours.
-        unsafe { libc::signal(signal, handler) };
-    }
 
     #[test]
     fn what_the_parent_ignored_stays_so() {
@@ -66,5 +73,12 @@ mod tests {
         set(SIGQUIT, libc::SIG_DFL);
         assert!(!asking.contains(&SIGQUIT), "{asking:?}");
         assert!(asking.contains(&SIGTERM), "{asking:?}");
+    }
+
+    #[test]
+    fn a_limit_on_files_does_not_kill_and_one_on_time_asks_for_the_end() {
+        survive_file_size_limit();
+        signal_hook::low_level::raise(libc::SIGXFSZ).unwrap();
+        assert!(asking_to_end().any(|signal| signal == libc::SIGXCPU));
     }
 }

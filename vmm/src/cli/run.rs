@@ -259,6 +259,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let config = args.config()?;
     config.check()?;
     without_waiting();
+    signals::survive_file_size_limit();
     if args.exits.is_some() && args.accounting == AccountingArg::Off {
         return Err(ConfigError::ReportOfNothing.into());
     }

@@ -2,7 +2,8 @@
 //!
 //! "Whatever happens" is: the guard's drop, a panic (unwinding drops the guard), `exit` through
 //! [`restore`], a fatal signal of our own (SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGABRT: the handler
-//! restores and lets the signal kill). Signals that ask us to end are events of the machine.
+//! restores and lets the signal kill). Signals that ask us to end are
+//! events of the machine, and so is a limit on CPU time; one on the size of files kills nobody (`signals`).
 #![expect(unsafe_code)]
 // UNSAFETY: termios calls, and signal handlers that may only do what is async-signal-safe.
 
