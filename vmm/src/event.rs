@@ -20,6 +20,8 @@ pub enum MachineEvent {
         /// What KVM said, or that its thread panicked.
         what: String,
     },
+    /// The I/O thread is gone, and with it what serves the devices: why.
+    IoFailed(String),
     /// The user wants to end it.
     UserQuit,
     /// A signal wants to end it.

@@ -76,11 +76,11 @@ impl IoThread {
                 let ended = catch_unwind(AssertUnwindSafe(|| run(&mut manager, &stopping)));
                 let what = match ended {
                     Ok(Ok(())) => return,
-                    Ok(Err(error)) => format!("the I/O loop failed: {error}"),
-                    Err(_) => "the I/O thread panicked".into(),
+                    Ok(Err(error)) => format!("its loop failed: {error}"),
+                    Err(_) => "it panicked".into(),
                 };
                 // The receiver only goes away when the machine is stopping already.
-                let _ = events.send(MachineEvent::VcpuFailed { vcpu: 0, what });
+                let _ = events.send(MachineEvent::IoFailed(what));
             })?;
         Ok(Self {
             stop,
@@ -144,10 +144,9 @@ mod tests {
         event.write(1).unwrap();
         let (sender, inbox) = channel();
         let _thread = IoThread::spawn(vec![Box::new(Bad(event))], Vec::new(), sender).unwrap();
-        let what = "the I/O thread panicked".into();
         assert_eq!(
             inbox.recv_timeout(Duration::from_secs(20)),
-            Ok(MachineEvent::VcpuFailed { vcpu: 0, what })
+            Ok(MachineEvent::IoFailed("it panicked".into()))
         );
     }
 }

@@ -26,6 +26,8 @@ pub enum StopReason {
     TripleFault,
     /// KVM gave up on a vCPU. Status 5.
     KvmFailure(String),
+    /// The I/O thread failed, so that nobody serves the devices. Status 5 as well.
+    IoFailure(String),
     /// A signal asked this process to end. Status 128 plus its number.
     Signal(i32),
 }
@@ -38,7 +40,7 @@ impl StopReason {
             StopReason::GuestExit(code) => *code,
             StopReason::Panic(_) => 3,
             StopReason::TripleFault => 4,
-            StopReason::KvmFailure(_) => 5,
+            StopReason::KvmFailure(_) | StopReason::IoFailure(_) => 5,
             StopReason::Signal(signal) => u8::try_from(128 + signal).unwrap_or(u8::MAX),
         }
     }
@@ -54,6 +56,7 @@ impl fmt::Display for StopReason {
             StopReason::Panic(how) => write!(f, "guest panic: {how}"),
             StopReason::TripleFault => write!(f, "triple fault: a vCPU shut down"),
             StopReason::KvmFailure(what) => write!(f, "KVM could not run a vCPU: {what}"),
+            StopReason::IoFailure(what) => write!(f, "the I/O thread failed: {what}"),
             StopReason::Signal(signal) => write!(f, "ended by signal {signal}"),
         }
     }
@@ -64,16 +67,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn good_ends_have_status_zero_and_bad_ones_differ() {
+    fn good_ends_have_status_zero_and_bad_ones_do_not() {
         assert_eq!(StopReason::PowerOff.exit_status(), 0);
         assert_eq!(StopReason::Reboot.exit_status(), 0);
         let bad = [
             StopReason::Panic(String::new()),
             StopReason::TripleFault,
             StopReason::KvmFailure(String::new()),
+            StopReason::IoFailure(String::new()),
             StopReason::Signal(15),
         ];
         let statuses: Vec<u8> = bad.iter().map(StopReason::exit_status).collect();
-        assert_eq!(statuses, [3, 4, 5, 143]);
+        assert_eq!(statuses, [3, 4, 5, 5, 143]);
     }
 }

@@ -33,7 +33,7 @@ use crate::signals;
 Keys: Ctrl-A X ends the machine, Ctrl-A Ctrl-A sends one Ctrl-A.
 
 Exit status: 0 power-off, restart or Ctrl-A X; 1 an error before the guest ran; 2 wrong arguments;
-3 guest panic; 4 triple fault; 5 KVM failure; 128+N ended by signal N.
+3 guest panic; 4 triple fault; 5 KVM or the I/O thread failed; 128+N ended by signal N.
 
 Devices that other processes serve (vhost-user): the process first, then this program with its socket. A
 qcow2 image, with as many queues as the guest has CPUs:

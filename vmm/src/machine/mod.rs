@@ -397,6 +397,7 @@ impl Machine {
                 MachineEvent::VcpuFailed { vcpu, what } => {
                     StopReason::KvmFailure(format!("vCPU {vcpu}: {what}"))
                 }
+                MachineEvent::IoFailed(what) => StopReason::IoFailure(what),
                 MachineEvent::Reset | MachineEvent::TripleFault if panicked => {
                     StopReason::Panic("it said so through pvpanic and reset the machine".into())
                 }
