@@ -1,16 +1,19 @@
 //! The library's vCPUs: pause, resume, kick and a look into them, on guests of a few instructions.
 
 use std::num::NonZeroU8;
-use std::sync::Arc;
+use std::sync::mpsc::{channel, Receiver, Sender};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use coopvirt::config::{ConsoleKind, Kernel, MachineConfig, Mode};
-use coopvirt::machine::{ConsoleEnds, Machine};
+use coopvirt::machine::{ConsoleEnds, Gauges, Machine};
 use coopvirt::mark_log::MarkLog;
 use coopvirt::mem::Backing;
 use coopvirt::stop::StopReason;
 use coopvirt::vcpu::tally::Kind;
+use coopvirt::vcpu::VcpuEvent;
+use coopvirt_spec::mark::Mark;
 use coopvirt_tests::lab;
 use kvm_bindings::kvm_regs;
 
@@ -26,6 +29,10 @@ const PAUSES: u32 = 100;
 
 /// A machine with one vCPU that starts with this code, in 64-bit mode, paused.
 fn machine(code: &[u8]) -> Machine {
+    machine_seen_by(code, |gauges| Arc::new(MarkLog::new(gauges)))
+}
+
+fn machine_seen_by(code: &[u8], observer: impl FnOnce(&Gauges) -> Arc<dyn VcpuEvent>) -> Machine {
     lab::require_kvm();
     let config = MachineConfig {
         coop: Default::default(),
@@ -61,7 +68,7 @@ fn machine(code: &[u8]) -> Machine {
         output: Box::new(std::io::sink()),
         stdin: false,
     };
-    Machine::build(&config, console, |gauges| Arc::new(MarkLog::new(gauges))).expect("a machine")
+    Machine::build(&config, console, observer).expect("a machine")
 }
 
 fn registers(machine: &Machine) -> kvm_regs {
@@ -236,4 +243,36 @@ fn a_halted_guest_can_be_paused_and_stopped() {
     assert_eq!(machine.wait(Some(SHORT)), None);
     machine.resume();
     machine.shut_down();
+}
+
+/// Holds up whoever makes a mark.
+struct Holdup {
+    reached: Sender<()>,
+    release: Mutex<Receiver<()>>,
+}
+
+impl VcpuEvent for Holdup {
+    fn mark(&self, _vcpu: u8, _mark: Mark) {
+        let _ = self.reached.send(());
+        let _ = self.release.lock().map(|release| release.recv());
+    }
+}
+
+#[test]
+fn a_vcpu_that_does_not_come_back_from_its_exit_does_not_keep_the_machine() {
+    // mov dx, 0xd0c; mov eax, 0x01000001; out dx, eax; 1: hlt; jmp 1b
+    let code = [
+        0x66, 0xba, 0x0c, 0x0d, 0xb8, 0x01, 0x00, 0x00, 0x01, 0xef, 0xf4, 0xeb, 0xfd,
+    ];
+    let (reached, is_reached) = channel();
+    let (_hold, release) = channel();
+    let release = Mutex::new(release);
+    let machine = machine_seen_by(&code, |_| Arc::new(Holdup { reached, release }));
+    machine.resume();
+    is_reached.recv_timeout(LIMIT).expect("the guest's mark");
+    let started = Instant::now();
+    machine.end();
+    machine.shut_down();
+    let took = started.elapsed();
+    assert!(took < Duration::from_secs(10), "{took:?}");
 }
