@@ -274,5 +274,5 @@ fn a_vcpu_that_does_not_come_back_from_its_exit_does_not_keep_the_machine() {
     machine.end();
     machine.shut_down();
     let took = started.elapsed();
-    assert!(took < Duration::from_secs(10), "{took:?}");
+    assert!(took < Duration::from_secs(60), "{took:?}");
 }

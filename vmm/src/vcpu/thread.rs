@@ -28,8 +28,9 @@ use crate::event::MachineEvent;
 use crate::mem::GuestRam;
 
 /// A vCPU leaves the guest within microseconds, and what it does for the guest is short. One that takes
-/// longer (a device that waits for a dead server) must not keep the machine from ending.
-pub const END_LIMIT: Duration = Duration::from_secs(2);
+/// longer (a device that waits for a dead server) must not keep the machine from ending. A host that is out of CPUs can
+/// keep a thread from running for seconds, which is no reason to end without it.
+pub const END_LIMIT: Duration = Duration::from_secs(10);
 
 /// Told of marks by the vCPU thread that made them, before the guest runs on.
 pub trait VcpuEvent: Send + Sync {
