@@ -153,9 +153,9 @@ impl MutEventSubscriber for QueueWorker {
         if events.data() == HOST_EVENT {
             // Cleared before the work: what arrives during it gives another event. Not signalled any more: it was
             // about what a reset has ended meanwhile.
-            if !(self.host_event.as_ref()).is_some_and(|event| event.read().is_ok()) {
+            let Some(Ok(_)) = self.host_event.as_ref().map(|event| event.read()) else {
                 return;
-            }
+            };
             lock(&self.backend).device().host_event_came();
             (0..self.doorbells.len()).for_each(|index| self.process_queue(index));
             return;
