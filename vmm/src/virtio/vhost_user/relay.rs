@@ -8,6 +8,8 @@
 //! `changes` is about drivers and back ends that come and go.
 
 mod changes;
+#[cfg(test)]
+mod tests;
 
 use std::fmt::Display;
 use std::fs::File;
@@ -57,6 +59,8 @@ pub(super) struct Relay {
     features: Option<u64>,
     /// Whether the back end serves the rings.
     is_started: bool,
+    /// Whether a back end has served this driver, and so may have known of it what no other one knows.
+    has_served: bool,
     /// Whether requests fail instead of waiting.
     is_failing: bool,
     has_new_config: bool,
@@ -101,6 +105,7 @@ impl Relay {
             connection: Some(connection),
             features: None,
             is_started: false,
+            has_served: false,
             is_failing: false,
             has_new_config: false,
             messages_left: MAX_MESSAGES,

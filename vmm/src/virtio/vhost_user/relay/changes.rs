@@ -2,7 +2,8 @@
 //!
 //! A back end that has gone leaves requests behind which it may or may not have carried out. A device
 //! whose requests can be made twice (`is_repeatable`) has them made again by the next back end; any
-//! other fails them, and begins afresh when its driver does. Nothing is answered twice.
+//! other fails them, and begins afresh when its driver does; one that came while there was no back end
+//! gets the next. Nothing is answered twice.
 
 use std::fmt::Display;
 use std::thread;
@@ -38,6 +39,7 @@ impl Relay {
         }
         self.rings.iter_mut().for_each(Ring::forget);
         self.features = None;
+        self.has_served = false;
     }
 
     /// Looks at what the keeper has found out. All queues have to be processed next.
@@ -97,7 +99,7 @@ impl Relay {
         self.has_new_config |= self.offer.config != new.config;
         self.offer.config.clone_from(&new.config);
         self.connection = Some(connection);
-        if self.features.is_none() || !self.kind.is_repeatable {
+        if self.features.is_none() || self.has_served && !self.kind.is_repeatable {
             self.say(format_args!("a back end is there again"));
             return;
         }
@@ -115,6 +117,7 @@ impl Relay {
     fn start(&mut self) {
         let started = self.try_start();
         self.is_started = started.is_ok();
+        self.has_served |= self.is_started;
         if let Err(error) = started {
             self.distrust(error);
         }
