@@ -106,9 +106,10 @@ pub(super) struct Args {
     /// KVM features to show in kvm mode: all, none, NAME,..., or all,-NAME
     #[arg(long, value_name = "LIST", default_value = "all", value_parser = features::parse)]
     kvm_features: u32,
-    /// Cooperative features to offer in coop mode: all, none, mmu, NAME,..., or all,-NAME
-    #[arg(long = "coop", value_name = "LIST", default_value = "all", value_parser = coop::features)]
-    coop_features: Features,
+    /// Cooperative features to offer in coop mode: all, none, mmu, NAME,..., or all,-NAME [default: all; with
+    /// --balloon all,-mmu, as a guest's free memory is reported to one of them only]
+    #[arg(long = "coop", value_name = "LIST", value_parser = coop::features)]
+    coop_features: Option<Features>,
     /// The polling thread of coop mode, for cooperative guests and the virtqueues of any guest: off,
     /// adaptive (while there is work) or always; ",cpu=N" pins it
     #[arg(long, value_name = "POLICY", default_value = "adaptive", value_parser = coop::sidecore_option)]
@@ -238,7 +239,9 @@ impl Args {
             vsock: self.vsock.clone(),
             mode,
             coop: CoopOptions {
-                features: self.coop_features,
+                features: self
+                    .coop_features
+                    .unwrap_or_else(|| coop::default_features(self.balloon)),
                 sidecore: self.sidecore,
             },
             x2apic: self.x2apic || mode != Mode::Hvm,

@@ -39,6 +39,6 @@ mod testing;
 pub use gauges::{AreaCounts, CoopGauges, PollingState};
 pub use host::{Coop, OwnVcpu};
 pub use options::{
-    features, sidecore as sidecore_option, CoopOptions, OptionError, SidecoreOptions,
-    SidecorePolicy,
+    default_features, features, sidecore as sidecore_option, CoopOptions, OptionError,
+    SidecoreOptions, SidecorePolicy,
 };

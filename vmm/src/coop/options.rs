@@ -104,6 +104,17 @@ fn known() -> String {
     names.join(", ")
 }
 
+/// What is offered if nobody says: all that is served. Beside a balloon that is told of free pages, without the two
+/// memory operations: Linux reports free pages to one user only (`mm/page_reporting.c`), and a module that is loaded
+/// before the balloon's driver would leave the guest without its balloon.
+pub fn default_features(has_balloon: bool) -> Features {
+    if has_balloon {
+        SERVED.without(Features::POPULATE | Features::RELEASE)
+    } else {
+        SERVED
+    }
+}
+
 /// Reads a list such as `all`, `timer,ipi` or `all,-mmu`. The ring is always offered.
 pub fn features(list: &str) -> Result<Features, OptionError> {
     let mut chosen = Features::RING;
@@ -187,6 +198,12 @@ mod tests {
                 "{message}"
             );
         }
+    }
+
+    #[test]
+    fn free_memory_is_left_to_a_balloon_unless_a_list_says_otherwise() {
+        assert_eq!(features("all"), Ok(default_features(false)));
+        assert_eq!(features("all,-mmu"), Ok(default_features(true)));
     }
 
     #[test]
