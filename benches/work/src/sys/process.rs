@@ -1,6 +1,6 @@
 //! Making a child that does nothing, ending a group of them, and waiting for them.
 #![expect(unsafe_code)]
-// UNSAFETY: fork, killpg, and waitpid with a pointer.
+// UNSAFETY: fork, killpg, and waitpid and getrusage with pointers.
 
 use super::check;
 use std::io;
@@ -35,4 +35,16 @@ pub(crate) fn kill_group(leader: i32) {
     let _ = wait_for(leader);
     // SAFETY: `status` is a valid, exclusively borrowed integer. Ends when no child of the group is left.
     while unsafe { libc::waitpid(-leader, &raw mut status, 0) } > 0 {}
+}
+
+/// Page faults that needed no disk: of this process, and of those children of it that have been waited for.
+pub(crate) fn page_faults() -> io::Result<[u64; 2]> {
+    let of = |who| -> io::Result<u64> {
+        // SAFETY: all zero is a valid value of this structure of integers.
+        let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+        // SAFETY: `usage` is a valid, exclusively borrowed structure.
+        check(unsafe { libc::getrusage(who, &raw mut usage) })?;
+        Ok(u64::try_from(usage.ru_minflt).unwrap_or(0))
+    };
+    Ok([of(libc::RUSAGE_SELF)?, of(libc::RUSAGE_CHILDREN)?])
 }
