@@ -7,7 +7,7 @@
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use coopvirt_spec::discover::{HYPERVISOR_PRESENT, SCAN_END, SCAN_FIRST, SCAN_STEP};
-use coopvirt_spec::page::Idle as Word;
+use coopvirt_spec::page::{at, Idle as Word};
 use guest_shim::grace::{Grace, Times};
 use guest_shim::idle::{IdlePolicy, Plan, NO_TIMER};
 use guest_shim::tick::TickPolicy;
@@ -15,15 +15,13 @@ use guest_shim::Cpu;
 
 use crate::cpus::{self, ThisCpu};
 use crate::flavour::{pr_warn, Result};
-use crate::platform::{self, cpuid, read_tsc, IdleTask, KernelCpu, Registration};
+use crate::platform::{self, cpuid, read_tsc, IdleTask, KernelCpu, Registration, Watch};
 use crate::timer;
 
 /// KVM's switch for its own polling after a halt, and the feature bit that announces it.
 const MSR_KVM_POLL_CONTROL: u32 = 0x4b56_4d05;
 const KVM_FEATURE_POLL_CONTROL: u32 = 1 << 12;
 
-/// Turns of the polling loop between two looks at the host's hints.
-const TURNS_PER_LOOK: u32 = 64;
 /// Exits of which the fastest gives the first guess of what a halt costs.
 const GUESSES: u32 = 4;
 
@@ -136,15 +134,15 @@ pub(crate) fn wait(mut task: IdleTask, timer_ns: i64, tick_ns: u32) -> bool {
             task.end();
             cpus::with_this(can_do_without_tick)
         }
-        Some(Ok(Plan::Poll { until_tsc })) => {
-            task.poll(goes_on_until(until_tsc));
+        Some(Ok((Plan::Poll { until_tsc }, watch))) => {
+            task.poll(watch, watch_until(until_tsc));
             let ended = in_turn(&mut task, polled);
             if ended.is_none() {
                 task.end();
             }
             ended
         }
-        Some(Ok(Plan::Halt)) => {
+        Some(Ok((Plan::Halt, _))) => {
             let port = || cpus::with_this(|cpu| cpu.session.halt_port()).flatten();
             let has_work = task.halt(port);
             cpus::with_this(|cpu| halted(cpu, has_work))
@@ -172,8 +170,8 @@ fn in_turn<R>(
     }
 }
 
-/// How to wait, or the vector of a tick that is due: its handler first.
-fn plan(cpu: &mut ThisCpu, timer_ns: i64, tick_ns: u32) -> Result<Plan, u8> {
+/// How to wait, and what to watch meanwhile; or the vector of a tick that is due: its handler first.
+fn plan(cpu: &mut ThisCpu, timer_ns: i64, tick_ns: u32) -> Result<(Plan, Option<Watch>), u8> {
     let now = read_tsc();
     take_due(cpu, now)?;
     if cpu.idle.tick_tsc == 0 {
@@ -183,9 +181,12 @@ fn plan(cpu: &mut ThisCpu, timer_ns: i64, tick_ns: u32) -> Result<Plan, u8> {
     let due = due_tsc(cpu, now, timer_ns);
     let hints = cpu.session.hints();
     let plan = cpu.idle.policy.enter(now, due, hints);
+    let mut watch = None;
     match plan {
-        Plan::Poll { .. } => {
+        Plan::Poll { until_tsc } => {
             cpu.session.say_idle(Word::Polls);
+            // Before the first post can come.
+            watch = watch_of(cpu, until_tsc);
             if cpu.idle.can_handle {
                 cpu.session.accept_posts();
             }
@@ -197,7 +198,7 @@ fn plan(cpu: &mut ThisCpu, timer_ns: i64, tick_ns: u32) -> Result<Plan, u8> {
     }
     let host_polls = cpu.idle.policy.wants_host_polling();
     cpu.idle.let_host_poll(cpu.session.cpu(), host_polls);
-    Ok(plan)
+    Ok((plan, watch))
 }
 
 /// Polling is over. No interrupt is posted from here on; first the handler of the one that came last, and of a tick
@@ -248,22 +249,29 @@ fn can_do_without_tick(cpu: &mut ThisCpu) -> bool {
         && cpu.idle.tick.wants_none(cpu.idle.tick_tsc)
 }
 
-/// The condition of the polling loop: the time is not over, and nobody else wants the CPU.
-fn goes_on_until(until_tsc: u64) -> impl FnMut(&mut IdleTask) -> bool {
-    let mut turns = 0_u32;
+/// The word of posted interrupts, until then or until the vCPU's own tick is due.
+fn watch_of(cpu: &ThisCpu, until_tsc: u64) -> Option<Watch> {
+    let until_tsc = until_tsc.min(cpu.session.own_due_tsc());
+    cpu.session.cpu().area().watch(at::POSTED, until_tsc)
+}
+
+/// A look of the polling loop: what has come is handled. What to watch until the next one, if the time is not over and
+/// nobody else wants the CPU.
+fn watch_until(until_tsc: u64) -> impl FnMut(&mut IdleTask) -> Option<Watch> {
     move |task| {
-        turns = turns.wrapping_add(1);
         let now = read_tsc();
-        let mut is_contended = false;
         let look = |cpu: &mut ThisCpu| {
-            is_contended = turns % TURNS_PER_LOOK == 0 && cpu.session.hints().is_contended();
-            let posted = cpu.session.posted();
-            posted.or_else(|| take_due(cpu, now).err())
+            // Before the look: what comes between the two is found changed.
+            let watch = watch_of(cpu, until_tsc);
+            let vector = cpu.session.posted().or_else(|| take_due(cpu, now).err());
+            let goes_on = now < until_tsc && !cpu.session.hints().is_contended();
+            (watch.filter(|_| goes_on), vector)
         };
-        if let Some(vector) = cpus::with_this(look).flatten() {
+        let (watch, vector) = cpus::with_this(look)?;
+        if let Some(vector) = vector {
             task.handle(vector);
         }
-        !is_contended && now < until_tsc
+        watch
     }
 }
 

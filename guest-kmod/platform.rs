@@ -25,7 +25,7 @@ pub(crate) use self::area::Area;
 pub(crate) use self::cpus::*;
 use self::glue::*;
 pub(crate) use self::glue::{RawParams, SeqFile};
-pub(crate) use self::idle_task::{idle_owner, IdleTask};
+pub(crate) use self::idle_task::{idle_owner, IdleTask, Watch};
 pub(crate) use self::registration::Registration;
 pub(crate) use self::show::Show;
 pub(crate) use self::values::Values;

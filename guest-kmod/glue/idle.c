@@ -9,6 +9,7 @@
 #include <linux/sched.h>
 #include <linux/sched/idle.h>
 #include <linux/workqueue.h>
+#include <asm/msr.h>
 #include <asm/processor.h>
 
 #include "coopvirt.h"
@@ -66,21 +67,27 @@ static struct cpuidle_driver driver = {
 
 /*
  * Reason: inline. From enter() to coopvirt_glue_poll_end() whoever has a task for this CPU sets need_resched and sends
- * no interrupt. Interrupts are on until coopvirt_glue_poll_stop(). False if there is a task already.
+ * no interrupt. Interrupts are on until coopvirt_glue_poll_stop().
  */
-bool coopvirt_glue_poll_begin(void)
+void coopvirt_glue_poll_begin(void)
 {
 	local_irq_enable();
-	return !need_resched();
 }
 
-/* Reason: inline. One turn of the loop: false if there is a task. Most come in the pause: it is looked for behind it. */
-bool coopvirt_glue_poll_goes_on(void)
+/*
+ * Reason: inline, and a turn of the loop is to be short: whoever shares the core, or the emulator's CPU, works meanwhile.
+ * Polls for some turns, until the word changes or until then: false once there is a task. Most come in the pause.
+ */
+bool coopvirt_glue_poll_turns(const u64 *word, u64 seen, u64 until_tsc, u32 turns)
 {
-	if (need_resched())
-		return false;
-	cpu_relax();
-	return !need_resched();
+	do {
+		if (need_resched())
+			return false;
+		cpu_relax();
+		if (need_resched())
+			return false;
+	} while (--turns && READ_ONCE(*word) == seen && rdtsc() < until_tsc);
+	return true;
 }
 
 /* Reason: inline. */

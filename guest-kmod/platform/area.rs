@@ -9,6 +9,7 @@ use core::sync::atomic::{fence, AtomicU32, AtomicU64, Ordering};
 use coopvirt_spec::mem::{Load, SharedMem, Store};
 
 use super::glue::{coopvirt_glue_area_alloc, coopvirt_glue_area_free};
+use super::idle_task::Watch;
 use crate::flavour::{Result, ENOMEM};
 
 /// The memory of one area: whole pages that the host may write at any time.
@@ -47,6 +48,15 @@ impl Area {
     /// How long it is.
     pub(super) fn len_bytes(&self) -> usize {
         self.len_bytes
+    }
+
+    /// To be watched until its word at `offset` changes from what it is now, or until then. `None` outside the area.
+    pub(crate) fn watch(&self, offset: usize, until_tsc: u64) -> Option<Watch> {
+        Some(Watch {
+            word: self.word(offset)?,
+            seen: self.load_u64(offset, Load::Relaxed),
+            until_tsc,
+        })
     }
 
     fn word<T>(&self, offset: usize) -> Option<NonNull<T>> {

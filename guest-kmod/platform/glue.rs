@@ -62,8 +62,13 @@ unsafe extern "C" {
     pub(super) fn coopvirt_glue_idle_register() -> c_int;
     pub(super) fn coopvirt_glue_idle_unregister();
     pub(super) safe fn coopvirt_glue_idle_owner() -> *const c_char;
-    pub(super) fn coopvirt_glue_poll_begin() -> bool;
-    pub(super) safe fn coopvirt_glue_poll_goes_on() -> bool;
+    pub(super) fn coopvirt_glue_poll_begin();
+    pub(super) fn coopvirt_glue_poll_turns(
+        word: *const AtomicU64,
+        seen: u64,
+        until_tsc: u64,
+        turns: u32,
+    ) -> bool;
     pub(super) fn coopvirt_glue_poll_stop();
     pub(super) fn coopvirt_glue_poll_end() -> bool;
     pub(super) safe fn coopvirt_glue_ns_until(time_ns: i64) -> i64;

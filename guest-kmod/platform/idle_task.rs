@@ -5,6 +5,7 @@
 
 use core::ffi::CStr;
 use core::ptr::NonNull;
+use core::sync::atomic::AtomicU64;
 
 use super::glue::*;
 
@@ -14,6 +15,20 @@ pub(crate) fn idle_owner() -> Option<&'static str> {
     // SAFETY: a string of a driver. One that is built in stays; ours is not asked for while it goes.
     let name = unsafe { CStr::from_ptr(name.as_ptr()) };
     Some(name.to_str().unwrap_or("without a name"))
+}
+
+/// Turns of the polling loop between two looks, if nothing changes.
+const TURNS_PER_LOOK: u32 = 64;
+
+/// What a CPU that polls watches between two looks at everything: a word that the host may write, and the time.
+///
+/// # Invariants
+/// `word` is one of this CPU's area, which is there as long as the idle driver is: it goes before the areas
+/// (`Module`), and waits for every CPU to leave its wait.
+pub(crate) struct Watch {
+    pub(super) word: NonNull<AtomicU64>,
+    pub(super) seen: u64,
+    pub(super) until_tsc: u64,
 }
 
 /// The idle task's way to wait, inside the idle driver's callback: interrupts off, polling flag on,
@@ -30,12 +45,25 @@ impl IdleTask {
         Self(core::marker::PhantomData)
     }
 
-    /// Waits for a task with interrupts on, without halting, as long as `f` says so. Interrupts are off again;
-    /// [`IdleTask::end`] is to follow.
-    pub(crate) fn poll(&mut self, mut f: impl FnMut(&mut Self) -> bool) {
+    /// Waits for a task with interrupts on, without halting: watches what it is given, then what each `look` finds, as
+    /// long as there is something. Interrupts are off again; [`IdleTask::end`] is to follow.
+    pub(crate) fn poll(
+        &mut self,
+        mut watch: Option<Watch>,
+        mut look: impl FnMut(&mut Self) -> Option<Watch>,
+    ) {
         // SAFETY: in the idle task, interrupts off.
-        if unsafe { coopvirt_glue_poll_begin() } {
-            while coopvirt_glue_poll_goes_on() && f(self) {}
+        unsafe { coopvirt_glue_poll_begin() };
+        while let Some(Watch {
+            word,
+            seen,
+            until_tsc,
+        }) = watch
+        {
+            // SAFETY: the word outlives this wait, by the invariant of `Watch`.
+            let goes_on =
+                unsafe { coopvirt_glue_poll_turns(word.as_ptr(), seen, until_tsc, TURNS_PER_LOOK) };
+            watch = goes_on.then(|| look(self)).flatten();
         }
         // SAFETY: after coopvirt_glue_poll_begin(); whoever called us has interrupts off.
         unsafe { coopvirt_glue_poll_stop() };

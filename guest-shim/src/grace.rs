@@ -70,6 +70,14 @@ pub struct Times {
 }
 
 impl<C: Cpu> Session<C> {
+    /// When [`Session::take_due`] has something to take; [`u64::MAX`] for never.
+    pub const fn own_due_tsc(&self) -> u64 {
+        match self.grace_tsc {
+            0 => u64::MAX,
+            _ => self.deadline_tsc,
+        }
+    }
+
     /// Whether the deadline is due and the host was told a later one: then the caller calls the handler of the vector
     /// that this gives, as if the interrupt had come. Only once for each deadline; what the host raises all the same
     /// is one too many, and harmless (`[TIMER-8]`).

@@ -90,9 +90,11 @@ fn timer_2_a_tick_that_the_vcpu_takes_itself_is_not_raised() {
         (word(&session, at::DEADLINE), session.interrupt_tsc()),
         (600, 600)
     );
+    assert_eq!(session.own_due_tsc(), 500);
     assert_eq!(session.take_due(499), None);
     assert_eq!(session.take_due(500), Some(TIMER));
     assert_eq!(session.take_due(510), None);
+    assert_eq!(session.own_due_tsc(), u64::MAX);
     // What its handler does.
     session.set_deadline(4_500);
     session.cpu().world.machine.borrow_mut().advance(700);
