@@ -138,6 +138,11 @@ impl HostTimer {
         self.armed
     }
 
+    /// The deadline that was served last, [`NONE`] if none was.
+    pub const fn served_tsc(&self) -> u64 {
+        self.served
+    }
+
     /// Looks at the deadline, once (`[TIMER-4]`). At most one interrupt per value and look, however
     /// often the guest rewrites the word.
     pub fn look<M: SharedMem>(&mut self, mem: &M, now_tsc: u64) -> Look {

@@ -121,6 +121,11 @@ impl HostRing {
         self.in_flight
     }
 
+    /// Whether everything is taken that was there at the last look.
+    pub const fn is_drained(&self) -> bool {
+        self.submissions.known() == 0
+    }
+
     /// Whether there is something to take: the last look before sleep.
     ///
     /// A broken ring never has anything.

@@ -7,6 +7,7 @@
 
 mod calls;
 mod counts;
+mod glance;
 mod halt;
 mod look;
 
@@ -50,6 +51,7 @@ pub struct Served {
     prediction: Prediction,
     /// Whether a lease was given and not ended.
     is_leased: bool,
+    glance: glance::Glance,
     has_missed: bool,
     /// A deadline that is served but for its interrupt.
     owed_tsc: Option<u64>,
@@ -107,6 +109,7 @@ impl Served {
             timing,
             prediction: prediction(features),
             is_leased: false,
+            glance: glance::Glance::default(),
             has_missed: false,
             owed_tsc: None,
             io_told: 0,

@@ -25,9 +25,16 @@ const IDLE_POLLS: u32 = 1;
 const IDLE_HALTS: u32 = 2;
 
 impl Served {
-    /// One look of the polling thread: renews the lease, then looks at ring and deadline
-    /// (`[LEASE-2]`).
+    /// One look of the polling thread: renews the lease, then looks at ring and deadline (`[LEASE-2]`). Needless as long
+    /// as [`Served::is_quiet`].
     pub fn poll(&mut self, shared: &Shared, now_host: u64, lease: Duration) -> Found {
+        let words = self.words();
+        let found = self.look(shared, now_host, lease);
+        self.glanced(words, now_host, lease);
+        found
+    }
+
+    fn look(&mut self, shared: &Shared, now_host: u64, lease: Duration) -> Found {
         if self.can_lease() {
             if let Some(timing) = self.timing {
                 let (now, cycles) = (timing.clock.at(now_host), timing.clock.cycles(lease));
@@ -66,6 +73,7 @@ impl Served {
     pub fn settle(&mut self, shared: &Shared) -> Found {
         // Promised before the lease ends, so that no moment is without either.
         let mut found = Found::default();
+        self.forget_glance();
         if self.is_leased {
             found = self.look_and_promise(shared);
             self.is_leased = false;
@@ -104,6 +112,7 @@ impl Served {
         self.prediction = prediction(self.features);
         self.handed_tsc = NONE;
         self.is_leased = false;
+        self.forget_glance();
         lease::revoke(&self.area).take(|| {
             let mut found = self.look_at_ring(shared);
             if let Some(timing) = self.timing.filter(|_| self.has_timer()) {
