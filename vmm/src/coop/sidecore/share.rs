@@ -14,7 +14,7 @@ use super::LEASE;
 
 /// From how long between two turns on the thread is taken not to have run. A turn alone, with the
 /// interrupts that it raises, takes much less.
-const GAP: Duration = LEASE.checked_div(4).expect("not zero");
+pub(super) const GAP: Duration = LEASE.checked_div(4).expect("not zero");
 /// So much polling makes a verdict: some time slices of the host's scheduler.
 const SAMPLE: Duration = LEASE.saturating_mul(8);
 /// More than this lost in gaps is too much, in percent.

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::fault::Fault;
 use super::pass::Pass;
-use super::share::Share;
+use super::share::{Share, GAP};
 use super::sleeper::Sleeper;
 use super::watch::Pulse;
 use super::window::{Wake, Window};
@@ -26,6 +26,9 @@ use crate::kvm::tsc;
 /// Sleeps that show what a wake-up costs before anything else does, and how long each of them is.
 const TRIAL_SLEEPS: u32 = 16;
 const TRIAL_SLEEP: Duration = Duration::from_micros(200);
+/// After so much polling, or one turn that took so long, the thread asks whether it gets its CPU: less than what
+/// [`Share`] takes for a gap.
+const VERDICTS: Duration = GAP.checked_div(2).expect("not zero");
 
 pub(super) struct Poller<'a> {
     coop: &'a Coop,
@@ -186,35 +189,54 @@ impl<'a> Poller<'a> {
         self.coop.queues.start();
         self.coop.is_polling.store(true, Ordering::Relaxed);
         self.coop.tell_worker(Message::Watch);
-        let mut last_work = Instant::now();
-        let (mut last_turn, mut turns) = (last_work, 0);
+        let khz = self.sleeper.tsc_khz;
+        let mut window = clock::cycles(khz, self.window.polling());
+        let verdicts = clock::cycles(khz, VERDICTS);
+        let mut last_work = tsc::read();
+        let (mut last_turn, mut calm, mut turns) = (last_work, 0, 0);
         while !self.stop.load(Ordering::Acquire) {
             self.pulse.beat();
             turns += 1;
             let pass = self.turn();
-            let now = Instant::now();
-            let between = now.saturating_duration_since(last_turn);
-            self.note_gap(between);
-            last_turn = now;
-            if policy == SidecorePolicy::Adaptive {
-                if let Some(rest) = self.share.turn(between, now) {
-                    let totals = &self.coop.shared.totals;
-                    totals.event(Event::Rests, 1);
-                    totals.event(Event::RestMicros, micros(rest));
+            // By the TSC: a turn that finds nothing is to be short.
+            let now = tsc::read();
+            let between = now.saturating_sub(std::mem::replace(&mut last_turn, now));
+            calm += between;
+            if calm >= verdicts {
+                // A gap by itself, and what was calm before it by itself.
+                let took = [calm - between, between].map(|cycles| clock::time(khz, cycles));
+                calm = 0;
+                if took.into_iter().any(|time| self.must_rest(time, policy)) {
                     break;
                 }
             }
-            let idle = now.saturating_duration_since(last_work);
+            let idle = now.saturating_sub(last_work);
             if pass.is_work {
-                self.window.worked(idle);
+                self.window.worked(clock::time(khz, idle));
+                window = clock::cycles(khz, self.window.polling());
                 last_work = now;
-            } else if policy == SidecorePolicy::Adaptive && idle > self.window.polling() {
+            } else if policy == SidecorePolicy::Adaptive && idle > window {
                 break;
             } else {
                 std::hint::spin_loop();
             }
         }
         self.coop.shared.totals.event(Event::PollTurns, turns);
+    }
+
+    /// Turns took so long, or one alone: whether this thread is to stop, because others want its CPU.
+    fn must_rest(&mut self, took: Duration, policy: SidecorePolicy) -> bool {
+        self.note_gap(took);
+        if policy != SidecorePolicy::Adaptive {
+            return false;
+        }
+        let Some(rest) = self.share.turn(took, Instant::now()) else {
+            return false;
+        };
+        let totals = &self.coop.shared.totals;
+        totals.event(Event::Rests, 1);
+        totals.event(Event::RestMicros, micros(rest));
+        true
     }
 
     /// A thread that was not let run for a lease's time has kept guests waiting, or sent them to their
@@ -240,7 +262,11 @@ impl<'a> Poller<'a> {
             let Some(served) = seat.as_mut() else {
                 continue;
             };
-            let found = served.poll(&self.coop.shared, tsc::read(), LEASE);
+            let now = tsc::read();
+            if served.is_quiet(&self.coop.shared, now) {
+                continue;
+            }
+            let found = served.poll(&self.coop.shared, now, LEASE);
             drop(seat);
             if found.has_deferred {
                 self.coop.leave_calls(vcpu);
