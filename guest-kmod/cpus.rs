@@ -12,7 +12,8 @@ use guest_shim::patience::Patience;
 use guest_shim::{OpenError, Options, Session};
 
 use crate::flavour::{pr_warn, Result};
-use crate::idle::{self, IdleCpu};
+use crate::idle;
+use crate::idle_cpu::IdleCpu;
 use crate::platform::{self, Area, KernelCpu, PerCpu, Registration};
 use crate::timer::TimerCpu;
 

@@ -1,113 +1,22 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The idle driver: how a CPU waits for work. What is worth polling for is [`IdlePolicy`]'s matter.
+//! The idle driver: how a CPU waits for work. What is worth polling for is [`guest_shim::idle::IdlePolicy`]'s matter.
 //!
 //! Called by the idle task of each CPU with interrupts off. Between two calls of [`cpus::with_this`]
 //! interrupts are handled here, which use the same session: nothing is held across a wait.
 
 use core::sync::atomic::{AtomicBool, Ordering};
 
-use coopvirt_spec::discover::{HYPERVISOR_PRESENT, SCAN_END, SCAN_FIRST, SCAN_STEP};
 use coopvirt_spec::page::{at, Idle as Word};
-use guest_shim::grace::{Grace, Times};
-use guest_shim::idle::{IdlePolicy, Plan, NO_TIMER};
-use guest_shim::tick::TickPolicy;
+use guest_shim::idle::{Plan, NO_TIMER};
 use guest_shim::Cpu;
 
 use crate::cpus::{self, ThisCpu};
 use crate::flavour::{pr_warn, Result};
-use crate::platform::{self, cpuid, read_tsc, IdleTask, KernelCpu, Registration, Watch};
+use crate::platform::{self, read_tsc, IdleTask, Registration, Watch};
 use crate::timer;
-
-/// KVM's switch for its own polling after a halt, and the feature bit that announces it.
-const MSR_KVM_POLL_CONTROL: u32 = 0x4b56_4d05;
-const KVM_FEATURE_POLL_CONTROL: u32 = 1 << 12;
-
-/// Exits of which the fastest gives the first guess of what a halt costs.
-const GUESSES: u32 = 4;
 
 /// Whether the driver is registered: only then is the host told not to poll.
 static IS_REGISTERED: AtomicBool = AtomicBool::new(false);
-
-/// What is kept for each CPU.
-pub(crate) struct IdleCpu {
-    /// What it has learnt.
-    pub(crate) policy: IdlePolicy,
-    /// Whether the host polls after a halt, if it can be told.
-    host_polls: Option<bool>,
-    /// Whether the tick is worth stopping, its period in steps of the TSC, and how often it was.
-    tick: TickPolicy,
-    tick_tsc: u64,
-    tickless: u64,
-    /// Which ticks this loop may take by itself, and how many it did.
-    grace: Grace,
-    taken: u64,
-    /// Whether handlers can be called for interrupts that were not raised.
-    can_handle: bool,
-}
-
-impl IdleCpu {
-    pub(crate) const fn new() -> Self {
-        Self {
-            policy: IdlePolicy::new(),
-            host_polls: None,
-            tick: TickPolicy::new(),
-            tick_tsc: 0,
-            tickless: 0,
-            grace: Grace::new(),
-            taken: 0,
-            can_handle: false,
-        }
-    }
-
-    /// Waits that were to begin without a tick.
-    pub(crate) const fn tickless(&self) -> u64 {
-        self.tickless
-    }
-
-    /// Ticks that the loop took by itself.
-    pub(crate) const fn taken(&self) -> u64 {
-        self.taken
-    }
-
-    /// By how much the host may be late with a deadline that is set now.
-    pub(crate) fn grace(&mut self, deadline_tsc: u64) -> u64 {
-        if !self.can_handle || !platform::params().tick {
-            return 0;
-        }
-        let times = Times {
-            exit_tsc: self.policy.exit_tsc(),
-            wake_up_tsc: self.policy.halt_cost_tsc(),
-        };
-        let hits = self.policy.counters().hits;
-        self.grace.of(deadline_tsc, self.tick_tsc, hits, times)
-    }
-
-    fn start(&mut self, cpu: &KernelCpu) {
-        self.policy.guess(fastest_exit_tsc());
-        self.can_handle = platform::params().post && IdleTask::prepare_handling();
-        self.host_polls = has_poll_control().then_some(true);
-        self.let_host_poll(cpu, false);
-    }
-
-    fn stop(&mut self, cpu: &KernelCpu) {
-        self.let_host_poll(cpu, true);
-        self.host_polls = None;
-        self.can_handle = false;
-    }
-
-    /// Whether the host polls after a halt, as far as this module knows.
-    pub(crate) fn does_host_poll(&self) -> bool {
-        self.host_polls != Some(false)
-    }
-
-    /// Polling on both sides for the same work is one too many. An exit, if it is a change.
-    fn let_host_poll(&mut self, cpu: &KernelCpu, polls: bool) {
-        if self.host_polls == Some(!polls) && cpu.write_msr(MSR_KVM_POLL_CONTROL, u64::from(polls))
-        {
-            self.host_polls = Some(polls);
-        }
-    }
-}
 
 /// The CPU has an area: from now on it may wait with the host's help.
 pub(crate) fn start(cpu: &mut ThisCpu) {
@@ -292,29 +201,6 @@ fn tsc_after(now_tsc: u64, ns: i64) -> u64 {
     let ns = u64::try_from(ns).unwrap_or(0);
     let steps = u128::from(ns) * u128::from(platform::tsc_steps_per_ns_32()) >> 32;
     now_tsc.saturating_add(u64::try_from(steps).unwrap_or(u64::MAX))
-}
-
-/// How long an exit takes that the host answers at once: CPUID always exits.
-fn fastest_exit_tsc() -> u64 {
-    let exit = |_| {
-        let before = read_tsc();
-        cpuid(0);
-        read_tsc().saturating_sub(before)
-    };
-    (0..GUESSES).map(exit).min().unwrap_or(0)
-}
-
-/// Whether the host is KVM and can be told not to poll.
-fn has_poll_control() -> bool {
-    let mut bases = (SCAN_FIRST..SCAN_END).step_by(SCAN_STEP as usize);
-    let is_kvm = |base: &u32| {
-        let found = cpuid(*base);
-        [found.ebx, found.ecx, found.edx] == [0x4b4d_564b, 0x564b_4d56, 0x4d]
-    };
-    cpuid(1).ecx & HYPERVISOR_PRESENT != 0
-        && bases
-            .find(is_kvm)
-            .is_some_and(|base| cpuid(base + 1).eax & KVM_FEATURE_POLL_CONTROL != 0)
 }
 
 /// The driver, while it is registered.

@@ -15,6 +15,7 @@ mod flavour;
 mod hook_figures;
 mod host;
 mod idle;
+mod idle_cpu;
 mod ipi;
 mod memory;
 mod platform;
