@@ -221,6 +221,8 @@ impl<'a> Poller<'a> {
                 std::hint::spin_loop();
             }
         }
+        // Short whiles of polling count as well; that it is to rest now the thread finds out next.
+        self.must_rest(clock::time(khz, calm), policy);
         self.coop.shared.totals.event(Event::PollTurns, turns);
     }
 
