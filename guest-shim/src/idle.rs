@@ -30,8 +30,9 @@ const GAIN: u64 = 4;
 /// soon again.
 const SAVINGS: u64 = 64;
 /// A wait that was shorter than the window takes one part of so many of the difference: a longer window costs nothing
-/// while work comes in time, and what was waited for longest is mostly a tick on the other side, which comes rarely.
-const FORGETS: u64 = 256;
+/// while work comes in time, and what was waited for longest is mostly a tick on the other side. Between two of these
+/// lie hundreds of quick answers, thousands on a quick machine.
+const FORGETS: u64 = 4096;
 /// Contention from which on nothing is polled, in parts per thousand: above what a machine's own
 /// housekeeping takes.
 const CONTENDED_PERMILLE: u32 = 20;

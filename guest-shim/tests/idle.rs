@@ -119,8 +119,12 @@ fn a_rare_longer_wait_is_remembered() {
     for cost in COSTS {
         let mut vcpu = Vcpu::new(cost);
         let mut halts = 0;
-        for round in 1..=2_000 {
-            let wait = if round % 40 == 0 { 5 * cost } else { cost / 5 };
+        for round in 1..=20_000 {
+            let wait = if round % 1_000 == 0 {
+                5 * cost
+            } else {
+                cost / 5
+            };
             halts += vcpu.waits(1, wait);
         }
         // The first waits of either kind.
