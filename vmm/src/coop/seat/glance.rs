@@ -88,9 +88,10 @@ mod tests {
     use coopvirt_spec::mem::{SharedMem, Store};
     use coopvirt_spec::op::EchoArgs;
     use coopvirt_spec::page::at;
-    use coopvirt_spec::timer;
+    use coopvirt_spec::timer::{self, HostTimer, NONE};
     use coopvirt_spec::version::Features;
 
+    use crate::coop::seat::Served;
     use crate::coop::testing::{host, Guest, KHZ};
     use crate::coop::Coop;
     use crate::kvm::tsc;
@@ -157,6 +158,31 @@ mod tests {
         }
         // Served, and still in its word.
         assert!(is_quiet(&coop, tsc::read()));
+    }
+
+    /// A deadline is mostly armed as well, and one handed over at a halt is its word still: here each of the three is alone.
+    #[test]
+    fn lease_2_each_time_that_is_due_is_looked_at() {
+        let (coop, ram, _) = host();
+        let guest = Guest::register(&coop, &ram, 0, FEATURES);
+        let due = tsc::read() + 100 * SECOND;
+        let change = |change: &dyn Fn(&mut Served)| {
+            let mut seat = coop.stations[0].seat.lock();
+            change(seat.as_mut().expect("an area"));
+        };
+        look(&coop);
+        change(&|served| served.timer.arm(&served.area, due));
+        assert!(is_quiet(&coop, due - 1) && !is_quiet(&coop, due), "armed");
+        change(&|served| (served.timer, served.handed_tsc) = (HostTimer::new(), due));
+        assert!(is_quiet(&coop, due - 1) && !is_quiet(&coop, due), "handed");
+        change(&|served| served.handed_tsc = NONE);
+        let _ = timer::publish(&guest.area, due, tsc::read);
+        look(&coop);
+        change(&|served| served.timer = HostTimer::new());
+        assert!(
+            is_quiet(&coop, due - 1) && !is_quiet(&coop, due),
+            "published"
+        );
     }
 
     #[test]
