@@ -82,7 +82,7 @@ pub(crate) fn options(params: &RawParams) -> Options {
 /// What became of a hook.
 #[derive(Clone, Copy)]
 pub(crate) enum Outcome {
-    /// Its parameter, or the level, says no.
+    /// Its parameter or the level says no, or the host does not offer what it needs.
     Off,
     /// Installed.
     On,
