@@ -71,7 +71,7 @@ fn run(args: &Args) -> Result<()> {
         .filter(|arm| args.arms.split('|').any(|part| arm.name().contains(part)))
         .collect();
     ensure!(!arms.is_empty(), "no arm is called {:?}", args.arms);
-    let place = Place::take(CPUS)?;
+    let place = Place::on_this_host(CPUS)?;
     let mut samples = Vec::new();
     for round in 1..=args.rounds {
         for &arm in &arms {
@@ -99,10 +99,12 @@ fn measure(arm: Arm, args: &Args, place: Place) -> Result<[Sample; 2]> {
     let (tap, folder) = (Tap::up(NETWORK, &[]), Folder::new());
     // A transfer may take longer than it should, a guest to start too.
     let limit = Duration::from_secs(300 + 4 * seconds);
+    place.as_vmm()?;
     let mut running = arm.start(&tap, &folder, limit)?;
     running.wait_for("\"ready\"");
     running.wait_for("Server listening");
     place.pin(running.id())?;
+    place.as_peer()?;
     let counts = Counts::of(running.id())?;
     let transfer = |way: Way| -> Result<Sample> {
         let causes = args.causes.then(Causes::start).transpose()?;

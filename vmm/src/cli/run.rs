@@ -88,8 +88,9 @@ pub(super) struct Args {
     #[arg(long = "fs", value_name = "PATH,tag=TAG[,queues=N]", value_parser = config::fs)]
     shares: Vec<FsConfig>,
     /// Network interface on a host's tap (scripts/tap makes one): tap=NAME, then ",mac=ADDRESS",
-    /// ",queues=N" (pairs; one per vCPU), ",vhost=on|off", ",offloads=on|off", ",busy-poll=USEC" (how
-    /// long vhost polls a queue before it asks for a notify; default: not at all). May be repeated
+    /// ",queues=N" (pairs; one per vCPU), ",vhost=on|off", ",offloads=on|off", ",busy-poll=USEC|off"
+    /// (how long vhost polls a queue before it asks for a notify; default: 50 where a thread polls, with
+    /// --mode coop, else off). May be repeated
     #[arg(long = "net", value_name = "tap=NAME[,...]", value_parser = config::net)]
     nets: Vec<NetConfig>,
     /// Sockets between guest and host (AF_VSOCK): the guest's CID, 3 and up, no other machine's. The

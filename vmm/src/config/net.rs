@@ -1,6 +1,7 @@
 //! What `--net` says: which tap, and how it is served.
 
-use super::{once, ConfigError};
+use super::{once, ConfigError, Mode};
+use crate::coop::SidecorePolicy;
 
 /// Longest name of an interface (IFNAMSIZ without its terminating zero).
 const MAX_NAME_BYTES: usize = 15;
@@ -9,6 +10,10 @@ pub const MAX_QUEUE_PAIRS: u16 = 31;
 
 /// Longest time that the kernel polls a queue, in microseconds: more is a CPU of one's own.
 const MAX_BUSY_POLL_US: u32 = 1_000_000;
+/// How long it polls where a thread of ours polls the queues that are served in this process, if nobody says: longer than
+/// the time between two packets of a stream; what the kernel recommends for its own sockets (`busy_read` in its
+/// Documentation/admin-guide/sysctl/net.rst).
+pub const COOP_BUSY_POLL_US: u32 = 50;
 
 /// Who moves a network device's packets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -35,8 +40,8 @@ pub struct NetConfig {
     pub server: NetServer,
     /// Whether checksums and segmentation may be left to the other side.
     pub offloads: bool,
-    /// How long the kernel polls for more packets before it asks to be notified, in microseconds;
-    /// `None`: not at all. For vhost-net only.
+    /// How long the kernel polls for more packets before it asks to be notified, in microseconds,
+    /// zero for not at all; `None`: [`default_busy_poll_us`]. For vhost-net only.
     pub busy_poll_us: Option<u32>,
 }
 
@@ -55,7 +60,16 @@ impl NetConfig {
     }
 }
 
-/// Reads `tap=NAME[,mac=AA:BB:CC:DD:EE:FF][,queues=N][,vhost=on|off][,offloads=on|off][,busy-poll=USEC]`.
+/// How long vhost-net polls a queue of a network that does not say, in microseconds: for a while where a thread polls the
+/// queues that this process serves, as its counterpart in the kernel; else not at all, as stock.
+pub fn default_busy_poll_us(mode: Mode, policy: SidecorePolicy) -> u32 {
+    match (mode, policy) {
+        (Mode::Coop, SidecorePolicy::Adaptive | SidecorePolicy::Always) => COOP_BUSY_POLL_US,
+        (Mode::Coop, SidecorePolicy::Off) | (Mode::Hvm | Mode::Kvm, _) => 0,
+    }
+}
+
+/// Reads `tap=NAME[,mac=AA:BB:CC:DD:EE:FF][,queues=N][,vhost=on|off][,offloads=on|off][,busy-poll=USEC|off]`.
 pub fn net(text: &str) -> Result<NetConfig, ConfigError> {
     let bad = |reason: String| ConfigError::Net {
         text: text.to_owned(),
@@ -148,11 +162,14 @@ fn queue_pairs(value: &str) -> Result<u16, String> {
 }
 
 fn busy_poll_us(value: &str) -> Result<u32, String> {
+    if value == "off" {
+        return Ok(0);
+    }
     let time = value.parse().ok();
     time.filter(|us| (1..=MAX_BUSY_POLL_US).contains(us))
         .ok_or_else(|| {
             format!(
-                "busy-poll {value:?} is not a number of microseconds from 1 to {MAX_BUSY_POLL_US}"
+                "busy-poll {value:?} is neither off nor a number of microseconds from 1 to {MAX_BUSY_POLL_US}"
             )
         })
 }
@@ -170,6 +187,16 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_kernel_polls_by_default_where_a_thread_of_ours_does() {
+        let default = default_busy_poll_us;
+        for policy in [SidecorePolicy::Adaptive, SidecorePolicy::Always] {
+            assert_eq!(default(Mode::Coop, policy), COOP_BUSY_POLL_US);
+            assert_eq!(default(Mode::Kvm, policy), 0);
+        }
+        assert_eq!(default(Mode::Coop, SidecorePolicy::Off), 0);
+    }
+
+    #[test]
     fn all_words_are_read() {
         let read = net("tap=tap0,mac=02:00:00:00:00:0a,queues=4,vhost=off,offloads=off").unwrap();
         assert_eq!(read.tap, "tap0");
@@ -180,6 +207,7 @@ mod tests {
         assert_eq!(read.busy_poll_us, None);
         assert_eq!(net("tap=t,vhost=on").unwrap().server, NetServer::Kernel);
         assert_eq!(net("tap=t,busy-poll=50").unwrap().busy_poll_us, Some(50));
+        assert_eq!(net("tap=t,busy-poll=off").unwrap().busy_poll_us, Some(0));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::{BuildError, ConsoleEnds};
 use crate::bus::Bus;
-use crate::config::{ConsoleKind, DiskConfig, DiskIo, MachineConfig};
+use crate::config::{default_busy_poll_us, ConsoleKind, DiskConfig, DiskIo, MachineConfig};
 use crate::console::input::{Input, InputSink};
 use crate::console::writer::ConsoleOutput;
 use crate::devices::debug_exit::DebugExit;
@@ -276,11 +276,12 @@ pub(super) fn open_served(
 
 pub(super) fn open_nets(config: &MachineConfig, ram: &GuestRam) -> Result<Vec<Net>, BuildError> {
     let vcpus = u16::from(config.vcpus.get());
-    config
-        .nets
-        .iter()
-        .map(|net| Ok(Net::open(net, vcpus, ram)?))
-        .collect()
+    let busy_poll_us = default_busy_poll_us(config.mode, config.coop.sidecore.policy);
+    let nets = config.nets.iter().cloned().map(|mut net| {
+        net.busy_poll_us.get_or_insert(busy_poll_us);
+        Ok(Net::open(&net, vcpus, ram)?)
+    });
+    nets.collect()
 }
 
 fn open_disk(disk: &DiskConfig, nr_vcpus: u16) -> Result<Blk, BlkError> {

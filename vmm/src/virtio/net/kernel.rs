@@ -29,19 +29,17 @@ pub(super) struct KernelServer {
 
 impl KernelServer {
     /// Opens a handle for each queue pair and tells it where guest memory is, and how long it polls a
-    /// queue before it asks the guest to notify.
-    pub(super) fn open(
-        pairs: usize,
-        ram: &GuestRam,
-        busy_poll_us: Option<u32>,
-    ) -> io::Result<Self> {
+    /// queue before it asks the guest to notify, zero for not at all.
+    pub(super) fn open(pairs: usize, ram: &GuestRam, busy_poll_us: u32) -> io::Result<Self> {
         let mut features = u64::MAX;
         let mut handles = Vec::new();
         for _ in 0..pairs {
             let handle = Handle::new(ram.clone()).map_err(io_error)?;
             features &= own(&handle, ram)?;
             for queue in QUEUES {
-                busy_poll_us.map_or(Ok(()), |us| set_busy_poll(&handle, queue, us))?;
+                if busy_poll_us > 0 {
+                    set_busy_poll(&handle, queue, busy_poll_us)?;
+                }
             }
             handles.push(handle);
         }

@@ -47,7 +47,8 @@ pub enum NetError {
 }
 
 impl Net {
-    /// Opens the tap, with one queue pair per vCPU if the configuration names no other number.
+    /// Opens the tap, with one queue pair per vCPU if the configuration names no other number. The kernel polls
+    /// if the configuration says for how long.
     pub fn open(config: &NetConfig, nr_vcpus: u16, ram: &GuestRam) -> Result<Self, NetError> {
         let taps = open_taps(config, nr_vcpus)?;
         let io = |what| {
@@ -71,7 +72,7 @@ fn open_server(
     if config.server == NetServer::Process {
         return Ok(None);
     }
-    match KernelServer::open(pairs, ram, config.busy_poll_us) {
+    match KernelServer::open(pairs, ram, config.busy_poll_us.unwrap_or(0)) {
         Ok(server) => Ok(Some(server)),
         Err(source) if config.server == NetServer::Kernel => Err(NetError::NoVhost(source)),
         Err(error) => {
