@@ -4,6 +4,8 @@
 //!
 //! Times are printed; what is demanded are counts, but for the clock's drift and the factor named at `SLOWER`.
 
+use std::fs;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use coopvirt::account::model::Phase;
@@ -11,11 +13,15 @@ use coopvirt::account::report::ExitReport;
 use coopvirt::compare::detail;
 use coopvirt_spec::work::Work;
 use coopvirt_tests::files::Folder;
-use coopvirt_tests::lab::MODULE_KERNEL;
+use coopvirt_tests::lab::{Lab, MODULE_KERNEL};
 use coopvirt_tests::{Guest, Image, Outcome, Running};
 use rustix::process::Signal;
 use serde_json::Value;
 
+/// Debian's own kernel, which the module knows as well, and which can be started by kexec: it is relocatable.
+const NEXT_KERNEL: &str = "6.12-cloud";
+/// Disks have whole sectors.
+const SECTOR_BYTES: usize = 512;
 /// Repetitions of each work whose exits are compared.
 const REPS: usize = 5;
 /// What medians of two guests may differ by, in percent, where their repetitions differ by less.
@@ -417,4 +423,46 @@ fn a_balloon_that_was_there_first_has_the_free_pages() {
     let log = beside_a_balloon(&["--coop", "all"], lines);
     let reason = "populate and release are off: somebody else has the free page reports";
     assert!(log.to_string().contains(reason), "{log}");
+}
+
+/// A kernel with the module loaded gives its machine to another one by kexec: its areas and timers are gone by then
+/// ([LIFE-5]), and the next kernel, on all CPUs, loads the module as the first did.
+#[test]
+fn another_kernel_takes_over_by_kexec() {
+    let folder = Folder::new();
+    let lab = Lab::find();
+    let disk = |name: &str, file: PathBuf| {
+        let mut bytes = fs::read(&file).expect("a file of the lab's");
+        bytes.resize(bytes.len().next_multiple_of(SECTOR_BYTES), 0);
+        folder.file(name, &bytes).display().to_string() + ",ro"
+    };
+    let kernel = disk("kernel", lab.kernel_file(NEXT_KERNEL, "vmlinuz"));
+    let initramfs = disk("initramfs", lab.initrd(NEXT_KERNEL));
+    let outcome = guest("coop", "coopvirt.module=none coopvirt.scale=0.2")
+        .works("sleep,pipe")
+        .end("kexec")
+        .arguments(["--disk", &kernel, "--disk", &initramfs])
+        .run();
+    assert_eq!(outcome.status(), 0, "{}", outcome.stderr);
+    assert_well(&outcome);
+    let states = outcome.records("module").map(|record| &record["state"]);
+    let states: Vec<_> = states.collect();
+    assert_eq!(states, ["loaded", "loaded", "unloaded"], "one module each");
+    for platform in outcome.records("platform") {
+        assert_eq!(
+            (&platform["cpus"], &platform["module"]),
+            (&2.into(), &"loaded".into())
+        );
+    }
+    let works = outcome
+        .records("work")
+        .filter(|record| record["ok"] == true);
+    assert_eq!(works.count(), 4, "two works in each kernel");
+    let last = unloaded(&outcome);
+    assert!(counter(last, "deadline_elided") > 0, "{last}");
+    assert_eq!(
+        counter(last, "broken") + counter(last, "timer_lost"),
+        0,
+        "{last}"
+    );
 }

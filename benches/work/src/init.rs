@@ -9,7 +9,7 @@ use crate::options::{End, Options};
 use crate::program::port_error;
 use crate::sys::boot::{self, Reboot};
 use crate::sys::port::MarkPort;
-use crate::{record, runner};
+use crate::{kexec, record, runner};
 use std::ffi::CStr;
 use std::fs::{self, File};
 use std::io;
@@ -143,6 +143,11 @@ fn end(how: End) -> ! {
             // Interrupted or not, it goes on: this is what was asked for.
             let _ = crate::sys::time::sleep(Duration::from_secs(3600));
         },
+        End::Kexec => {
+            let error = kexec::start();
+            // Loud enough for a kernel that was told to be quiet.
+            console::last_words(&format!("<3>coopvirt-work: no kexec: {error}"));
+        }
         End::Exit => {}
     }
     // Either asked for or the last way out: the kernel panics when process 1 exits.

@@ -18,6 +18,7 @@ mod disk_check;
 mod helper;
 mod hooks;
 mod init;
+mod kexec;
 mod latency;
 mod marks;
 mod module;

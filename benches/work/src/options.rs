@@ -43,7 +43,8 @@ As process 1 it takes its settings from the kernel command line (coopvirt.NAME=V
   --net A/P,H:PORT,MIB,N[,down]
                       before the works, give eth0 the address A/P, and exchange MIB MiB each way with
                       a host over each of N connections; `down`: then wait for the link to go down
-  --end HOW           poweroff, reboot, halt, panic, triple, hang or exit (process 1 only)
+  --end HOW           poweroff, reboot, halt, panic, triple, hang, exit, or kexec to the kernel on
+                      /dev/vda with the initramfs on /dev/vdb (process 1 only)
 
 Exit status: 0 if each work that was not skipped is ok (and not all were skipped), 1 otherwise,
 2 if the settings are wrong.
@@ -79,6 +80,8 @@ pub(crate) enum End {
     Hang,
     /// Exit as process 1, which the kernel answers with a panic.
     Exit,
+    /// Give the machine to another kernel, with the module still loaded.
+    Kexec,
 }
 
 /// A factor in thousandths, so that counts stay integers.
@@ -462,6 +465,7 @@ fn parse_end(value: &str) -> Option<End> {
         "panic" => End::Panic,
         "hang" => End::Hang,
         "exit" => End::Exit,
+        "kexec" => End::Kexec,
         _ => return None,
     })
 }

@@ -3,7 +3,7 @@
 use crate::console::Console;
 use crate::marks::Marks;
 use crate::module::Module;
-use crate::options::Options;
+use crate::options::{End, Options};
 use crate::platform::Platform;
 use crate::sys::{cpu, memory, time};
 use crate::works::{self, Bench, Failure, Measured};
@@ -109,8 +109,10 @@ pub(crate) fn run(
         // Only skips: that is no success, however good each reason is.
         verdict = Verdict::SomeFailed;
     }
-    // Before the `done` record: a guest that dies of unloading has not succeeded.
-    if let Some((unloaded, is_well)) = module.unload() {
+    // Before the `done` record: a guest that dies of unloading has not succeeded. A kernel that gives its machine away
+    // keeps it to its end.
+    let is_kept = options.end == End::Kexec;
+    if let Some((unloaded, is_well)) = (!is_kept).then(|| module.unload()).flatten() {
         console.line(&record::module(&unloaded))?;
         if !is_well {
             verdict = Verdict::SomeFailed;

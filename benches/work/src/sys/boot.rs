@@ -1,6 +1,6 @@
 //! What only an init does: mounts, modules, the kernel's log, the end of the machine.
 #![expect(unsafe_code)]
-// UNSAFETY: mount, finit_module, klogctl, tcdrain and reboot have no safe wrappers.
+// UNSAFETY: mount, finit_module, kexec_file_load, klogctl, tcdrain and reboot have no safe wrappers.
 
 use super::check;
 use std::ffi::{CStr, CString};
@@ -57,6 +57,23 @@ pub(crate) fn unload_module(name: &CStr) -> io::Result<()> {
     Ok(())
 }
 
+/// Loads the kernel that [`Reboot::Kexec`] starts: a bzImage and an initramfs, both regular files.
+pub(crate) fn load_kernel(kernel: &File, initramfs: &File, cmdline: &str) -> io::Result<()> {
+    let cmdline = CString::new(cmdline)?;
+    // SAFETY: the descriptors are open, and the command line has the length that is said, with its terminating zero.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_kexec_file_load,
+            kernel.as_raw_fd(),
+            initramfs.as_raw_fd(),
+            cmdline.as_bytes_with_nul().len(),
+            cmdline.as_ptr(),
+            0,
+        )
+    })?;
+    Ok(())
+}
+
 /// Reads the kernel's log buffer, as far as it still reaches back.
 pub(crate) fn read_kernel_log() -> io::Result<String> {
     const SYSLOG_ACTION_READ_ALL: libc::c_int = 3;
@@ -93,6 +110,8 @@ pub(crate) enum Reboot {
     Restart,
     /// Stop the CPUs.
     Halt,
+    /// Start the kernel that was loaded for this.
+    Kexec,
 }
 
 /// Ends the machine; returns only if the kernel refuses.
@@ -101,6 +120,7 @@ pub(crate) fn reboot(how: Reboot) -> io::Error {
         Reboot::PowerOff => libc::RB_POWER_OFF,
         Reboot::Restart => libc::RB_AUTOBOOT,
         Reboot::Halt => libc::RB_HALT_SYSTEM,
+        Reboot::Kexec => libc::LINUX_REBOOT_CMD_KEXEC,
     };
     // SAFETY: touches no memory of this process; needs CAP_SYS_BOOT, or it fails.
     unsafe { libc::reboot(command) };
