@@ -392,6 +392,28 @@ fn timer_12_a_frozen_host_that_never_polls_is_done_without() {
     assert!(elided[frozen.repetitions - 1] > elided[frozen.released_at]);
 }
 
+/// The whole VMM is stopped for seconds and goes on: every deadline is overdue then, and none is lost.
+#[test]
+fn timer_8_a_machine_that_was_stopped_has_lost_no_timer() {
+    const REPETITIONS: usize = 12;
+    let words =
+        "coopvirt.works=sleep,pipe coopvirt.scale=0.05 coopvirt.counters=on coopvirt.module=";
+    for policy in ["adaptive", "off"] {
+        let guest = guest("coop", &format!("{words} coopvirt.reps={REPETITIONS}"));
+        let running = guest.arguments(["--sidecore", policy]).start();
+        for at in [2, 5, 8] {
+            wait_until_said(&running, at);
+            running.signal(Signal::STOP);
+            std::thread::sleep(Duration::from_secs(3));
+            running.signal(Signal::CONT);
+        }
+        let outcome = running.finish();
+        outcome.assert_powered_off();
+        assert_well(&outcome);
+        assert_eq!(counter(unloaded(&outcome), "timer_lost"), 0);
+    }
+}
+
 /// A guest with a balloon and the module beside it; what the module's `state` says has these lines.
 fn beside_a_balloon(options: &[&str], lines: [&str; 2]) -> Value {
     let guest = guest("coop", "coopvirt.works=pipe,sleep,touch coopvirt.scale=0.2");

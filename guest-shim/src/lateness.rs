@@ -3,6 +3,10 @@
 //! Fed by the clock event device of one CPU: each deadline that it sets, each interrupt, and a look
 //! whenever the CPU comes by (a new deadline, the end of an idle wait). Pure bookkeeping.
 
+/// What is overdue has to stay so for one part of so many of the time after which it is lost: a machine that was
+/// stopped for long finds everything overdue when it goes on, and its host comes to raise it then.
+const AGAIN: u64 = 4;
+
 /// Powers of two of TSC ticks that are told apart.
 pub const BINS: usize = 40;
 
@@ -13,6 +17,8 @@ pub struct Lateness {
     awaited_tsc: u64,
     /// What is late by more than this is lost.
     lost_after_tsc: u64,
+    /// When that was seen first of the awaited one, zero for not yet.
+    overdue_tsc: u64,
     lost: u64,
     bins: [u64; BINS],
 }
@@ -23,6 +29,7 @@ impl Lateness {
         Self {
             awaited_tsc: 0,
             lost_after_tsc,
+            overdue_tsc: 0,
             lost: 0,
             bins: [0; BINS],
         }
@@ -30,7 +37,7 @@ impl Lateness {
 
     /// A deadline was set, zero for none; it takes the place of the one before.
     pub fn set(&mut self, deadline_tsc: u64) {
-        self.awaited_tsc = deadline_tsc;
+        (self.awaited_tsc, self.overdue_tsc) = (deadline_tsc, 0);
     }
 
     /// An interrupt came. One that comes before its deadline is none of ours.
@@ -43,18 +50,24 @@ impl Lateness {
         if let Some(bin) = self.bins.get_mut(bin.min(BINS - 1)) {
             *bin += 1;
         }
-        self.awaited_tsc = 0;
+        self.set(0);
     }
 
-    /// Whether the awaited deadline is so long overdue that its interrupt must be lost; says so
-    /// once. `is_pending`: whether the interrupt is there and waits for the CPU to take it.
+    /// Whether the awaited deadline is so long overdue that its interrupt must be lost, and was when somebody asked a
+    /// while ago; says so once. `is_pending`: whether the interrupt is there and waits for the CPU to take it.
     pub fn is_lost(&mut self, now_tsc: u64, is_pending: impl FnOnce() -> bool) -> bool {
         let is_overdue =
             self.awaited_tsc != 0 && now_tsc.saturating_sub(self.awaited_tsc) > self.lost_after_tsc;
         if !is_overdue || is_pending() {
             return false;
         }
-        self.awaited_tsc = 0;
+        if self.overdue_tsc == 0 {
+            self.overdue_tsc = now_tsc;
+        }
+        if now_tsc.saturating_sub(self.overdue_tsc) < self.lost_after_tsc / AGAIN {
+            return false;
+        }
+        self.set(0);
         self.lost += 1;
         true
     }
@@ -92,7 +105,21 @@ mod tests {
         lateness.set(500);
         lateness.interrupt(499);
         assert!(lateness.bins().iter().all(|&bin| bin == 0));
-        assert!(lateness.is_lost(1_501, || false));
+        assert!(!lateness.is_lost(1_501, || false));
+        assert!(lateness.is_lost(1_751, || false));
+    }
+
+    /// Its TSC goes on while a machine is stopped.
+    #[test]
+    fn a_machine_that_was_stopped_for_long_has_lost_nothing() {
+        let mut lateness = Lateness::new(1_000);
+        for stop in [50_000, 90_000] {
+            lateness.set(stop - 40_000);
+            assert!(!lateness.is_lost(stop, || false));
+            lateness.interrupt(stop + 10);
+            assert!(!lateness.is_lost(stop + 30_000, || false));
+        }
+        assert_eq!(lateness.lost(), 0);
     }
 
     #[test]
@@ -101,7 +128,9 @@ mod tests {
         lateness.set(500);
         assert!(!lateness.is_lost(1_500, || false));
         assert!(!lateness.is_lost(1_501, || true));
-        assert!(lateness.is_lost(1_501, || false));
+        assert!(!lateness.is_lost(1_501, || false));
+        assert!(!lateness.is_lost(1_750, || false));
+        assert!(lateness.is_lost(1_751, || false));
         assert!(!lateness.is_lost(9_999, || false));
         assert_eq!(lateness.lost(), 1);
         lateness.set(0);
