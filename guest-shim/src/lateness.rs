@@ -3,10 +3,6 @@
 //! Fed by the clock event device of one CPU: each deadline that it sets, each interrupt, and a look
 //! whenever the CPU comes by (a new deadline, the end of an idle wait). Pure bookkeeping.
 
-/// What is overdue has to stay so for one part of so many of the time after which it is lost: a machine that was
-/// stopped for long finds everything overdue when it goes on, and its host comes to raise it then.
-const AGAIN: u64 = 4;
-
 /// Powers of two of TSC ticks that are told apart.
 pub const BINS: usize = 40;
 
@@ -53,8 +49,9 @@ impl Lateness {
         self.set(0);
     }
 
-    /// Whether the awaited deadline is so long overdue that its interrupt must be lost, and was when somebody asked a
-    /// while ago; says so once. `is_pending`: whether the interrupt is there and waits for the CPU to take it.
+    /// Whether the awaited deadline is so long overdue that its interrupt must be lost, and was when somebody asked as
+    /// long ago; says so once. (A machine that was stopped for long finds everything overdue when it goes on, and its
+    /// host comes to raise it then.) `is_pending`: whether the interrupt is there and waits for the CPU to take it.
     pub fn is_lost(&mut self, now_tsc: u64, is_pending: impl FnOnce() -> bool) -> bool {
         let is_overdue =
             self.awaited_tsc != 0 && now_tsc.saturating_sub(self.awaited_tsc) > self.lost_after_tsc;
@@ -64,7 +61,7 @@ impl Lateness {
         if self.overdue_tsc == 0 {
             self.overdue_tsc = now_tsc;
         }
-        if now_tsc.saturating_sub(self.overdue_tsc) < self.lost_after_tsc / AGAIN {
+        if now_tsc.saturating_sub(self.overdue_tsc) < self.lost_after_tsc {
             return false;
         }
         self.set(0);
@@ -106,7 +103,7 @@ mod tests {
         lateness.interrupt(499);
         assert!(lateness.bins().iter().all(|&bin| bin == 0));
         assert!(!lateness.is_lost(1_501, || false));
-        assert!(lateness.is_lost(1_751, || false));
+        assert!(lateness.is_lost(2_501, || false));
     }
 
     /// Its TSC goes on while a machine is stopped.
@@ -129,8 +126,8 @@ mod tests {
         assert!(!lateness.is_lost(1_500, || false));
         assert!(!lateness.is_lost(1_501, || true));
         assert!(!lateness.is_lost(1_501, || false));
-        assert!(!lateness.is_lost(1_750, || false));
-        assert!(lateness.is_lost(1_751, || false));
+        assert!(!lateness.is_lost(2_500, || false));
+        assert!(lateness.is_lost(2_501, || false));
         assert!(!lateness.is_lost(9_999, || false));
         assert_eq!(lateness.lost(), 1);
         lateness.set(0);
