@@ -147,8 +147,9 @@ fn memory_that_came_back_is_used_again() {
     let socket = folder.path("vm.sock");
     let mut running = working("touch", &socket);
     ctl(&socket, &["balloon", "176M"]).unwrap();
+    // All at least once: a guest that is at work meanwhile runs out, and takes a little back that Linux does not give anew.
     wait_for(&socket, "a full balloon", |state| {
-        state.actual_bytes == 176 * MIB
+        state.inflated_bytes >= 176 * MIB
     });
     wait_for_more(&mut running, "\"type\":\"skip\"");
     ctl(&socket, &["balloon", "0"]).unwrap();

@@ -404,6 +404,10 @@ impl Drop for Running {
     fn drop(&mut self) {
         // After `finish` these do nothing.
         let _ = self.child.kill();
-        let _ = self.child.wait();
+        let status = self.child.wait();
+        // A test that fails in between has evidence as well: the outcome keeps it.
+        if let (true, true, Ok(status)) = (thread::panicking(), self.console.is_some(), status) {
+            drop(self.outcome(status));
+        }
     }
 }
