@@ -13,13 +13,11 @@ use coopvirt::account::report::ExitReport;
 use coopvirt::compare::detail;
 use coopvirt_spec::work::Work;
 use coopvirt_tests::files::Folder;
-use coopvirt_tests::lab::{Lab, MODULE_KERNEL};
+use coopvirt_tests::lab::{Lab, KERNEL, MODULE_KERNEL};
 use coopvirt_tests::{Guest, Image, Outcome, Running};
 use rustix::process::Signal;
 use serde_json::Value;
 
-/// Debian's own kernel, which the module knows as well, and which can be started by kexec: it is relocatable.
-const NEXT_KERNEL: &str = "6.12-cloud";
 /// Disks have whole sectors.
 const SECTOR_BYTES: usize = 512;
 /// Repetitions of each work whose exits are compared.
@@ -458,8 +456,9 @@ fn another_kernel_takes_over_by_kexec() {
         bytes.resize(bytes.len().next_multiple_of(SECTOR_BYTES), 0);
         folder.file(name, &bytes).display().to_string() + ",ro"
     };
-    let kernel = disk("kernel", lab.kernel_file(NEXT_KERNEL, "vmlinuz"));
-    let initramfs = disk("initramfs", lab.initrd(NEXT_KERNEL));
+    // Debian's own: unlike ours it is relocatable, which kexec asks for.
+    let kernel = disk("kernel", lab.kernel_file(KERNEL, "vmlinuz"));
+    let initramfs = disk("initramfs", lab.initrd(KERNEL));
     let outcome = guest("coop", "coopvirt.module=none coopvirt.scale=0.2")
         .works("sleep,pipe")
         .end("kexec")
