@@ -18,9 +18,7 @@ use crate::coop::CoopOptions;
 pub use crate::disk_option::{disk, DiskConfig, DiskIo};
 use crate::mem::{check_size, Backing, Sharing};
 
-pub use net::{
-    default_busy_poll_us, net, NetConfig, NetServer, COOP_BUSY_POLL_US, MAX_QUEUE_PAIRS,
-};
+pub use net::{net, BusyPoll, NetConfig, NetServer, MAX_QUEUE_PAIRS, VHOST_BUSY_POLL_US};
 pub use vhost_user::{
     fs, vhost_user_blk, FsConfig, VhostUserBlkConfig, DEFAULT_RECONNECT, MAX_TAG_BYTES,
 };

@@ -14,10 +14,14 @@ use vmm_sys_util::eventfd::EventFd;
 
 use crate::event::MachineEvent;
 use crate::vcpu::pin;
+use crate::virtio::Lingerer;
 
 /// How long the end waits for a device that is in the middle of something. A disk may have to write;
 /// one that needs longer, or a device whose lock a stuck vCPU holds, must not keep the machine.
 const END_LIMIT: Duration = Duration::from_secs(5);
+
+/// As a timeout of epoll_wait(2): none.
+const UNTIL_AN_EVENT: i32 = -1;
 
 /// Anything that the loop can call.
 pub type Subscriber = Box<dyn MutEventSubscriber + Send>;
@@ -48,9 +52,10 @@ impl MutEventSubscriber for Waker {
 }
 
 impl IoThread {
-    /// Starts the loop with these subscribers, on these host CPUs if there are any.
+    /// Starts the loop with these subscribers, which may linger for these devices, on these host CPUs if there are any.
     pub fn spawn(
         subscribers: Vec<Subscriber>,
+        lingerers: Vec<Lingerer>,
         host_cpus: Vec<usize>,
         events: Sender<MachineEvent>,
     ) -> io::Result<Self> {
@@ -73,7 +78,9 @@ impl IoThread {
                     let _ = pin::pin_current_thread(&host_cpus);
                 }
                 // A panicking device must end the machine, not leave it without any.
-                let ended = catch_unwind(AssertUnwindSafe(|| run(&mut manager, &stopping)));
+                let ended = catch_unwind(AssertUnwindSafe(|| {
+                    run(&mut manager, &lingerers, &stopping)
+                }));
                 let what = match ended {
                     Ok(Ok(())) => return,
                     Ok(Err(error)) => format!("its loop failed: {error}"),
@@ -94,11 +101,13 @@ impl IoThread {
 /// Runs until told to stop.
 fn run(
     manager: &mut EventManager<Subscriber>,
+    lingerers: &[Lingerer],
     stopping: &AtomicBool,
 ) -> Result<(), event_manager::Error> {
     // Pairs with the store in `drop`; the eventfd between them orders more than enough.
     while !stopping.load(Ordering::Acquire) {
-        manager.run()?;
+        let lingers = (lingerers.iter()).fold(false, |any, lingerer| any | lingerer.look());
+        manager.run_with_timeout(if lingers { 0 } else { UNTIL_AN_EVENT })?;
     }
     Ok(())
 }
@@ -143,7 +152,8 @@ mod tests {
         let event = EventFd::new(libc::EFD_NONBLOCK).unwrap();
         event.write(1).unwrap();
         let (sender, inbox) = channel();
-        let _thread = IoThread::spawn(vec![Box::new(Bad(event))], Vec::new(), sender).unwrap();
+        let _thread =
+            IoThread::spawn(vec![Box::new(Bad(event))], Vec::new(), Vec::new(), sender).unwrap();
         assert_eq!(
             inbox.recv_timeout(Duration::from_secs(20)),
             Ok(MachineEvent::IoFailed("it panicked".into()))

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use coopvirt::config::COOP_BUSY_POLL_US;
+use coopvirt::config::VHOST_BUSY_POLL_US;
 use coopvirt_tests::files::Folder;
 use coopvirt_tests::guest::{Collector, Running};
 use coopvirt_tests::lab::{self, Lab, MODULE_KERNEL};
@@ -128,7 +128,7 @@ impl Arm {
         if self.vmm == Vmm::Tuned {
             device.push_str(",rx_queue_size=1024");
             if self.server == Server::Vhost {
-                netdev.push_str(&format!(",poll-us={COOP_BUSY_POLL_US}"));
+                netdev.push_str(&format!(",poll-us={VHOST_BUSY_POLL_US}"));
             }
         }
         qemu(netdev, device, script, limit)

@@ -8,12 +8,14 @@ const MAX_NAME_BYTES: usize = 15;
 /// Most queue pairs: two queues each and one for control fit a function's doorbells.
 pub const MAX_QUEUE_PAIRS: u16 = 31;
 
-/// Longest time that the kernel polls a queue, in microseconds: more is a CPU of one's own.
+/// Longest time that a queue is polled, in microseconds: more is a CPU of one's own.
 const MAX_BUSY_POLL_US: u32 = 1_000_000;
-/// How long it polls where a thread of ours polls the queues that are served in this process, if nobody says: longer than
-/// the time between two packets of a stream; what the kernel recommends for its own sockets (`busy_read` in its
-/// Documentation/admin-guide/sysctl/net.rst).
-pub const COOP_BUSY_POLL_US: u32 = 50;
+/// How long vhost-net polls in `coop` mode, if nobody says: longer than the time between two packets of a stream; what
+/// the kernel recommends for its own sockets (`busy_read` in its Documentation/admin-guide/sysctl/net.rst).
+pub const VHOST_BUSY_POLL_US: u32 = 50;
+/// How long at most this process lingers there, which learns how long pays: as long as KVM by default polls for a vCPU
+/// that halts (`halt_poll_ns`, its Documentation/virt/kvm/halt-polling.rst).
+const LINGER_US: u32 = 200;
 
 /// Who moves a network device's packets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -40,8 +42,8 @@ pub struct NetConfig {
     pub server: NetServer,
     /// Whether checksums and segmentation may be left to the other side.
     pub offloads: bool,
-    /// How long the kernel polls for more packets before it asks to be notified, in microseconds,
-    /// zero for not at all; `None`: [`default_busy_poll_us`]. For vhost-net only.
+    /// How long whoever moves packets polls for more of them before he asks to be notified, in microseconds,
+    /// zero for not at all; `None`: [`BusyPoll::usual`]. In this process it is the longest time.
     pub busy_poll_us: Option<u32>,
 }
 
@@ -60,12 +62,25 @@ impl NetConfig {
     }
 }
 
-/// How long vhost-net polls a queue of a network that does not say, in microseconds: for a while where a thread polls the
-/// queues that this process serves, as its counterpart in the kernel; else not at all, as stock.
-pub fn default_busy_poll_us(mode: Mode, policy: SidecorePolicy) -> u32 {
-    match (mode, policy) {
-        (Mode::Coop, SidecorePolicy::Adaptive | SidecorePolicy::Always) => COOP_BUSY_POLL_US,
-        (Mode::Coop, SidecorePolicy::Off) | (Mode::Hvm | Mode::Kvm, _) => 0,
+/// How long the queues of a network are polled that does not say, in microseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BusyPoll {
+    /// By vhost-net.
+    pub vhost_us: u32,
+    /// By this process, at most.
+    pub process_us: u32,
+}
+
+impl BusyPoll {
+    /// For a while where threads may poll to save exits; else not at all, as stock.
+    pub fn usual(mode: Mode, policy: SidecorePolicy) -> Self {
+        match (mode, policy) {
+            (Mode::Coop, SidecorePolicy::Adaptive | SidecorePolicy::Always) => Self {
+                vhost_us: VHOST_BUSY_POLL_US,
+                process_us: LINGER_US,
+            },
+            (Mode::Coop, SidecorePolicy::Off) | (Mode::Hvm | Mode::Kvm, _) => Self::default(),
+        }
     }
 }
 
@@ -112,12 +127,6 @@ pub fn net(text: &str) -> Result<NetConfig, ConfigError> {
             )))
             }
         }
-    }
-    if net.busy_poll_us.is_some() && net.server == NetServer::Process {
-        return Err(bad(
-            "busy-poll is for vhost=on; with vhost=off the polling thread of --mode coop polls"
-                .into(),
-        ));
     }
     if net.tap.is_empty() {
         return Err(bad("tap=NAME is missing".into()));
@@ -187,13 +196,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_kernel_polls_by_default_where_a_thread_of_ours_does() {
-        let default = default_busy_poll_us;
+    fn packets_are_polled_for_by_default_where_threads_may_poll() {
+        let not_at_all = BusyPoll::default();
         for policy in [SidecorePolicy::Adaptive, SidecorePolicy::Always] {
-            assert_eq!(default(Mode::Coop, policy), COOP_BUSY_POLL_US);
-            assert_eq!(default(Mode::Kvm, policy), 0);
+            let usual = BusyPoll::usual(Mode::Coop, policy);
+            assert_eq!([usual.vhost_us, usual.process_us], [50, 200]);
+            assert_eq!(BusyPoll::usual(Mode::Kvm, policy), not_at_all);
         }
-        assert_eq!(default(Mode::Coop, SidecorePolicy::Off), 0);
+        let off = BusyPoll::usual(Mode::Coop, SidecorePolicy::Off);
+        assert_eq!(off, not_at_all);
     }
 
     #[test]
@@ -207,7 +218,10 @@ mod tests {
         assert_eq!(read.busy_poll_us, None);
         assert_eq!(net("tap=t,vhost=on").unwrap().server, NetServer::Kernel);
         assert_eq!(net("tap=t,busy-poll=50").unwrap().busy_poll_us, Some(50));
-        assert_eq!(net("tap=t,busy-poll=off").unwrap().busy_poll_us, Some(0));
+        for server in ["on", "off"] {
+            let off = net(&format!("tap=t,vhost={server},busy-poll=off")).unwrap();
+            assert_eq!(off.busy_poll_us, Some(0));
+        }
     }
 
     #[test]
@@ -228,7 +242,6 @@ mod tests {
             ("tap=t,busy-poll=0", "microseconds from 1 to 1000000"),
             ("tap=t,busy-poll=-1", "microseconds from 1 to 1000000"),
             ("tap=t,busy-poll=1000001", "microseconds"),
-            ("tap=t,vhost=off,busy-poll=50", "busy-poll is for vhost=on"),
             ("tap=t,speed=9", "unknown word \"speed\""),
             ("tap=t,tap=u", "tap is said twice"),
             ("tap=t,queues=1,queues=2", "queues is said twice"),

@@ -15,7 +15,7 @@
 //! worth their wake-up lately are left out ([`worth`]).
 //!
 //! A vCPU that halts by the doorbell is looked at then (`[HALT-3]`): the promise made there is one for behind the
-//! deadline that it waits for ([`halts`]).
+//! deadline that it waits for, or for the tick that it publishes if it goes on before ([`halts`]).
 //!
 //! Whatever a guest publishes, looks are bounded: a few per deadline, and then the published one
 //! alone; without any they become rarer, and end.
@@ -144,6 +144,7 @@ impl Prediction {
             // Replaced before it was due: no interval, but it would have been spared.
             self.eager = (self.eager + EAGER).min(2 * EAGER);
             self.tick.replaced(self.last_tsc, now_tsc);
+            self.worth.replaced();
         }
         if stock_tsc == 0 || stock_tsc == self.stock_tsc {
             return None;
@@ -217,22 +218,6 @@ impl Prediction {
         let at_tsc = guess_tsc.or(published)?;
         self.promises = self.promises.saturating_add(1);
         Some(self.without_haste(at_tsc, now_tsc, wake_up))
-    }
-
-    /// For when to promise a look at a halt that ends at `deadline_tsc`: when the guest should have halted again, but
-    /// before the deadline that is to be expected next. It most likely halts before, and then nobody wakes up for it.
-    pub(super) fn behind(&mut self, halts: Halts, deadline_tsc: u64, wake_up: u64) -> u64 {
-        self.promises = self.promises.saturating_add(1);
-        let least = wake_up.saturating_mul(EAGER_WAKE_UPS);
-        // However late a thread wakes up here: what it looks for must not be over by then.
-        let most = if self.mean == 0 { least } else { self.mean / 2 };
-        let after = halts.margin().max(least).min(most).max(1);
-        let at_tsc = deadline_tsc.saturating_add(after);
-        // A guest that wakes up publishes its tick first.
-        let tick_tsc = self
-            .tick
-            .next(deadline_tsc.saturating_add(least.min(after)));
-        tick_tsc.map_or(at_tsc, |tick_tsc| at_tsc.min(tick_tsc))
     }
 
     fn guess(&mut self, now_tsc: u64, wake_up: u64, published: Option<u64>) -> Option<u64> {

@@ -10,7 +10,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::{BuildError, ConsoleEnds};
 use crate::bus::Bus;
-use crate::config::{default_busy_poll_us, ConsoleKind, DiskConfig, DiskIo, MachineConfig};
+use crate::config::{BusyPoll, ConsoleKind, DiskConfig, DiskIo, MachineConfig};
 use crate::console::input::{Input, InputSink};
 use crate::console::writer::ConsoleOutput;
 use crate::devices::debug_exit::DebugExit;
@@ -30,8 +30,8 @@ use crate::pci::{
 use crate::vcpu::dispatch::Buses;
 use crate::virtio::{
     attach, Balloon, BalloonControl, Blk, BlkAccess, BlkError, Console, DeviceCounters, Host,
-    KvmDoorbells, Net, PolledDevice, Rng, UnixVsock, VhostUserBlk, VhostUserFs, VirtioDevice,
-    Vsock, VsockGauges,
+    KvmDoorbells, Lingerer, Net, PolledDevice, Rng, UnixVsock, VhostUserBlk, VhostUserFs,
+    VirtioDevice, Vsock, VsockGauges,
 };
 
 /// The devices while they are being put together.
@@ -47,6 +47,8 @@ pub(super) struct Devices {
     pub(super) counters: Vec<(String, Arc<DeviceCounters>)>,
     /// What a polling thread may look at.
     pub(super) polled: Vec<PolledDevice>,
+    /// What the I/O thread may linger for.
+    pub(super) lingerers: Vec<Lingerer>,
     pub(super) balloon: Option<Arc<BalloonControl>>,
     pub(super) vsock: Option<Arc<VsockGauges>>,
 }
@@ -101,6 +103,7 @@ impl Devices {
             console_output: None,
             counters: Vec::new(),
             polled: Vec::new(),
+            lingerers: Vec::new(),
             balloon: None,
             vsock: None,
         };
@@ -244,6 +247,7 @@ impl Devices {
             .map_err(|error| device("attach a virtio device")(error.into()))?;
         self.counters.push((name, worker.counters()));
         self.polled.extend(worker.polled());
+        self.lingerers.extend(worker.lingerer());
         self.subscribers.push(Box::new(worker));
         Ok(())
     }
@@ -276,12 +280,10 @@ pub(super) fn open_served(
 
 pub(super) fn open_nets(config: &MachineConfig, ram: &GuestRam) -> Result<Vec<Net>, BuildError> {
     let vcpus = u16::from(config.vcpus.get());
-    let busy_poll_us = default_busy_poll_us(config.mode, config.coop.sidecore.policy);
-    let nets = config.nets.iter().cloned().map(|mut net| {
-        net.busy_poll_us.get_or_insert(busy_poll_us);
-        Ok(Net::open(&net, vcpus, ram)?)
-    });
-    nets.collect()
+    let busy_poll = BusyPoll::usual(config.mode, config.coop.sidecore.policy);
+    let nets = config.nets.iter();
+    nets.map(|net| Ok(Net::open(net, busy_poll, vcpus, ram)?))
+        .collect()
 }
 
 fn open_disk(disk: &DiskConfig, nr_vcpus: u16) -> Result<Blk, BlkError> {

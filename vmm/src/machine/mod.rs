@@ -205,6 +205,7 @@ impl Machine {
             console_output,
             counters,
             polled,
+            lingerers,
             balloon,
             vsock: vsock_gauges,
             power,
@@ -249,12 +250,13 @@ impl Machine {
             .as_ref()
             .map(|coop| coop::start(coop, tsc_khz, others.clone(), &polled))
             .transpose()?;
-        let io = IoThread::spawn(subscribers, others, events.clone()).map_err(|source| {
-            BuildError::Io {
-                what: "start the I/O thread",
-                source,
-            }
-        })?;
+        let io =
+            IoThread::spawn(subscribers, lingerers, others, events.clone()).map_err(|source| {
+                BuildError::Io {
+                    what: "start the I/O thread",
+                    source,
+                }
+            })?;
         let mut vcpus = Vec::new();
         for (id, fd) in (0..).zip(fds) {
             let parts = VcpuParts {

@@ -13,7 +13,7 @@ use super::counters::DeviceCounters;
 use super::device::{HandedQueue, Polled, Progress, QueueError, VirtioDevice};
 use super::interrupt::Interrupts;
 use super::poll::PollState;
-use super::queue::{DeviceQueue, QueueSetup};
+use super::queue::{DeviceQueue, Poller, QueueSetup};
 use super::receiver::{Choice, Receiver};
 use super::GuestRam;
 
@@ -214,14 +214,41 @@ impl Backend {
             self.poll.set_hot(index, false);
             return false;
         };
+        // One that the I/O thread lingers at goes on to be looked at; it is taken over behind that.
         if !queue.is_polled() {
-            if let Err(error) = queue.take_over(&self.ram) {
+            if let Err(error) = queue.take_over(&self.ram, Poller::Thread) {
                 self.break_queue(index, &error);
                 return false;
             }
             self.poll.has_taken(index);
             self.counters.add_take_over();
         }
+        self.look(index, doorbell)
+    }
+
+    /// One look of the I/O thread that lingers at a queue, which it takes over if nobody has. Returns whether there was
+    /// anything new.
+    pub(super) fn linger(&mut self, index: usize, doorbell: &EventFd) -> bool {
+        if !self.can_be_polled.get(index).is_some_and(|can| *can) {
+            return false;
+        }
+        let Some(QueueState::Live(queue)) = self.queues.get_mut(index) else {
+            return false;
+        };
+        if !queue.is_polled() {
+            if let Err(error) = queue.take_over(&self.ram, Poller::Lingering) {
+                self.break_queue(index, &error);
+                return false;
+            }
+        }
+        self.look(index, doorbell)
+    }
+
+    /// One look at a queue that is polled. Returns whether there was anything new.
+    fn look(&mut self, index: usize, doorbell: &EventFd) -> bool {
+        let Some(QueueState::Live(queue)) = self.queues.get_mut(index) else {
+            return false;
+        };
         match queue.begin_look(&self.ram) {
             Ok(true) => {}
             Ok(false) => return false,
@@ -241,23 +268,37 @@ impl Backend {
         true
     }
 
-    /// The I/O thread owns all queues from now on; it is called for those with buffers. Returns whether
-    /// any has some that nobody has looked at.
+    /// The I/O thread owns all queues of the polling thread from now on; it is called for those with buffers. Returns
+    /// whether any has some that nobody has looked at.
     pub(super) fn hand_back(&mut self, doorbells: &[EventFd]) -> bool {
+        let is_work = self.give_back(doorbells, Poller::Thread);
+        self.poll.has_given_back();
+        is_work
+    }
+
+    /// The I/O thread does not linger any more: it is notified again, and called for queues with buffers.
+    pub(super) fn end_lingering(&mut self, doorbells: &[EventFd]) {
+        self.give_back(doorbells, Poller::Lingering);
+    }
+
+    fn give_back(&mut self, doorbells: &[EventFd], poller: Poller) -> bool {
         let mut is_work = false;
         for (index, doorbell) in doorbells.iter().enumerate() {
             let Some(QueueState::Live(queue)) = self.queues.get_mut(index) else {
                 continue;
             };
-            if !queue.is_polled() {
+            if queue.poller() != Some(poller) {
                 continue;
             }
-            self.poll.set_hot(index, queue.has_found());
-            self.counters.add_hand_back();
+            if poller == Poller::Thread {
+                self.poll.set_hot(index, queue.has_found());
+                self.counters.add_hand_back();
+            }
             let is_left = queue.is_left();
             match queue.hand_back(&self.ram) {
                 Ok(has_buffers) => {
-                    if has_buffers {
+                    // A thread that lingers is called by what it waits for, and would call itself without end.
+                    if has_buffers && !(is_left && poller == Poller::Lingering) {
                         self.counters.add_own_rings(1);
                         ring(doorbell);
                     }
@@ -266,7 +307,6 @@ impl Backend {
                 Err(error) => self.break_queue(index, &error),
             }
         }
-        self.poll.has_given_back();
         is_work
     }
 
@@ -424,7 +464,7 @@ fn run_batch(
     })
 }
 
-/// The same on the polling thread, which stays as long as the driver goes on to publish: what comes
+/// The same for who polls, who stays as long as the driver goes on to publish: what comes
 /// together is answered with one interrupt.
 fn run_look(
     device: &mut dyn VirtioDevice,

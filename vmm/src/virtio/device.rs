@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::sync::Arc;
+use std::time::Duration;
 
 use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::EventFd;
@@ -132,6 +133,12 @@ pub trait VirtioDevice: Send {
     /// Whether the polling thread may own a queue. Asked once, before anything else.
     fn can_be_polled(&self, _queue_index: usize) -> bool {
         false
+    }
+    /// How long the I/O thread goes on looking at the queues that can be polled after each work of theirs, by which it is
+    /// spared notifications (`linger.rs`); zero for not at all. Asked once, before anything else. For a device that has
+    /// it, the polling thread takes no queue over because of notifications.
+    fn lingers(&self) -> Duration {
+        Duration::ZERO
     }
     /// Who receives a queue's notifications. Asked once, before anything else; of a queue that is served
     /// elsewhere nothing else than the default can come.

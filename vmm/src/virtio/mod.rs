@@ -79,6 +79,7 @@ mod device;
 mod doorbell;
 mod interrupt;
 mod latency;
+mod linger;
 mod net;
 mod ownership;
 mod pci_function;
@@ -109,6 +110,7 @@ pub use device::{
 pub use doorbell::{DoorbellSink, KvmDoorbells};
 pub use latency::Latency;
 pub(crate) use latency::{bound_us, NR_BOUNDS};
+pub use linger::Lingerer;
 pub use net::{Net, NetError};
 pub use pci_function::{attach, AttachError, Host};
 pub use poll::{Kicked, PolledDevice, Wanted};

@@ -94,6 +94,11 @@ impl PollState {
         self.is_given_up.store(false, Ordering::Relaxed);
     }
 
+    /// Whether it owns any.
+    pub(super) fn is_owner(&self) -> bool {
+        self.is_owner.load(Ordering::Relaxed)
+    }
+
     /// Whether the I/O thread is to take the queues back. Pairs with the store in
     /// [`PolledDevice::hand_back`]; the doorbell between them orders more than enough.
     pub(super) fn is_given_up(&self) -> bool {
@@ -161,7 +166,7 @@ impl PolledDevice {
     /// Where the device is being worked on, the I/O thread is asked to take the queues back: it is who
     /// works on it, or comes next. It hears the doorbell after whatever it is doing.
     pub fn hand_back(&self) -> bool {
-        if !self.state.is_owner.load(Ordering::Relaxed) {
+        if !self.state.is_owner() {
             return false;
         }
         if let Some(mut backend) = self.try_lock() {

@@ -71,9 +71,19 @@ pub struct DeviceQueue {
     longest_chain: u16,
 }
 
-/// What is known of a queue that the polling thread owns.
+/// Who looks at a queue by himself, without being notified.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Poller {
+    /// The polling thread.
+    Thread,
+    /// The I/O thread, for a moment (`linger.rs`).
+    Lingering,
+}
+
+/// What is known of a queue that is polled.
 #[derive(Clone, Copy, Debug)]
 struct Polling {
+    poller: Poller,
     // The next buffer when the driver was last asked not to notify.
     quiet_since: u16,
     // Whether any look has found something.
@@ -126,13 +136,22 @@ impl DeviceQueue {
         self.stopwatch = Some(Stopwatch::new(histogram, self.queue.size()));
     }
 
-    /// Whether the polling thread owns the queue.
+    /// Whether somebody owns the queue who polls it.
     pub(super) fn is_polled(&self) -> bool {
         self.polling.is_some()
     }
 
-    /// The polling thread owns the queue from now on, and looks.
-    pub(super) fn take_over(&mut self, ram: &GuestMemoryMmap<()>) -> Result<(), QueueError> {
+    /// Who that is.
+    pub(super) fn poller(&self) -> Option<Poller> {
+        self.polling.map(|polling| polling.poller)
+    }
+
+    /// This one owns the queue from now on, and looks.
+    pub(super) fn take_over(
+        &mut self,
+        ram: &GuestMemoryMmap<()>,
+        poller: Poller,
+    ) -> Result<(), QueueError> {
         let quiet_since = self.queue.next_avail();
         let words = Words {
             queue: &self.queue,
@@ -141,6 +160,7 @@ impl DeviceQueue {
         // What there is already is found by the look that follows.
         let _has_buffers = ownership::take_over(&words, quiet_since)?;
         self.polling = Some(Polling {
+            poller,
             quiet_since,
             has_found: false,
             is_left: false,
@@ -148,7 +168,7 @@ impl DeviceQueue {
         Ok(())
     }
 
-    /// The I/O thread owns the queue from now on. Returns whether there are buffers of which the driver
+    /// The I/O thread owns the queue from now on, and is notified. Returns whether there are buffers of which the driver
     /// may not tell it.
     pub(super) fn hand_back(&mut self, ram: &GuestMemoryMmap<()>) -> Result<bool, QueueError> {
         self.polling = None;
@@ -159,7 +179,7 @@ impl DeviceQueue {
         ownership::hand_back(&words, self.queue.next_avail())
     }
 
-    /// Whether a look of the polling thread, since it owns the queue, has found anything.
+    /// Whether a look of who polls, since he owns the queue, has found anything.
     pub(super) fn has_found(&self) -> bool {
         self.polling.is_some_and(|polling| polling.has_found)
     }
@@ -176,7 +196,7 @@ impl DeviceQueue {
         }
     }
 
-    /// Starts a look of the polling thread. Returns whether there is anything for it.
+    /// Starts a look of who polls. Returns whether there is anything for him.
     pub(super) fn begin_look(&mut self, ram: &GuestMemoryMmap<()>) -> Result<bool, QueueError> {
         let (next, has_more) = (self.queue.next_avail(), self.has_more(ram)?);
         let Some(polling) = &mut self.polling else {

@@ -16,6 +16,7 @@ use super::backend::{lock, ring, SharedBackend};
 use super::bindings::Bindings;
 use super::counters::DeviceCounters;
 use super::device::Watched;
+use super::linger::{Lingerer, Lingering};
 use super::poll::{PollState, PolledDevice};
 use super::receiver::Receiver;
 
@@ -37,6 +38,7 @@ pub struct QueueWorker {
     counters: Arc<DeviceCounters>,
     poll: Arc<PollState>,
     can_be_polled: Vec<bool>,
+    lingering: Option<Arc<Lingering>>,
     bindings: Arc<Bindings>,
     // Who receives, by queue, as far as `bindings` have been told.
     receivers: Vec<Cell<Receiver>>,
@@ -56,6 +58,7 @@ impl QueueWorker {
         let counters = Arc::clone(locked.counters());
         let poll = Arc::clone(&locked.poll);
         let can_be_polled = locked.can_be_polled.clone();
+        let lingering = Lingering::new(locked.device().lingers());
         let receivers = (0..doorbells.len()).map(|index| Cell::new(locked.receiver(index)));
         let receivers = receivers.collect();
         drop(locked);
@@ -68,6 +71,7 @@ impl QueueWorker {
             counters,
             poll,
             can_be_polled,
+            lingering,
             bindings,
             receivers,
         }
@@ -81,6 +85,18 @@ impl QueueWorker {
                 Arc::clone(&self.doorbells),
                 Arc::clone(&self.poll),
                 self.counters(),
+            )
+        })
+    }
+
+    /// The device as the I/O thread sees it between two events; `None` if it does not linger for it.
+    pub fn lingerer(&self) -> Option<Lingerer> {
+        self.lingering.as_ref().map(|lingering| {
+            Lingerer::new(
+                Arc::clone(&self.backend),
+                Arc::clone(&self.doorbells),
+                Arc::clone(&self.poll),
+                Arc::clone(lingering),
             )
         })
     }
@@ -106,6 +122,13 @@ impl QueueWorker {
             }
         }
         self.change_receiver(index, receiver);
+    }
+
+    /// Queues were processed, because the guest has notified or not: what follows may come soon.
+    fn linger(&self, is_notified: bool) {
+        if let Some(lingering) = &self.lingering {
+            lingering.worked(is_notified);
+        }
     }
 
     /// Has the notifications of a queue come to `receiver`. Here, where it may be waited for the kernel.
@@ -180,6 +203,9 @@ impl MutEventSubscriber for QueueWorker {
                     .queues
                     .iter()
                     .for_each(|&index| self.process_queue(index));
+                if !watched.queues.is_empty() {
+                    self.linger(false);
+                }
             }
             return;
         }
@@ -189,8 +215,11 @@ impl MutEventSubscriber for QueueWorker {
             self.counters.add_doorbells(doorbell.read().unwrap_or(0));
             let is_given_up = self.poll.is_given_up();
             self.process_queue(index);
-            // Who polls and has just given up rang this bell itself.
-            if !is_given_up && self.can_be_polled.get(index).is_some_and(|can| *can) {
+            let can_be_polled = self.can_be_polled.get(index).is_some_and(|can| *can);
+            if can_be_polled && self.lingering.is_some() {
+                self.linger(true);
+            } else if can_be_polled && !is_given_up {
+                // Who polls and has just given up rang this bell itself.
                 self.poll.note_kick(index);
             }
         }

@@ -1,4 +1,11 @@
-//! How long a guest takes from a deadline until it halts again: a promise made at a halt need not come due before.
+//! The promise made at a halt: for behind the deadline that the vCPU waits for, or for its tick.
+//!
+//! A vCPU that its deadline wakes mostly halts again soon, so that a promise need not come due before. One that something
+//! else wakes before, a device, goes on with its tick, and takes a stock write for that unless the promise lies before it:
+//! one write for each wait, where a promise for the tick costs at most one wake-up for each period.
+
+use super::worth::Kind;
+use super::{Prediction, EAGER_WAKE_UPS};
 
 /// Promises lie so many times as far behind the deadline as the guest has halted lately.
 const MARGIN: u64 = 2;
@@ -37,6 +44,40 @@ impl Halts {
     /// How long behind a deadline it will most likely have halted again.
     pub(super) fn margin(self) -> u64 {
         self.busy.saturating_mul(MARGIN)
+    }
+}
+
+impl Prediction {
+    /// For when to promise a look at a halt that ends at `deadline_tsc`, if nothing ends it before: when the guest should
+    /// have halted again, but before the deadline that is to be expected next. It most likely halts before, and then
+    /// nobody wakes up for it.
+    pub(in crate::coop) fn at_halt(
+        &mut self,
+        halts: Halts,
+        now_tsc: u64,
+        deadline_tsc: u64,
+        wake_up: u64,
+    ) -> u64 {
+        self.promises = self.promises.saturating_add(1);
+        let least = wake_up.saturating_mul(EAGER_WAKE_UPS);
+        // However late a thread wakes up here: what it looks for must not be over by then.
+        let most = if self.mean == 0 { least } else { self.mean / 2 };
+        let after = halts.margin().max(least).min(most).max(1);
+        let at_tsc = deadline_tsc.saturating_add(after);
+        // A guest that wakes up publishes its tick first.
+        let behind_tsc = self
+            .tick
+            .next(deadline_tsc.saturating_add(least.min(after)))
+            .map_or(at_tsc, |tick_tsc| at_tsc.min(tick_tsc));
+        let tick_tsc = self.tick.next(now_tsc.saturating_add(wake_up));
+        let tick_tsc = tick_tsc.filter(|tick_tsc| *tick_tsc < deadline_tsc);
+        match tick_tsc {
+            Some(tick_tsc) if self.worth.tries(Kind::Woken, tick_tsc, behind_tsc) => {
+                self.tick.promised();
+                tick_tsc
+            }
+            _ => behind_tsc,
+        }
     }
 }
 

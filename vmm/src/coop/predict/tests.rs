@@ -393,10 +393,11 @@ fn halt_3_a_promise_behind_a_deadline_lies_before_the_next_one_however_late_wake
     for tick in 1..=20 {
         let deadline_tsc = tick * PERIOD;
         prediction.looked(Seen::Served(deadline_tsc), false);
-        halts.halts(deadline_tsc + 50_000);
+        let now = deadline_tsc + 50_000;
+        halts.halts(now);
         for wake_up in [0, 1_000, 290_000, 2_000_000, u64::MAX] {
             let next_tsc = deadline_tsc + PERIOD;
-            let at_tsc = prediction.behind(halts, next_tsc, wake_up);
+            let at_tsc = prediction.at_halt(halts, now, next_tsc, wake_up);
             let is_learnt = tick > 2;
             assert!(at_tsc > next_tsc, "{wake_up}");
             assert!(
@@ -406,4 +407,45 @@ fn halt_3_a_promise_behind_a_deadline_lies_before_the_next_one_however_late_wake
         }
         halts.waits(deadline_tsc + PERIOD);
     }
+}
+
+/// A guest with an established tick that halts until far behind it, in each period. Says for how many of the last 40
+/// halts the tick was promised. `wakes`: a device wakes it before, and it has its tick again.
+fn ticks_promised_at_halts(wakes: impl Fn(u64) -> bool) -> usize {
+    const PERIOD: u64 = 4_000_000;
+    let mut prediction = Prediction::default();
+    for tick in 1..=100 {
+        prediction.looked(Seen::Served(tick * PERIOD), false);
+    }
+    let (mut writes, mut promised) = (0, Vec::new());
+    for tick in 101..=300 {
+        let halt_tsc = tick * PERIOD + PERIOD / 4;
+        let next_tick_tsc = (tick + 1) * PERIOD;
+        let at_tsc =
+            prediction.at_halt(Halts::default(), halt_tsc, halt_tsc + 20 * PERIOD, WAKE_UP);
+        let is_promised = at_tsc <= next_tick_tsc;
+        promised.push(is_promised);
+        // Woken up, it sets its tick, by a stock write if that lies before the promise, and halts again.
+        writes += u64::from(wakes(tick) && !is_promised);
+        prediction.stock(halt_tsc + PERIOD / 2, 0, writes);
+        if is_promised {
+            // Nobody has halted since: the look comes.
+            let seen = match wakes(tick) {
+                true => Seen::Served(next_tick_tsc),
+                false => Seen::Nothing,
+            };
+            prediction.looked(seen, true);
+        }
+    }
+    let last = promised.iter().rev().take(40);
+    last.filter(|is_promised| **is_promised).count()
+}
+
+#[test]
+fn halt_3_a_tick_is_promised_at_halts_to_guests_that_are_woken_before_it_and_to_no_others() {
+    assert_eq!(ticks_promised_at_halts(|_| true), 40);
+    assert!(ticks_promised_at_halts(|tick| tick % 3 == 0) > 30);
+    assert_eq!(ticks_promised_at_halts(|_| false), 0);
+    let rarely = ticks_promised_at_halts(|tick| tick % 40 == 0);
+    assert!(rarely < 20, "{rarely}");
 }

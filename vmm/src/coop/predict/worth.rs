@@ -14,6 +14,8 @@ pub(super) enum Kind {
     First,
     /// One before a deadline that is published already, in case that an earlier one replaces it.
     Before,
+    /// One at a halt, for the tick of a vCPU that is woken before the deadline that it waits for.
+    Woken,
 }
 
 /// What is known of one kind.
@@ -41,7 +43,7 @@ struct Pending {
 /// The credits for one vCPU.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Worth {
-    records: [Record; 2],
+    records: [Record; 3],
     pending: Option<Pending>,
     /// Whether the deadline before was missed.
     has_missed: bool,
@@ -49,12 +51,13 @@ pub(super) struct Worth {
 
 impl Default for Worth {
     fn default() -> Self {
-        let record = Record {
-            credit: FULL,
+        let record = |credit| Record {
+            credit,
             skipped_tsc: 0,
         };
         Self {
-            records: [record; 2],
+            // A tick at a halt is promised to those only that have shown to need it: most guests sleep on.
+            records: [record(FULL), record(FULL), record(0)],
             pending: None,
             has_missed: false,
         }
@@ -88,8 +91,8 @@ impl Worth {
     /// The guest has made a stock write for this deadline. Two in a row are a new habit.
     pub(super) fn missed(&mut self, stock_tsc: u64) {
         let is_new_habit = self.has_missed;
-        for record in &mut self.records {
-            if is_new_habit {
+        for (kind, record) in self.records.iter_mut().enumerate() {
+            if is_new_habit && kind != Kind::Woken as usize {
                 record.credit = FULL;
             } else if (1..=stock_tsc).contains(&record.skipped_tsc) {
                 record.credit = (record.credit + MISSED).min(FULL);
@@ -97,6 +100,14 @@ impl Worth {
         }
         self.over();
         self.has_missed = true;
+    }
+
+    /// The guest has made a stock write and replaced it before it was due: as at a halt for which no tick was promised.
+    pub(super) fn replaced(&mut self) {
+        let record = &mut self.records[Kind::Woken as usize];
+        if std::mem::take(&mut record.skipped_tsc) > 0 {
+            record.credit = (record.credit + MISSED).min(FULL);
+        }
     }
 
     /// Nothing is known any more.

@@ -74,7 +74,7 @@ impl Served {
                 .min(),
         };
         if let Some(deadline_tsc) = waits_until_tsc {
-            let at_tsc = self.prediction.behind(self.halts, deadline_tsc, wake_up);
+            let at_tsc = (self.prediction).at_halt(self.halts, now, deadline_tsc, wake_up);
             self.halts.waits(deadline_tsc);
             self.timer.arm(&self.area, at_tsc);
         }

@@ -19,6 +19,7 @@ mod tap;
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::EventFd;
@@ -87,6 +88,8 @@ pub struct Net {
     config_changed: bool,
     // The kernel has given up on a ring of this driver.
     has_failed: bool,
+    // How long the I/O thread looks for more packets.
+    lingers: Duration,
 }
 
 impl Net {
@@ -95,6 +98,7 @@ impl Net {
         taps: Vec<Tap>,
         news: LinkNews,
         server: Option<KernelServer>,
+        lingers: Duration,
     ) -> io::Result<Self> {
         let mut offered = FEATURE_MAC | FEATURE_STATUS | FEATURE_MRG_RXBUF | FEATURE_CTRL_VQ;
         if config.offloads {
@@ -117,6 +121,7 @@ impl Net {
             is_link_up: true,
             config_changed: false,
             has_failed: false,
+            lingers,
         };
         net.enable_pairs(1)?;
         Ok(net)
@@ -125,10 +130,16 @@ impl Net {
     /// A device whose taps are sockets.
     #[cfg(test)]
     pub(super) fn stand_in(taps: Vec<std::fs::File>) -> Self {
+        Self::stand_in_lingering(taps, Duration::ZERO)
+    }
+
+    /// The same, for which the I/O thread lingers.
+    #[cfg(test)]
+    pub(super) fn stand_in_lingering(taps: Vec<std::fs::File>, lingers: Duration) -> Self {
         let config = crate::config::net("tap=test").expect("a good configuration");
         let taps = taps.into_iter().map(Tap::stand_in).collect();
         let news = LinkNews::open().expect("anybody may listen");
-        Self::new(&config, taps, news, None).expect("nothing to fail")
+        Self::new(&config, taps, news, None, lingers).expect("nothing to fail")
     }
 
     /// Lets the tap use the first `count` pairs only.
@@ -264,6 +275,13 @@ impl VirtioDevice for Net {
         // for only when they have run out.
         let is_sending = queue_index % 2 == 1 && queue_index < self.pairs.len() * 2;
         self.server.is_none() && is_sending
+    }
+
+    fn lingers(&self) -> Duration {
+        match self.server {
+            None => self.lingers,
+            Some(_) => Duration::ZERO,
+        }
     }
 
     /// The tap takes a packet at once or not at all.

@@ -1,12 +1,13 @@
 //! Opening a network device: its tap, and who serves it; and what can be wrong with them.
 
 use std::io;
+use std::time::Duration;
 
 use super::kernel::KernelServer;
 use super::links::LinkNews;
 use super::tap::{Tap, TUN_PATH};
 use super::Net;
-use crate::config::{NetConfig, NetServer, MAX_QUEUE_PAIRS};
+use crate::config::{BusyPoll, NetConfig, NetServer, MAX_QUEUE_PAIRS};
 use crate::virtio::GuestRam;
 
 const VHOST_PATH: &str = "/dev/vhost-net";
@@ -47,9 +48,16 @@ pub enum NetError {
 }
 
 impl Net {
-    /// Opens the tap, with one queue pair per vCPU if the configuration names no other number. The kernel polls
-    /// if the configuration says for how long.
-    pub fn open(config: &NetConfig, nr_vcpus: u16, ram: &GuestRam) -> Result<Self, NetError> {
+    /// Opens the tap, with one queue pair per vCPU if the configuration names no other number. Queues are polled for
+    /// as long as the configuration says, or as is `usual`.
+    pub fn open(
+        config: &NetConfig,
+        usual: BusyPoll,
+        nr_vcpus: u16,
+        ram: &GuestRam,
+    ) -> Result<Self, NetError> {
+        let vhost_us = config.busy_poll_us.unwrap_or(usual.vhost_us);
+        let process_us = config.busy_poll_us.unwrap_or(usual.process_us);
         let taps = open_taps(config, nr_vcpus)?;
         let io = |what| {
             move |source| NetError::Io {
@@ -59,20 +67,22 @@ impl Net {
             }
         };
         let news = LinkNews::open().map_err(io("watch for the removal"))?;
-        let server = open_server(config, taps.len(), ram)?;
-        Net::new(config, taps, news, server).map_err(io("set up the queues"))
+        let server = open_server(config, vhost_us, taps.len(), ram)?;
+        let lingers = Duration::from_micros(process_us.into());
+        Net::new(config, taps, news, server, lingers).map_err(io("set up the queues"))
     }
 }
 
 fn open_server(
     config: &NetConfig,
+    busy_poll_us: u32,
     pairs: usize,
     ram: &GuestRam,
 ) -> Result<Option<KernelServer>, NetError> {
     if config.server == NetServer::Process {
         return Ok(None);
     }
-    match KernelServer::open(pairs, ram, config.busy_poll_us.unwrap_or(0)) {
+    match KernelServer::open(pairs, ram, busy_poll_us) {
         Ok(server) => Ok(Some(server)),
         Err(source) if config.server == NetServer::Kernel => Err(NetError::NoVhost(source)),
         Err(error) => {

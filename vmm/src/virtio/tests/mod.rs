@@ -16,6 +16,7 @@ mod fake_host;
 mod fuzz;
 mod handed;
 mod hostile;
+mod lingering;
 mod long_chains;
 mod machines;
 mod net;

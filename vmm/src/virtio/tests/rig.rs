@@ -10,7 +10,7 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 use super::fake_host::{FakeDoorbells, FakeInterrupts};
 use crate::notifies::Notifies;
 use crate::pci::{PciLayout, PciRoot};
-use crate::virtio::{attach, DeviceCounters, Host, PolledDevice, VirtioDevice, Wanted};
+use crate::virtio::{attach, DeviceCounters, Host, Lingerer, PolledDevice, VirtioDevice, Wanted};
 
 pub(super) const RAM_BYTES: u64 = 4 << 20;
 pub(super) const MMIO_BASE: u64 = 0xc000_0000;
@@ -45,6 +45,7 @@ pub(super) struct Rig {
     pub(super) queues: Vec<Ring>,
     pub(super) counters: Arc<DeviceCounters>,
     pub(super) polled: Option<PolledDevice>,
+    pub(super) lingerer: Option<Lingerer>,
 }
 
 /// The driver's view of one queue.
@@ -86,6 +87,7 @@ impl Rig {
         let worker = attach(&root, Box::new(device), &host).unwrap();
         let counters = worker.counters();
         let polled = worker.polled();
+        let lingerer = worker.lingerer();
         events.add_subscriber(Box::new(worker));
         let mut rig = Self {
             ram,
@@ -103,6 +105,7 @@ impl Rig {
             queues: Vec::new(),
             counters,
             polled,
+            lingerer,
         };
         rig.find_capabilities();
         rig
@@ -289,6 +292,21 @@ impl Rig {
     /// Plays its end. Returns whether something was left.
     pub(super) fn hand_back(&self) -> bool {
         self.polled.as_ref().is_some_and(PolledDevice::hand_back)
+    }
+
+    /// Plays a turn of an I/O thread that lingers. Returns whether it goes on.
+    pub(super) fn linger(&mut self) -> bool {
+        self.run();
+        self.lingerer.as_ref().is_some_and(Lingerer::look)
+    }
+
+    /// Plays the end of that.
+    pub(super) fn end_lingering(&mut self) {
+        self.run();
+        let lingerer = self.lingerer.as_ref().expect("a device for it");
+        lingerer.expire();
+        assert!(!lingerer.look(), "over");
+        self.run();
     }
 
     /// Plays the I/O thread.
