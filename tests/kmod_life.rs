@@ -129,17 +129,18 @@ fn width(values: &[f64]) -> f64 {
 fn a_guest_that_had_it_many_times_is_as_one_that_never_had() {
     let folder = Folder::new();
     let disk = folder.disk("disk", 4096).display().to_string();
-    // A hundred cycles at scale 1: half a second each where code runs 20 times slower.
-    let (cycles, scale) = if is_long() { (1000, "10") } else { (100, "1") };
-    let limit = Duration::from_secs(if is_long() { 7200 } else { 600 });
+    // Half a second each where code runs 20 times slower. The works are of one length: longer ones have more events than
+    // are read in time there.
+    let (cycles, limit_s) = if is_long() { (1000, 7200) } else { (100, 600) };
+    let limit = Duration::from_secs(limit_s);
     let words = format!(
-        "coopvirt.works=sleep,busy,read1,pipe,tlb coopvirt.reps={REPS} coopvirt.seconds=1 coopvirt.scale={scale}"
+        "coopvirt.works=sleep,busy,read1,pipe,tlb coopvirt.reps={REPS} coopvirt.seconds=1 coopvirt.timeout_s={limit_s}"
     );
     let with = |more: &str| {
         let guest = guest("coop", &format!("{words} {more}")).limit(limit);
         run(guest.arguments(["--disk", &disk, "--sidecore", "adaptive"]))
     };
-    let cycled = with("coopvirt.first=cycles");
+    let cycled = with(&format!("coopvirt.first=cycles coopvirt.cycles={cycles}"));
     let never = with("");
 
     let record = cycled.outcome.work("cycles");

@@ -22,6 +22,7 @@ As process 1 it takes its settings from the kernel command line (coopvirt.NAME=V
   --scale F           multiplies operations and durations (default 1.0)
   --seconds N         what `idle` and `busy` last (default 2, times the scale)
   --first LIST        works to do before the others, such as `cycles`
+  --cycles N          how often `cycles` loads and unloads the module (default 100, times the scale)
   --cycle-params P    parameters of the module in `cycles` (default none)
   --return-wait-s N   `refill` has 256 MiB, and waits so long for the host to take them back first
   --reps N            runs the list N times (default 1)
@@ -221,6 +222,8 @@ pub(crate) struct Options {
     pub(crate) scale: Scale,
     /// The works that come before those, once.
     pub(crate) first: Vec<Work>,
+    /// How often `cycles` goes through one; `None`: a hundred times, at scale 1.
+    pub(crate) cycles: Option<u64>,
     /// Parameters of the kernel module, separated by commas, where a work loads it itself.
     pub(crate) cycle_params: String,
     /// Length of the works that last, if not by the scale.
@@ -267,6 +270,7 @@ impl Default for Options {
             works: all_works(),
             scale: Scale(1000),
             first: Vec::new(),
+            cycles: None,
             cycle_params: String::new(),
             seconds: None,
             return_wait: None,
@@ -350,6 +354,10 @@ impl Options {
         match name {
             "works" => self.works = parse_works(value).ok_or_else(|| bad("a list of works"))?,
             "first" => self.first = parse_works(value).ok_or_else(|| bad("a list of works"))?,
+            "cycles" => {
+                let count = value.parse().map_err(|_| bad("a count"))?;
+                self.cycles = Some(count);
+            }
             "cycle_params" => self.cycle_params = value.to_string(),
             "scale" => {
                 self.scale = Scale::parse(value).ok_or_else(|| {

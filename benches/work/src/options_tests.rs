@@ -17,13 +17,13 @@ fn a_command_line_without_settings_gives_the_defaults() {
 #[test]
 fn both_spellings_give_the_same_settings() {
     let (from_cmdline, result) = Options::from_cmdline(
-        "quiet coopvirt.works=pipe,tlb coopvirt.first=cycles coopvirt.cycle_params=ipi=0 coopvirt.scale=0.05 coopvirt.reps=3 coopvirt.seconds=7 coopvirt.return_wait_s=8 coopvirt.warm_up_s=6 coopvirt.settle_ms=20 coopvirt.timeout_s=9 \
+        "quiet coopvirt.works=pipe,tlb coopvirt.first=cycles coopvirt.cycles=9 coopvirt.cycle_params=ipi=0 coopvirt.scale=0.05 coopvirt.reps=3 coopvirt.seconds=7 coopvirt.return_wait_s=8 coopvirt.warm_up_s=6 coopvirt.settle_ms=20 coopvirt.timeout_s=9 \
          coopvirt.tlb_threads=2 coopvirt.disk=/dev/vdb coopvirt.marks=off coopvirt.console=hvc0 \
          coopvirt.module=idle=0,level=1 coopvirt.module_cycles=7 coopvirt.end=triple",
     );
     assert_eq!(result, Ok(()));
     let from_args = args(
-        "--works pipe,tlb --first cycles --cycle-params ipi=0 --scale=0.05 --reps 3 --seconds 7 --return-wait-s 8 --warm-up-s 6 --settle-ms 20 --timeout-s 9 --tlb-threads 2 \
+        "--works pipe,tlb --first cycles --cycles 9 --cycle-params ipi=0 --scale=0.05 --reps 3 --seconds 7 --return-wait-s 8 --warm-up-s 6 --settle-ms 20 --timeout-s 9 --tlb-threads 2 \
          --disk /dev/vdb --no-marks --console hvc0 --module idle=0,level=1 --module-cycles 7 --end triple",
     );
     assert_eq!(from_args, Ok(Some(from_cmdline.clone())));
@@ -32,6 +32,7 @@ fn both_spellings_give_the_same_settings() {
     assert_eq!(from_cmdline.settle, Duration::from_millis(20));
     assert_eq!(from_cmdline.timeout, Some(Duration::from_secs(9)));
     assert_eq!(from_cmdline.first, [Work::Cycles]);
+    assert_eq!(from_cmdline.cycles, Some(9));
     assert_eq!(from_cmdline.cycle_params, "ipi=0");
     assert_eq!(from_cmdline.seconds, Some(7));
     assert_eq!(from_cmdline.return_wait, Some(Duration::from_secs(8)));

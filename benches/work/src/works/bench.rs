@@ -136,6 +136,11 @@ impl<'a> Bench<'a> {
         self.marks.point(work);
     }
 
+    /// How often the module is to come and go, if somebody has said.
+    pub(crate) fn cycles(&self) -> Option<u64> {
+        self.options.cycles
+    }
+
     /// Parameters of the module where a work loads it itself.
     pub(crate) fn cycle_params(&self) -> &str {
         &self.options.cycle_params

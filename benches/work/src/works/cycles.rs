@@ -36,7 +36,7 @@ pub(super) fn run(bench: &mut Bench<'_>) -> Result<Measured, Failure> {
     if !module::is_there() {
         return Err(Failure::Skip("there is no module to load".to_string()));
     }
-    let cycles = bench.scaled(CYCLES);
+    let cycles = bench.cycles().unwrap_or_else(|| bench.scaled(CYCLES));
     let params = bench.cycle_params().replace(',', " ");
     let since = module::log_time();
     let load = Load::start(bench.cpus(), bench.disk())?;
