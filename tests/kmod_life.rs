@@ -4,7 +4,6 @@
 //!
 //! Times are printed; what is demanded are counts, but for the clock's drift and the factor named at `SLOWER`.
 
-use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -19,7 +18,6 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 /// Disks have whole sectors.
-const SECTOR_BYTES: usize = 512;
 /// Repetitions of each work whose exits are compared.
 const REPS: usize = 5;
 /// What medians of two guests may differ by, in percent, where their repetitions differ by less.
@@ -452,11 +450,8 @@ fn a_balloon_that_was_there_first_has_the_free_pages() {
 fn another_kernel_takes_over_by_kexec() {
     let folder = Folder::new();
     let lab = Lab::find();
-    let disk = |name: &str, file: PathBuf| {
-        let mut bytes = fs::read(&file).expect("a file of the lab's");
-        bytes.resize(bytes.len().next_multiple_of(SECTOR_BYTES), 0);
-        folder.file(name, &bytes).display().to_string() + ",ro"
-    };
+    let disk =
+        |name: &str, file: PathBuf| folder.disk_of(name, &file).display().to_string() + ",ro";
     // Debian's own: unlike ours it is relocatable, which kexec asks for.
     let kernel = disk("kernel", lab.kernel_file(KERNEL, "vmlinuz"));
     let initramfs = disk("initramfs", lab.initrd(KERNEL));

@@ -10,6 +10,7 @@ use std::thread;
 use std::time::Duration;
 
 use coopvirt::account::report::ExitReport;
+use coopvirt::virtio::DeviceCounts;
 use coopvirt_spec::stream;
 use coopvirt_tests::files::Folder;
 use coopvirt_tests::lab::MODULE_KERNEL;
@@ -119,16 +120,16 @@ fn data_by_vhost_that_polls() {
     exchange(20, ",vhost=on,busy-poll=50");
 }
 
-/// The polling thread owns the sending queues while packets come.
-#[test]
-fn data_in_process_by_the_polling_thread() {
-    let tap = Tap::up(21, &[]);
+/// What the device of such an exchange counted, in-process.
+#[track_caller]
+fn counts_in_process(network: u8, more: &str, mode: &[&str]) -> DeviceCounts {
+    let tap = Tap::up(network, &[]);
     let folder = Folder::new();
     let report = folder.path("exits.json");
-    let outcome = guest(&format!("tap={},vhost=off", tap.name))
+    let outcome = guest(&format!("tap={},vhost=off{more}", tap.name))
         .cpus(2)
         .cmdline(&serve(&tap))
-        .arguments(["--mode", "coop", "--sidecore", "always"])
+        .arguments(mode)
         .arguments(["--exits".into(), report.clone()])
         .run();
     assert_eq!(outcome.status(), 0, "{}", outcome.stderr);
@@ -137,8 +138,30 @@ fn data_in_process_by_the_polling_thread() {
     let report: ExitReport = serde_json::from_slice(&text).expect("the report reads back");
     let net = report.devices["virtio-net 0"];
     eprintln!("{net:?}");
+    net
+}
+
+/// The polling thread owns the sending queues while packets come.
+#[test]
+fn data_in_process_by_the_polling_thread() {
+    let net = counts_in_process(21, "", &["--mode", "coop", "--sidecore", "always"]);
     // How many notifies that spares depends on how much of a CPU the thread gets: polled.rs gives it one of its own.
     assert!(net.take_overs > 0 && net.polled_finds > 0, "{net:?}");
+}
+
+/// The I/O thread looks for more by itself for a while: by default in `coop` mode, and elsewhere if it is told to. No
+/// polling thread takes its queues.
+#[test]
+fn data_in_process_by_an_io_thread_that_lingers() {
+    for (network, more, mode) in [(22, "", "coop"), (23, ",busy-poll=200", "kvm")] {
+        let net = counts_in_process(network, more, &["--mode", mode]);
+        assert!(
+            net.take_overs == 0 && net.polled_finds > 0,
+            "{mode}: {net:?}"
+        );
+    }
+    let net = counts_in_process(24, "", &["--mode", "kvm"]);
+    assert_eq!(net.polled_finds, 0, "stock, if nobody says: {net:?}");
 }
 
 #[test]

@@ -7,6 +7,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 const BLOCK_BYTES: usize = 4096;
+const SECTOR_BYTES: usize = 512;
 
 /// A folder of its own.
 #[derive(Debug)]
@@ -42,6 +43,13 @@ impl Folder {
         let path = self.path(name);
         fs::write(&path, content).expect("the folder is there");
         path
+    }
+
+    /// A disk image that holds a file, filled up to whole sectors.
+    pub fn disk_of(&self, name: &str, file: &Path) -> PathBuf {
+        let mut bytes = fs::read(file).expect("a file that is there");
+        bytes.resize(bytes.len().next_multiple_of(SECTOR_BYTES), 0);
+        self.file(name, &bytes)
     }
 
     /// A disk image whose blocks begin with their numbers, as the reading works check them.

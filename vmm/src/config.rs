@@ -179,7 +179,7 @@ pub enum ConfigError {
     #[error("CPU list {0:?}: expected numbers and ranges such as 1,2 or 1-2")]
     CpuList(String),
     #[error(
-        "network {text:?}: {reason}; expected tap=NAME[,mac=ADDRESS][,queues=N][,vhost=on|off][,offloads=on|off][,busy-poll=USEC]"
+        "network {text:?}: {reason}; expected tap=NAME[,mac=ADDRESS][,queues=N][,vhost=on|off][,offloads=on|off][,busy-poll=USEC|off]"
     )]
     Net { text: String, reason: String },
     #[error("vhost-user disk {text:?}: {reason}; expected SOCKET[,queues=N][,reconnect=SECONDS]")]

@@ -1,8 +1,6 @@
 //! The arms: a VMM and who serves the queues of its network.
 
 use std::ffi::OsString;
-use std::fs;
-use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -17,7 +15,6 @@ use coopvirt_tests::tools;
 /// vCPUs, and queue pairs.
 pub(crate) const CPUS: u32 = 2;
 const MEMORY_MIB: u32 = 512;
-const SECTOR_BYTES: usize = 512;
 
 /// Who moves packets between guest and tap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,7 +98,7 @@ impl Arm {
             Vmm::Kvm => mode = "kvm",
             Vmm::Coop => {}
             Vmm::Module | Vmm::Always => {
-                let disk = module_disk(folder)?;
+                let disk = folder.disk_of("module", &lab::path_from("COOPVIRT_MODULE"));
                 disks = vec!["--disk".to_owned(), format!("{},ro", disk.display())];
                 script.push_str(" /dev/vdb");
             }
@@ -133,14 +130,6 @@ impl Arm {
         }
         qemu(netdev, device, script, limit)
     }
-}
-
-/// The module that `COOPVIRT_MODULE` names, filled up to whole sectors.
-fn module_disk(folder: &Folder) -> Result<PathBuf> {
-    let path = lab::path_from("COOPVIRT_MODULE");
-    let mut bytes = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    bytes.resize(bytes.len().next_multiple_of(SECTOR_BYTES), 0);
-    Ok(folder.file("module", &bytes))
 }
 
 /// The same guest under QEMU, as lean as `coopvirt compare` runs it (`vmm/src/compare/qemu.rs`).

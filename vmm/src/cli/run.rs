@@ -89,8 +89,8 @@ pub(super) struct Args {
     shares: Vec<FsConfig>,
     /// Network interface on a host's tap (scripts/tap makes one): tap=NAME, then ",mac=ADDRESS",
     /// ",queues=N" (pairs; one per vCPU), ",vhost=on|off", ",offloads=on|off", ",busy-poll=USEC|off"
-    /// (how long vhost polls a queue before it asks for a notify; default: 50 where a thread polls, with
-    /// --mode coop, else off). May be repeated
+    /// (how long the guest's packets are polled for before it is asked to notify; default with --mode coop:
+    /// 50 by vhost, at most 200 in this process, else off). May be repeated
     #[arg(long = "net", value_name = "tap=NAME[,...]", value_parser = config::net)]
     nets: Vec<NetConfig>,
     /// Sockets between guest and host (AF_VSOCK): the guest's CID, 3 and up, no other machine's. The

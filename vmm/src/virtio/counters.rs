@@ -49,7 +49,8 @@ pub struct DeviceCounts {
     pub interrupts: u64,
     /// Batches of requests after which the guest wanted none.
     pub interrupts_suppressed: u64,
-    /// Times that the polling thread found new buffers by itself, in a queue that it owned.
+    /// Times that the polling thread, in a queue that it owned, or the I/O thread that lingered found new buffers by
+    /// itself.
     #[serde(default)]
     pub polled_finds: u64,
     /// Times that it took a queue over from the I/O thread.

@@ -3,12 +3,12 @@
 //! A queue has one *owner* at a time. The owner is who has promised the driver to find its buffers:
 //!
 //! - the I/O thread, which looks when it is notified; the driver is asked to notify;
-//! - the polling thread, which looks by itself; the driver is asked not to notify, by the standard's
+//! - the polling thread, or for a moment the I/O thread that lingers, which look by themselves; the driver is asked not to notify, by the standard's
 //!   own means, so that any driver understands it: `VIRTQ_USED_F_NO_NOTIFY`, or with
 //!   `VIRTIO_F_EVENT_IDX` an `avail_event` that no index of the driver's is about to pass.
 //!
 //! Owning is a promise, not a lock: whoever touches a queue holds its backend's lock, also the I/O
-//! thread when it is called to a queue that the polling thread owns. Both changes happen under that
+//! thread when it is called to a queue that the polling thread owns, or that looks at a queue at which the other lingers. Both changes happen under that
 //! lock. What is argued here is between the owner and the driver, who knows no lock of ours.
 //!
 //! **Take-over**: suppress, fence, look. Nothing can be lost, whatever the driver sees: a notification
