@@ -1,5 +1,4 @@
-//! The life of the guest's kernel module beside a busy guest: loaded and unloaded again and again, with wake-ups and
-//! clocks held against those of a guest without it, with a polling host that stops, and beside another reporter of free
+//! The life of the guest's kernel module beside a busy guest: wake-ups and clocks held against those of a guest without it, with a polling host that stops, and beside another reporter of free
 //! pages. Where `COOPVIRT_LONG` is set, for as long as the module is asked to stand it.
 //!
 //! Times are printed; what is demanded are counts, but for the clock's drift and the factor named at `SLOWER`.
@@ -8,84 +7,20 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use coopvirt::account::model::Phase;
-use coopvirt::account::report::ExitReport;
 use coopvirt::compare::detail;
 use coopvirt_spec::work::Work;
 use coopvirt_tests::files::Folder;
-use coopvirt_tests::lab::{Lab, KERNEL, MODULE_KERNEL};
-use coopvirt_tests::{Guest, Image, Outcome, Running};
+use coopvirt_tests::kmod::{assert_well, guest, is_long, run};
+use coopvirt_tests::lab::{Lab, KERNEL};
+use coopvirt_tests::{Outcome, Running};
 use rustix::process::Signal;
 use serde_json::Value;
 
-/// Disks have whole sectors.
-/// Repetitions of each work whose exits are compared.
-const REPS: usize = 5;
-/// What medians of two guests may differ by, in percent, where their repetitions differ by less.
-const NOISE_PERCENT: f64 = 10.0;
 /// The clock's drift that is allowed in ten minutes, and in proportion.
 const DRIFT_US_PER_600_S: f64 = 2000.0;
 /// How much longer than without the module a repetition may take while the polling host is frozen: it must not wait
 /// for that host at each operation. The lower quartile is taken: the machine has more to do than this.
 const SLOWER: u64 = 3;
-
-fn is_long() -> bool {
-    std::env::var_os("COOPVIRT_LONG").is_some()
-}
-
-fn guest(mode: &str, words: &str) -> Guest {
-    Guest::with_kernel(MODULE_KERNEL, Image::Vmlinux)
-        .cpus(2)
-        .memory("512M")
-        .arguments(["--mode", mode])
-        .cmdline("tsc=reliable no_timer_check coopvirt.settle_ms=50")
-        .cmdline(words)
-}
-
-struct Run {
-    outcome: Outcome,
-    report: ExitReport,
-}
-
-/// Runs it to its end with an exit report; all works must pass.
-#[track_caller]
-fn run(guest: Guest) -> Run {
-    let folder = Folder::new();
-    let path = folder.path("exits.json");
-    let outcome = guest.arguments(["--exits".into(), path.clone()]).run();
-    assert_eq!(outcome.status(), 0, "{}", outcome.stderr);
-    outcome.done();
-    let text = std::fs::read(path).expect("a report");
-    let report: ExitReport = serde_json::from_slice(&text).expect("the report reads back");
-    assert_eq!(report.not_traced, None);
-    assert_well(&outcome);
-    Run { outcome, report }
-}
-
-/// The kernel has not complained.
-#[track_caller]
-fn assert_well(outcome: &Outcome) {
-    for record in outcome.records("module") {
-        assert_eq!(record["trouble"], serde_json::json!([]), "{record}");
-    }
-}
-
-impl Run {
-    /// Net exits per operation, of each repetition.
-    #[track_caller]
-    fn exits(&self, work: Work) -> Vec<f64> {
-        let records = self.outcome.records("work");
-        let ops = records.filter(|record| record["work"] == work.name());
-        let phases = self.report.phases.iter();
-        let phases = phases.filter(|phase| Work::from_code(phase.work) == Some(work));
-        let exits = ops.zip(phases).map(|(record, phase)| {
-            let ops = record["ops"].as_u64().expect("a number of operations");
-            phase.counts.net() as f64 / ops as f64
-        });
-        let exits: Vec<f64> = exits.collect();
-        assert_eq!(exits.len(), REPS, "repetitions of {}", work.name());
-        exits
-    }
-}
 
 /// The sum of a counter over all CPUs.
 fn counter(record: &Value, name: &str) -> u64 {
@@ -104,75 +39,10 @@ fn unloaded(outcome: &Outcome) -> &Value {
     found.expect("the module was unloaded")
 }
 
-fn median(values: &[f64]) -> f64 {
-    let mut values = values.to_vec();
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
-}
-
 fn lower_quartile(values: &[f64]) -> f64 {
     let mut values = values.to_vec();
     values.sort_by(f64::total_cmp);
     values[values.len() / 4]
-}
-
-fn width(values: &[f64]) -> f64 {
-    let least = values.iter().copied().fold(f64::INFINITY, f64::min);
-    values.iter().copied().fold(0.0, f64::max) - least
-}
-
-/// Many cycles under load: nothing is left of the module, and what the guest does costs what it cost before. The
-/// medians of each work's repetitions are apart by no more than [`NOISE_PERCENT`], or than the repetitions of one guest.
-#[test]
-fn a_guest_that_had_it_many_times_is_as_one_that_never_had() {
-    let folder = Folder::new();
-    let disk = folder.disk("disk", 4096).display().to_string();
-    // Half a second each where code runs 20 times slower. The works are of one length: longer ones have more events than
-    // are read in time there.
-    let (cycles, limit_s) = if is_long() { (1000, 7200) } else { (100, 600) };
-    let limit = Duration::from_secs(limit_s);
-    let words = format!(
-        "coopvirt.works=sleep,busy,read1,pipe,tlb coopvirt.reps={REPS} coopvirt.seconds=1 coopvirt.timeout_s={limit_s}"
-    );
-    let with = |more: &str| {
-        let guest = guest("coop", &format!("{words} {more}")).limit(limit);
-        run(guest.arguments(["--disk", &disk, "--sidecore", "adaptive"]))
-    };
-    let cycled = with(&format!("coopvirt.first=cycles coopvirt.cycles={cycles}"));
-    let never = with("");
-
-    let record = cycled.outcome.work("cycles");
-    assert_eq!(record["ops"], cycles, "{record}");
-    let load = &record["detail"]["load"];
-    let seconds = record["elapsed_ns"].as_u64().unwrap_or(0) / 1_000_000_000;
-    eprintln!("{cycles} cycles in {seconds} s beside {load}");
-    for kind in ["messages", "received", "sleeps", "children", "reads"] {
-        assert!(load[kind].as_u64() > Some(0), "{kind}: {load}");
-    }
-    let hooks = &record["detail"]["hooks"];
-    assert_eq!(hooks["before"], hooks["after"]);
-    // The same reading does show the hooks while they are in.
-    assert_ne!(hooks["before"], hooks["loaded"]);
-    assert!(
-        hooks["after"].to_string().contains("lapic_next_deadline"),
-        "{hooks}"
-    );
-
-    for work in [Work::Sleep, Work::Busy, Work::Read1, Work::Pipe, Work::Tlb] {
-        let (ours, theirs) = (cycled.exits(work), never.exits(work));
-        let apart = (median(&ours) - median(&theirs)).abs();
-        let noise = f64::max(
-            median(&theirs) * NOISE_PERCENT / 100.0,
-            f64::max(width(&ours), width(&theirs)),
-        );
-        eprintln!(
-            "{}: exits per operation {:.2} after the cycles, {:.2} without; {apart:.2} apart, noise {noise:.2}",
-            work.name(),
-            median(&ours),
-            median(&theirs),
-        );
-        assert!(apart <= noise, "{}: {ours:?}, {theirs:?}", work.name());
-    }
 }
 
 /// How late real-time threads wake, beside a stock guest. That is printed: a busy machine makes any thread late. None

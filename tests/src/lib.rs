@@ -15,6 +15,7 @@ pub mod files;
 pub mod guest;
 #[path = "../../vmm/tests/support/kernels.rs"]
 pub mod kernels;
+pub mod kmod;
 pub mod lab;
 pub mod micro;
 pub mod outcome;
