@@ -444,8 +444,9 @@ fn ticks_promised_at_halts(wakes: impl Fn(u64) -> bool) -> usize {
 #[test]
 fn halt_3_a_tick_is_promised_at_halts_to_guests_that_are_woken_before_it_and_to_no_others() {
     assert_eq!(ticks_promised_at_halts(|_| true), 40);
-    assert!(ticks_promised_at_halts(|tick| tick % 3 == 0) > 30);
+    let mostly = ticks_promised_at_halts(|tick| tick % 3 != 0);
+    assert!(mostly > 30, "{mostly}");
     assert_eq!(ticks_promised_at_halts(|_| false), 0);
-    let rarely = ticks_promised_at_halts(|tick| tick % 40 == 0);
-    assert!(rarely < 20, "{rarely}");
+    let rarely = ticks_promised_at_halts(|tick| tick % 5 == 0);
+    assert_eq!(rarely, 0, "one in five is not worth four wake-ups");
 }

@@ -31,6 +31,10 @@ const FULL: u8 = 16;
 const GOOD: u8 = 4;
 /// What one earns that was left out and would have been worth it.
 const MISSED: u8 = 8;
+/// A promise for a tick at a halt is made from so much credit on, and one that was worth it, or would have been, earns so
+/// much: where fewer than a third of the halts need it, most of its wake-ups would be in vain.
+const ENOUGH_FOR_TICKS: u8 = FULL / 2;
+const TICK_GOOD: u8 = 2;
 
 /// The guess whose look is to come.
 #[derive(Clone, Copy, Debug)]
@@ -67,8 +71,16 @@ impl Default for Worth {
 impl Worth {
     /// Whether to guess `at_tsc` in place of promising `else_tsc`, as far as this kind's record goes.
     pub(super) fn tries(&mut self, kind: Kind, at_tsc: u64, else_tsc: u64) -> bool {
+        if kind == Kind::Woken {
+            self.needed_no_tick();
+        }
         let record = &mut self.records[kind as usize];
-        if record.credit == 0 {
+        let wanted = if kind == Kind::Woken {
+            ENOUGH_FOR_TICKS
+        } else {
+            1
+        };
+        if record.credit < wanted {
             record.skipped_tsc = at_tsc;
             return false;
         }
@@ -83,6 +95,7 @@ impl Worth {
         };
         let record = &mut self.records[kind as usize];
         record.credit = match deadline_tsc.is_some_and(|found| found < else_tsc) {
+            true if kind == Kind::Woken => (record.credit + TICK_GOOD).min(FULL),
             true => (record.credit + GOOD).min(FULL),
             false => record.credit.saturating_sub(1),
         };
@@ -92,10 +105,13 @@ impl Worth {
     pub(super) fn missed(&mut self, stock_tsc: u64) {
         let is_new_habit = self.has_missed;
         for (kind, record) in self.records.iter_mut().enumerate() {
-            if is_new_habit && kind != Kind::Woken as usize {
+            let is_for_ticks = kind == Kind::Woken as usize;
+            let earned = if is_for_ticks { TICK_GOOD } else { MISSED };
+            if is_new_habit && !is_for_ticks {
                 record.credit = FULL;
             } else if (1..=stock_tsc).contains(&record.skipped_tsc) {
-                record.credit = (record.credit + MISSED).min(FULL);
+                record.credit = (record.credit + earned).min(FULL);
+                record.skipped_tsc = 0;
             }
         }
         self.over();
@@ -106,19 +122,30 @@ impl Worth {
     pub(super) fn replaced(&mut self) {
         let record = &mut self.records[Kind::Woken as usize];
         if std::mem::take(&mut record.skipped_tsc) > 0 {
-            record.credit = (record.credit + MISSED).min(FULL);
+            record.credit = (record.credit + TICK_GOOD).min(FULL);
         }
     }
 
-    /// Nothing is known any more.
+    /// A halt for which no tick was promised is over, if there was one, and none was needed.
+    fn needed_no_tick(&mut self) {
+        let record = &mut self.records[Kind::Woken as usize];
+        if std::mem::take(&mut record.skipped_tsc) > 0 {
+            record.credit = record.credit.saturating_sub(1);
+        }
+    }
+
+    /// Nothing is known any more, but how halts end.
     pub(super) fn restart(&mut self) {
+        let [_, _, woken] = self.records;
         *self = Self::default();
+        self.records[Kind::Woken as usize] = woken;
     }
 
     /// A deadline is over: what was left out before it spared nothing.
     pub(super) fn over(&mut self) {
         self.pending = None;
         self.has_missed = false;
+        self.needed_no_tick();
         for record in &mut self.records {
             record.skipped_tsc = 0;
         }
