@@ -12,7 +12,6 @@ use crate::virtio::Net;
 const F_MRG_RXBUF: u64 = 1 << 15;
 const RECEIVE: usize = 0;
 const SEND: usize = 1;
-const NO_NOTIFY: u16 = 1;
 /// As long as any test.
 const LONG: Duration = Duration::from_secs(1000);
 const PACKET_BYTES: u32 = 60;
@@ -41,17 +40,6 @@ fn sent(peer: &UnixDatagram) -> usize {
     std::iter::from_fn(|| peer.recv(&mut buffer).ok()).count()
 }
 
-/// Whether the driver would notify for the buffer that it published last.
-fn would_notify(rig: &Rig, features: u64) -> bool {
-    let ring = rig.queues[SEND];
-    if features & F_EVENT_IDX == 0 {
-        return u16::from_le_bytes(rig.get(ring.used)) & NO_NOTIFY == 0;
-    }
-    let event = u16::from_le_bytes(rig.get(ring.used + 4 + 8 * u64::from(ring.size)));
-    // vring_need_event of one new buffer (virtio 1.2, 2.7.10).
-    ring.avail_index.wrapping_sub(event).wrapping_sub(1) < 1
-}
-
 #[test]
 fn answer_to_a_packet_and_what_follows_it_need_no_notification() {
     for features in [0, F_EVENT_IDX] {
@@ -63,14 +51,14 @@ fn answer_to_a_packet_and_what_follows_it_need_no_notification() {
         assert!(rig.take_used(RECEIVE).is_some());
         for _ in 0..40 {
             send(&mut rig);
-            assert!(!would_notify(&rig, features));
+            assert!(!rig.would_notify(SEND, features));
             assert!(rig.linger());
             assert_eq!(sent(&peer), 1);
             assert!(rig.take_used(SEND).is_some());
         }
         rig.end_lingering();
         send(&mut rig);
-        assert!(would_notify(&rig, features), "nobody looks any more");
+        assert!(rig.would_notify(SEND, features), "nobody looks any more");
         assert_eq!(rig.counters.counts().notifies, 0);
         rig.notify(SEND as u16);
         assert_eq!(sent(&peer), 1);
@@ -90,7 +78,7 @@ fn what_comes_as_it_stops_is_found() {
         rig.notify(SEND as u16);
         assert!(rig.linger());
         send(&mut rig);
-        assert!(!would_notify(&rig, features));
+        assert!(!rig.would_notify(SEND, features));
         rig.end_lingering();
         assert_eq!(sent(&peer), 1);
         assert_eq!(rig.counters.counts().notifies, 1);
@@ -151,11 +139,11 @@ fn polling_thread_goes_on_where_it_lingers_and_is_left_alone_where_it_owns() {
     rig.notify(SEND as u16);
     assert!(!rig.linger(), "no two for one queue");
     send(&mut rig);
-    assert!(!would_notify(&rig, F_EVENT_IDX));
+    assert!(!rig.would_notify(SEND, F_EVENT_IDX));
     assert!(rig.look());
     rig.hand_back();
     send(&mut rig);
-    assert!(would_notify(&rig, F_EVENT_IDX));
+    assert!(rig.would_notify(SEND, F_EVENT_IDX));
     assert_eq!(sent(&peer), 2);
 }
 

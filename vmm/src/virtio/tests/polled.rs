@@ -13,7 +13,6 @@ use crate::virtio::{Blk, BlkAccess, Console, Kicked, Rng, Wanted};
 const READ: u32 = 0;
 const WRITE: u32 = 1;
 const GET_ID: u32 = 8;
-const NO_NOTIFY: u16 = 1;
 
 /// A disk whose file is memory.
 fn in_memory(nr_sectors: u8) -> (Blk, TempFile) {
@@ -41,17 +40,6 @@ fn add(rig: &mut Rig, kind: u32, sector: u64) {
     );
 }
 
-/// Whether the driver would notify for the buffer that it published last.
-fn would_notify(rig: &Rig, features: u64) -> bool {
-    let ring = rig.queues[0];
-    if features & F_EVENT_IDX == 0 {
-        return u16::from_le_bytes(rig.get(ring.used)) & NO_NOTIFY == 0;
-    }
-    let event = u16::from_le_bytes(rig.get(ring.used + 4 + 8 * u64::from(ring.size)));
-    // vring_need_event of one new buffer (virtio 1.2, 2.7.10).
-    ring.avail_index.wrapping_sub(event).wrapping_sub(1) < 1
-}
-
 #[test]
 fn driver_need_not_notify_while_the_queue_is_polled_and_has_to_afterwards() {
     for features in [0, F_EVENT_IDX] {
@@ -61,7 +49,7 @@ fn driver_need_not_notify_while_the_queue_is_polled_and_has_to_afterwards() {
         assert!(!rig.look(), "nothing there yet");
         for sector in 0..8_u8 {
             add(&mut rig, READ, sector.into());
-            assert!(!would_notify(&rig, features), "sector {sector}");
+            assert!(!rig.would_notify(0, features), "sector {sector}");
             assert!(rig.look());
             assert!(rig.take_used(0).is_some(), "served in the look");
             assert_eq!((rig.get(STATUS), rig.get(DATA)), ([0], [sector; 512]));
@@ -74,7 +62,7 @@ fn driver_need_not_notify_while_the_queue_is_polled_and_has_to_afterwards() {
         }
         assert!(!rig.hand_back());
         add(&mut rig, READ, 1);
-        assert!(would_notify(&rig, features));
+        assert!(rig.would_notify(0, features));
         assert!(!rig.hand_back(), "it is not the poller's any more");
         rig.notify(0);
         assert!(rig.take_used(0).is_some());
@@ -118,7 +106,7 @@ fn device_that_is_busy_is_given_back_by_the_io_thread() {
     assert!(rig.take_used(0).is_some(), "called, and looked");
     add(&mut rig, READ, 4);
     assert!(
-        would_notify(&rig, F_EVENT_IDX),
+        rig.would_notify(0, F_EVENT_IDX),
         "the queue is its own again"
     );
     // The polling thread comes back and has not to be told.
@@ -147,7 +135,7 @@ fn what_cannot_be_copied_is_left_to_the_io_thread_once() {
         assert_eq!(content[5 * 512..6 * 512], [0x77; 512]);
         // And back: what can be served at once is.
         add(&mut rig, GET_ID, 0);
-        assert!(!would_notify(&rig, F_EVENT_IDX));
+        assert!(!rig.would_notify(0, F_EVENT_IDX));
         assert!(rig.look());
         assert!(rig.take_used(0).is_some());
         assert_eq!(rig.counters.counts().requests, 2);
@@ -162,7 +150,7 @@ fn all_indices_of_a_ring_pass_without_a_notification() {
     rig.look();
     for round in 0..70_000 {
         add(&mut rig, GET_ID, 0);
-        assert!(!would_notify(&rig, F_EVENT_IDX), "round {round}");
+        assert!(!rig.would_notify(0, F_EVENT_IDX), "round {round}");
         assert!(rig.look());
         assert!(rig.take_used(0).is_some());
     }

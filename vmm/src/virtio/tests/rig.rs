@@ -20,6 +20,8 @@ pub(super) const BUFFERS: u64 = 0x10_0000;
 
 pub(super) const F_VERSION_1: u64 = 1 << 32;
 pub(super) const F_EVENT_IDX: u64 = 1 << 29;
+/// VIRTQ_USED_F_NO_NOTIFY.
+const NO_NOTIFY: u16 = 1;
 pub(super) const NEXT: u16 = 1;
 pub(super) const WRITE: u16 = 2;
 pub(super) const INDIRECT: u16 = 4;
@@ -292,6 +294,17 @@ impl Rig {
     /// Plays its end. Returns whether something was left.
     pub(super) fn hand_back(&self) -> bool {
         self.polled.as_ref().is_some_and(PolledDevice::hand_back)
+    }
+
+    /// Whether the driver would notify for the buffer that it published last in this queue.
+    pub(super) fn would_notify(&self, queue: usize, features: u64) -> bool {
+        let ring = self.queues[queue];
+        if features & F_EVENT_IDX == 0 {
+            return u16::from_le_bytes(self.get(ring.used)) & NO_NOTIFY == 0;
+        }
+        let event = u16::from_le_bytes(self.get(ring.used + 4 + 8 * u64::from(ring.size)));
+        // vring_need_event of one new buffer (virtio 1.2, 2.7.10).
+        ring.avail_index.wrapping_sub(event).wrapping_sub(1) < 1
     }
 
     /// Plays a turn of an I/O thread that lingers. Returns whether it goes on.
