@@ -99,8 +99,8 @@ fn packets_that_wait_for_a_full_tap_do_not_keep_it_awake_and_go_out_when_there_i
         }
     }
     assert!(published < 10_000, "the socket is never full");
-    // `run` asserts that the thread gets idle.
     rig.end_lingering();
+    assert!(!rig.linger(), "it would call itself again and again");
     assert_eq!(rig.take_used(SEND), None);
     assert_eq!(sent(&peer), published - 1);
     rig.run();
