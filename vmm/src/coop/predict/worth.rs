@@ -3,7 +3,8 @@
 //! A guess costs a wake-up; it is worth that if the guest has published a deadline meanwhile that
 //! the next later promise would not have covered. Each kind of guess has a credit: a vain one costs
 //! some of it, a good one earns more. A kind without credit is left out, until the guest makes a
-//! stock write that a guess of this kind would have spared.
+//! stock write that a guess of this kind would have spared. Ticks at halts ([`Kind::Woken`]) have to earn their first
+//! credit, and lose it also while they are left out and not needed.
 //!
 //! Whatever a guest does, the credits only choose between promises that are made anyway.
 
